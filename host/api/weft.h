@@ -1,0 +1,217 @@
+/* weft.h: sequence-parallel Transformer blocks on any vendor's GPU.
+ *
+ * The life of a program: a context (one rank: a device and its fabric), a model, a layout, params
+ * (this rank's weights), a plan (what this rank does for a model, shape and layout), runs.
+ *
+ *     weft_context_create(&options, bootstrap, &context);
+ *     weft_model_preset("tiny", &model);
+ *     weft_layout_parse("tp2.sp", &layout);
+ *     weft_params_create(context, model, layout, &params);      weft_params_init(params, seed);
+ *     weft_plan_create(context, &plan_options, &plan);          weft_plan_load(plan, params);
+ *     weft_plan_run(plan, &args, &result);
+ *
+ * Conventions: outputs come last and are written on success only; arguments are borrowed; _destroy
+ * takes NULL; calls return a weft_status, 0 is fine, and weft_last_error() gives the sentence.
+ * "Collective" calls are made by all ranks of the context, in the same order; the others are local.
+ * Not thread-safe per object. Nothing is printed, nothing global is touched, nothing exits. */
+#ifndef WEFT_H
+#define WEFT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define WEFT_API __attribute__((visibility("default")))
+#else
+#define WEFT_API
+#endif
+
+#define WEFT_VERSION "0.1.0"
+
+typedef enum weft_status {
+    WEFT_OK = 0,
+    WEFT_ERR_ARGUMENT,    /* malformed or illegal request */
+    WEFT_ERR_UNSUPPORTED, /* well-formed, but weft does not do it (yet) */
+    WEFT_ERR_FILE,        /* a file is missing, damaged or foreign */
+    WEFT_ERR_DEVICE,      /* no device, or an OpenCL call failed */
+    WEFT_ERR_MEMORY,      /* host or device memory does not suffice */
+    WEFT_ERR_FABRIC,      /* a message or shared window failed */
+    WEFT_ERR_TIMEOUT,     /* a wait passed its deadline; the context refuses further work */
+    WEFT_ERR_MISMATCH,    /* ranks disagree, or a check found a wrong result */
+    WEFT_ERR_INTERNAL     /* weft's own invariant is broken */
+} weft_status;
+
+/* The calling thread's last sentence; valid until its next failing call. */
+WEFT_API const char *weft_last_error(void);
+WEFT_API const char *weft_version(void);
+/* Frees any text that a call returned through a `char **`. */
+WEFT_API void weft_text_free(char *text);
+
+typedef struct weft_context weft_context;
+typedef struct weft_model weft_model;
+typedef struct weft_layout weft_layout;
+typedef struct weft_params weft_params;
+typedef struct weft_plan weft_plan;
+/* How ranks find each other; made by weft_mpi.h's functions. NULL: alone, without MPI. */
+typedef struct weft_bootstrap weft_bootstrap;
+
+/* ---- context ---------------------------------------------------------------------------------------- */
+
+typedef struct weft_context_options {
+    const char *device;     /* index, "platform.device", or part of a name; NULL: WEFT_DEVICE, else the best */
+    const char *transport;  /* "mpi", "staged", "window" forces one; NULL: WEFT_TRANSPORT, else by self-test */
+    const char *cache_dir;  /* of built programs; NULL: WEFT_CACHE_DIR, else the user's cache folder */
+    double timeout_s;       /* deadline of every wait; 0: WEFT_TIMEOUT_S, else 60 */
+    bool profile;           /* device timestamps, needed by traces */
+} weft_context_options;
+WEFT_API void weft_context_options_init(weft_context_options *options);
+
+/* Collective over the bootstrap's ranks. */
+WEFT_API weft_status weft_context_create(const weft_context_options *, const weft_bootstrap *, weft_context **out);
+WEFT_API void weft_context_destroy(weft_context *);
+WEFT_API int32_t weft_context_rank(const weft_context *);
+WEFT_API int32_t weft_context_ranks(const weft_context *);
+/* Collective. All ranks' devices, transports, cache; text or JSON. Only rank 0 gets a text, others NULL. */
+WEFT_API weft_status weft_context_describe(weft_context *, bool json, char **text_out);
+/* Every WEFT_* variable with its value and meaning, and every OpenCL device; opens none. */
+WEFT_API weft_status weft_environment_describe(bool json, char **text_out);
+/* Bytes and messages sent so far by this rank over a transport ("mpi", "staged", "window"). */
+WEFT_API weft_status weft_context_sent(const weft_context *, const char *transport, int64_t *bytes_out, int64_t *messages_out);
+/* Collective. Every rank gets the worst status of all; for callers that must stop together. */
+WEFT_API weft_status weft_context_agree(weft_context *, weft_status mine);
+
+/* ---- model ------------------------------------------------------------------------------------------- */
+
+typedef struct weft_model_info {
+    int64_t layers, hidden, heads, features, vocabulary, positions, parameters;
+    double dropout_embedding, dropout_attention, dropout_residual, norm_epsilon;
+    const char *activation;
+} weft_model_info;
+/* A preset ("tiny", "gpt2") or the path of a Hugging Face config.json of a gpt2. */
+WEFT_API weft_status weft_model_create(const char *preset_or_path, weft_model **out);
+WEFT_API void weft_model_destroy(weft_model *);
+WEFT_API void weft_model_describe(const weft_model *, weft_model_info *out);
+
+/* ---- layout ------------------------------------------------------------------------------------------- */
+
+/* "tp2.sp": terms joined by dots; "" or "tp1" is one rank. Errors point at the place. */
+WEFT_API weft_status weft_layout_parse(const char *text, weft_layout **out);
+WEFT_API void weft_layout_destroy(weft_layout *);
+WEFT_API int32_t weft_layout_ranks(const weft_layout *);
+/* Canonical text; `out` gets at most out_bytes with its end mark. */
+WEFT_API void weft_layout_print(const weft_layout *, char *out, size_t out_bytes);
+
+/* ---- params -------------------------------------------------------------------------------------------- */
+
+/* This rank's shards of weights, gradients and optimizer state. Collective. */
+WEFT_API weft_status weft_params_create(weft_context *, const weft_model *, const weft_layout *, weft_params **out);
+WEFT_API void weft_params_destroy(weft_params *);
+/* GPT-2's initialisation from Philox on global indices: the same weights under every layout. Clears
+ * optimizer state. Takes effect for every plan loaded with these params, before or after. Local. */
+WEFT_API weft_status weft_params_init(weft_params *, uint64_t seed);
+/* Rows of the parameter table: name ("layer.attn.qkv.weight"), instances (layers or 1), this rank's
+ * rows and columns. index from 0 to count - 1. */
+typedef struct weft_tensor_info {
+    const char *name;
+    int64_t instances, rows, columns, global_rows, global_columns;
+} weft_tensor_info;
+WEFT_API int32_t weft_params_count(const weft_params *);
+WEFT_API weft_status weft_params_info(const weft_params *, int32_t index, weft_tensor_info *out);
+/* Copies one instance's shard (f32, rows * columns) out of or into what = "" (weights), "grad", "m", "v". */
+WEFT_API weft_status weft_params_read(weft_params *, int32_t index, const char *what, int64_t instance, float *out);
+WEFT_API weft_status weft_params_write(weft_params *, int32_t index, const char *what, int64_t instance, const float *data);
+/* Collective. The whole tensor, gathered from all ranks, on every rank. */
+WEFT_API weft_status weft_params_gather(weft_params *, int32_t index, const char *what, int64_t instance, float *out);
+
+/* ---- plan ----------------------------------------------------------------------------------------------- */
+
+typedef enum weft_mode {
+    WEFT_TRAIN,     /* forward, backward, gradient norm, AdamW */
+    WEFT_GRADIENTS, /* forward and backward; gradients stay in params */
+    WEFT_EVALUATE,  /* loss, no dropout */
+    WEFT_LOGITS     /* logits on every rank, no dropout */
+} weft_mode;
+
+typedef struct weft_plan_options {
+    const weft_model *model;
+    const weft_layout *layout;
+    int64_t batch, sequence;    /* global batch in sequences, tokens per sequence */
+    weft_mode mode;
+    int32_t rank;               /* without a context: whose plan (default 0) */
+    const char *gemm;           /* variant of every GEMM, "simple" or "clblast"; NULL: weft's choice */
+} weft_plan_options;
+WEFT_API void weft_plan_options_init(weft_plan_options *);
+
+/* With a context: collective, made for its rank, device and transports; refuses with WEFT_ERR_MEMORY
+ * and the bytes needed when it cannot fit. Without (NULL): local and pure, any rank of any layout. */
+WEFT_API weft_status weft_plan_create(weft_context *, const weft_plan_options *, weft_plan **out);
+/* Collective where it was made with a context. */
+WEFT_API void weft_plan_destroy(weft_plan *);
+
+typedef struct weft_plan_info {
+    int64_t device_bytes, window_bytes, host_bytes;      /* by space: what a run allocates */
+    int64_t parameter_bytes, gradient_bytes, optimizer_bytes, activation_bytes, workspace_bytes, io_bytes; /* by class */
+    double flops;                                         /* of one run on this rank */
+    int64_t sent_bytes, received_bytes, messages;         /* of one run on this rank */
+    int64_t all_gather_bytes, reduce_scatter_bytes;       /* sent, by collective */
+    int64_t segments, steps, calls;
+    uint64_t hash;
+} weft_plan_info;
+WEFT_API void weft_plan_describe(const weft_plan *, weft_plan_info *out);
+/* The schedule as text: per segment, its steps, lanes, exchanges, fusions, what is kept. */
+WEFT_API weft_status weft_plan_explain(const weft_plan *, char **text_out);
+/* Proves over all ranks of the layout that exchanges match, reads are covered and nothing deadlocks. Local, pure. */
+WEFT_API weft_status weft_plan_check(const weft_plan *);
+
+/* Collective. Allocates what the plan needs, builds its kernels, binds the params. */
+WEFT_API weft_status weft_plan_load(weft_plan *, weft_params *);
+
+typedef struct weft_args {
+    const int32_t *tokens;      /* [batch][sequence], the same on every rank */
+    const int32_t *targets;     /* [batch][sequence]; negative: not counted; NULL in WEFT_LOGITS */
+    uint64_t seed;              /* of dropout */
+    int64_t step;               /* from 0; dropout's counter and Adam's t = step + 1 */
+    float learning_rate, beta1, beta2, epsilon, weight_decay, max_norm; /* max_norm 0: no clipping */
+} weft_args;
+/* AdamW defaults: 1e-3, 0.9, 0.999, 1e-8, 0.01, 1.0. */
+WEFT_API void weft_args_init(weft_args *);
+
+typedef struct weft_result {
+    double loss;                /* mean over the global valid tokens, nats */
+    int64_t tokens;             /* that were counted */
+    double grad_norm;           /* before clipping; WEFT_TRAIN only */
+    double seconds;
+} weft_result;
+/* Collective. Blocks until the device is done. */
+WEFT_API weft_status weft_plan_run(weft_plan *, const weft_args *, weft_result *out);
+/* After a WEFT_LOGITS run: logits of one token, [vocabulary] f32. Local. */
+WEFT_API weft_status weft_plan_logits(weft_plan *, int64_t sample, int64_t position, float *out);
+/* Allocated bytes of device, window and host memory, counted at every buffer creation. */
+WEFT_API void weft_plan_allocated(const weft_plan *, int64_t *device_bytes, int64_t *window_bytes, int64_t *host_bytes);
+/* Collective. Records the next runs; writes one merged Perfetto JSON of all ranks (rank 0 writes). */
+WEFT_API weft_status weft_plan_trace(weft_plan *, bool on);
+WEFT_API weft_status weft_plan_trace_write(weft_plan *, const char *path);
+
+/* ---- verify ----------------------------------------------------------------------------------------------- */
+
+typedef struct weft_verdict {
+    const char *case_text, *candidate; /* "gemm:f32:m65n33k17:nt.bias", "simple TILE_M=64 ..." */
+    bool ok, skipped;
+    double worst;                       /* largest error over its bound */
+    const char *sentence;
+} weft_verdict;
+/* Every candidate (all = false: every variant at its defaults) of the case, or of the built-in list
+ * of cases when NULL, against the f64 references on this context's device. `report` is called for
+ * each; returns WEFT_ERR_MISMATCH if any failed. Local. */
+WEFT_API weft_status weft_verify(weft_context *, const char *case_text, bool all,
+                                 void (*report)(void *user, const weft_verdict *), void *user);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

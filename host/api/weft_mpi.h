@@ -1,0 +1,21 @@
+/* weft_mpi.h: ranks found through an MPI communicator. */
+#ifndef WEFT_MPI_H
+#define WEFT_MPI_H
+
+#include <mpi.h>
+
+#include "weft.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Collective over the communicator, which is duplicated; MPI must be initialised with at least
+ * MPI_THREAD_FUNNELED. Destroy before MPI_Finalize and after every context made from it. */
+WEFT_API weft_status weft_bootstrap_mpi(MPI_Comm communicator, weft_bootstrap **out);
+WEFT_API void weft_bootstrap_destroy(weft_bootstrap *);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

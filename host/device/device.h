@@ -1,0 +1,94 @@
+/* device.h: one OpenCL device of one rank: memory, queues, events, programs, kernels. The only room
+ * that includes cl.h; everybody else sees these opaque types. Nothing is state of the process: two
+ * wf_opencl do not know of each other. Every CL call goes through one call table (host/device/calls.h),
+ * which names errors, counts buffer bytes and can inject faults. */
+#ifndef WF_DEVICE_DEVICE_H
+#define WF_DEVICE_DEVICE_H
+
+#include "host/base/machine.h"
+#include "host/base/status.h"
+#include "kernels/operation.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct wf_opencl wf_opencl;
+typedef struct wf_memory wf_memory;
+typedef struct wf_event wf_event;
+typedef struct wf_kernel wf_kernel;
+
+/* In-order queues; they overlap each other. */
+typedef enum wf_queue { WF_QUEUE_COMPUTE, WF_QUEUE_SEND, WF_QUEUE_RECEIVE, WF_QUEUES } wf_queue;
+
+typedef struct wf_opencl_options {
+    const char *device;         /* "0", "1.0" (platform.device), or a part of a name; NULL: GPUs first, shared out over node ranks */
+    int32_t node_rank, node_ranks; /* to share a node's devices and a CPU device's cores fairly; 0: 0 of 1 */
+    const char *cache_dir;      /* program cache; NULL: $XDG_CACHE_HOME/weft or ~/.cache/weft */
+    bool profile;               /* device timestamps for the tracer */
+} wf_opencl_options;
+
+/* Local. WF_ERR_DEVICE with a sentence when there is no device. A CPU device is cut into sub-devices
+ * (or thread counts), one share of the cores per node rank. */
+wf_status wf_opencl_create(const wf_opencl_options *, wf_opencl **out);
+void wf_opencl_destroy(wf_opencl *);
+const wf_device *wf_opencl_device(const wf_opencl *);
+/* Every device of every platform, as text lines or JSON (malloc'ed), without opening one. */
+wf_status wf_opencl_list(bool json, char **text_out);
+
+/* ---- memory ------------------------------------------------------------------------------------------ */
+
+wf_status wf_memory_create(wf_opencl *, int64_t bytes, wf_memory **out);
+/* Wraps page-aligned host memory (CL_MEM_USE_HOST_PTR); borrowed until destroyed. */
+wf_status wf_memory_wrap(wf_opencl *, void *host, int64_t bytes, wf_memory **out);
+void wf_memory_destroy(wf_memory *);
+int64_t wf_memory_bytes(const wf_memory *);
+/* The wrapped host pointer; NULL for device memory. */
+void *wf_memory_host(const wf_memory *);
+/* Bytes of all buffers alive / ever at once, counted at every buffer creation, CLBlast's included. */
+int64_t wf_opencl_allocated_bytes(const wf_opencl *);
+int64_t wf_opencl_peak_bytes(const wf_opencl *);
+
+/* ---- queues and events --------------------------------------------------------------------------------- */
+
+/* Asynchronous copies; host memory must stay until the event is complete. event_out may be NULL. */
+wf_status wf_queue_read(wf_opencl *, wf_queue, wf_memory *, int64_t offset_bytes, int64_t bytes, void *host, wf_event **event_out);
+wf_status wf_queue_write(wf_opencl *, wf_queue, wf_memory *, int64_t offset_bytes, int64_t bytes, const void *host, wf_event **event_out);
+wf_status wf_queue_copy(wf_opencl *, wf_queue, wf_memory *from, int64_t from_bytes, wf_memory *to, int64_t to_bytes, int64_t bytes, wf_event **event_out);
+wf_status wf_queue_flush(wf_opencl *, wf_queue);
+wf_status wf_queue_finish(wf_opencl *, wf_queue);
+
+/* *done becomes true when complete; a failed command is WF_ERR_DEVICE. Never blocks. */
+wf_status wf_event_done(wf_event *, bool *done);
+wf_status wf_event_wait(wf_event *);
+/* Seconds on the host's monotonic clock (device clock mapped); needs options.profile and completion. */
+wf_status wf_event_times(wf_event *, double *start_s, double *end_s);
+void wf_event_release(wf_event *);
+
+/* ---- kernels -------------------------------------------------------------------------------------------- */
+
+/* Builds (or finds) the programs of a candidate and keeps its launches. Kernels are cached per
+ * (source, options); released with the wf_opencl. */
+wf_status wf_kernel_prepare(wf_opencl *, const wf_problem *, const wf_candidate *, wf_kernel **out);
+void wf_kernel_destroy(wf_kernel *);
+/* Forces the driver to finish compilation of every prepared kernel (PoCL compiles work-group
+ * functions late): lets one rank build before the others. */
+wf_status wf_opencl_warm(wf_opencl *);
+/* Bytes of workspace of a candidate on this device, library variants asked. */
+wf_status wf_kernel_workspace(wf_opencl *, const wf_problem *, const wf_candidate *, int64_t *bytes_out);
+/* ok() of the variant and of this device's build (local memory, group size). */
+bool wf_kernel_ok(wf_opencl *, const wf_problem *, const wf_candidate *, const char **why);
+
+typedef struct wf_bound_view { wf_memory *memory; int64_t offset; /* elements */ int64_t stride[WF_DIMS]; } wf_bound_view;
+
+/* Submits all launches of the step in order; views in operand order; workspace memory may be NULL. */
+wf_status wf_kernel_enqueue(wf_kernel *, wf_queue, const wf_bound_view *views, int nviews,
+                            const wf_bound_view *workspace, const wf_run_number *run, wf_event **event_out);
+
+/* Monotonic host clock, seconds. */
+double wf_clock_s(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

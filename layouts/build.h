@@ -1,0 +1,69 @@
+/* build.h: how schedules are made; used by lowering and by the tests that build schedules without
+ * kernels. Every function appends; errors (out of memory, an illegal view) stick to the schedule
+ * and are returned by wf_build_finish, so that lowering reads as straight lines. */
+#ifndef WF_LAYOUTS_BUILD_H
+#define WF_LAYOUTS_BUILD_H
+
+#include "layouts/schedule.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+wf_status wf_schedule_create(int32_t rank, int32_t ranks, wf_schedule **out);
+wf_status wf_build_finish(wf_schedule *); /* the first error of the calls below, or WF_OK */
+
+const char *wf_build_text(wf_schedule *, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* members: world ranks in the layout's order; must contain the own rank. Returns the group's index. */
+int32_t wf_build_group(wf_schedule *, int axis, const int32_t *members, int32_t count);
+
+/* Returns buffer indices. Scratch belongs to the open segment. */
+int32_t wf_build_scratch(wf_schedule *, const char *name, wf_dtype, int64_t elements);
+int32_t wf_build_pool(wf_schedule *, const char *name, wf_class, wf_dtype, int64_t elements);
+int32_t wf_build_slot(wf_schedule *, const char *name, wf_class, wf_dtype, int64_t elements, int32_t count);
+
+/* Views: rows x columns with a row stride, vectors, or free. By value; not stored until used in a step. */
+wf_view wf_vector(int32_t buffer, wf_at at, int64_t offset, int64_t extent);
+wf_view wf_matrix(int32_t buffer, wf_at at, int64_t offset, int64_t rows, int64_t columns, int64_t row_stride);
+wf_view wf_array(int32_t buffer, wf_at at, int64_t offset, int ndim, const int64_t *extent, const int64_t *stride);
+
+/* Segments do not nest. Returns the segment's index. */
+int32_t wf_build_segment(wf_schedule *, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void wf_build_segment_end(wf_schedule *);
+
+/* A kernel step in the open segment; views in operand order (reads, updates, writes as the
+ * operation says; checked). Does nothing when the outputs have no element. */
+void wf_build_kernel(wf_schedule *, const char *site, const wf_problem *, const wf_view *views, int nviews);
+/* A kernel step without a problem (tests, schedules without kernels). */
+void wf_build_opaque(wf_schedule *, const char *site, wf_lane, const wf_view *views, int reads, int updates, int writes);
+/* One hop. Either view may be NULL; messages without bytes are left out, on both ends by the same rule. */
+void wf_build_hop(wf_schedule *, const char *site, wf_lane, wf_collective, int32_t group, int32_t hop,
+                  int32_t to, const wf_view *send, int32_t from, const wf_view *receive);
+
+/* Collectives over a group, as hops (layouts/collectives.c). shard[i]: the rows of member i within
+ * `whole`, a matrix whose row blocks the members own, in order.
+ * all_gather: my block of `whole` is sent to all, theirs received into theirs; my own block must
+ * already lie in place (a COPY step by lowering when it does not).
+ * reduce_scatter: block j of `partial` goes to member j; what arrives for me lands in
+ * landing[i] (i != me), contiguous blocks in one scratch buffer; parts_out[i] are then the views to
+ * sum in member order (my own is a view of `partial`). */
+typedef struct wf_rows { int64_t first, count; } wf_rows;
+void wf_build_all_gather(wf_schedule *, const char *site, wf_lane, int32_t group, const wf_view *whole, const wf_rows *shard);
+void wf_build_reduce_scatter(wf_schedule *, const char *site, wf_lane, int32_t group, const wf_view *partial,
+                             const wf_rows *shard, wf_view *parts_out);
+
+void wf_build_call(wf_schedule *, const wf_call *call);
+/* Instances of a pool, handed out in the order of the program: the exact high-water mark. */
+typedef struct wf_free_list wf_free_list;
+wf_free_list *wf_free_list_create(wf_schedule *);       /* owned by the schedule */
+int32_t wf_free_list_take(wf_free_list *);              /* the instance freed longest ago, or a new one */
+void wf_free_list_give(wf_free_list *, int32_t instance);
+int32_t wf_free_list_count(const wf_free_list *);       /* high-water mark, the pools' count */
+/* Sets count of a POOL buffer, before placing. */
+void wf_build_pool_count(wf_schedule *, int32_t buffer, int32_t count);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,54 @@
+/* layout.h: how a model's step is split over ranks: text, mesh, shards. Pure values. */
+#ifndef WF_LAYOUTS_LAYOUT_H
+#define WF_LAYOUTS_LAYOUT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "host/base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Mesh order, fastest first. */
+typedef enum wf_axis { WF_AXIS_TP, WF_AXIS_CP, WF_AXIS_EP, WF_AXIS_DP, WF_AXIS_PP, WF_AXES } wf_axis;
+
+typedef enum wf_cp_form { WF_CP_NONE, WF_CP_RING, WF_CP_ULYSSES, WF_CP_GATHER, WF_CP_USP } wf_cp_form;
+typedef enum wf_pipeline { WF_PIPELINE_NONE, WF_GPIPE, WF_1F1B, WF_PIPEDREAM } wf_pipeline;
+typedef enum wf_recompute { WF_RECOMPUTE_NONE, WF_RECOMPUTE_FULL, WF_RECOMPUTE_ATTENTION } wf_recompute;
+
+/* "tp4.sp.cp2ring.dp2": terms joined by dots, any order, defaults left out; round-trips. */
+typedef struct wf_layout {
+    int32_t size[WF_AXES];      /* ranks along each axis, at least 1 */
+    bool sp;
+    int32_t cp_form, usp;       /* wf_cp_form; ulysses ranks of usp */
+    int32_t zero;               /* 0..3 */
+    int32_t pipeline;           /* wf_pipeline */
+    int32_t virtual_stages;     /* vpN, 1 */
+    int32_t microbatches;       /* mbN, 1 */
+    int32_t chunks;             /* chunksN, 1 */
+    int32_t recompute;          /* wf_recompute */
+    bool offload_activations;
+} wf_layout;
+
+/* A sentence pointing at the place of the first error. */
+wf_status wf_layout_parse(const char *text, wf_layout *out);
+void wf_layout_print(const wf_layout *, char *out, size_t out_bytes);
+int32_t wf_layout_ranks(const wf_layout *);
+
+/* Coordinates of a rank along each axis, and the members of its group along one axis (out has
+ * size[axis] entries); returns the own index in the group. */
+void wf_mesh_coordinates(const wf_layout *, int32_t rank, int32_t coordinate_out[WF_AXES]);
+int32_t wf_mesh_group(const wf_layout *, int32_t rank, wf_axis, int32_t *members_out);
+
+/* Shard `index` of `parts` of an extent: balanced, the first extent % parts get one more. Empty
+ * shards are legal. */
+typedef struct wf_range { int64_t first, count; } wf_range;
+wf_range wf_shard(int64_t extent, int32_t parts, int32_t index);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

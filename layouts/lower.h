@@ -1,0 +1,50 @@
+/* lower.h: (model, shape, layout, rank) -> logical steps over named buffers; then choose. Pure. */
+#ifndef WF_LAYOUTS_LOWER_H
+#define WF_LAYOUTS_LOWER_H
+
+#include "layouts/model.h"
+#include "layouts/schedule.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum wf_mode {
+    WF_MODE_TRAIN,      /* forward, backward, gradient norm, AdamW */
+    WF_MODE_GRADIENTS,  /* forward and backward only: gradients stay in their slots, no optimizer */
+    WF_MODE_EVALUATE,   /* forward with loss, no dropout */
+    WF_MODE_LOGITS,     /* forward, no dropout; every rank gets all logits in the slot "logits" */
+    WF_MODES
+} wf_mode;
+
+/* Slots that the caller binds or fills, besides parameters, "<parameter>.grad", "<parameter>.m", "<parameter>.v":
+ *   "tokens"  i32, count = microbatches, [s*b] position-major (b: samples per microbatch of this dp rank)
+ *   "targets" i32, likewise; negative: not counted
+ *   "loss"    f32 [2]: sum over valid tokens of this run (all microbatches), unused
+ *   "clip"    f32 [2]: gradient norm, scale (TRAIN)
+ *   "logits"  f32 [s*b, vocabulary] (LOGITS)
+ *   "hidden"  f32 rows of the last layer's output on this rank (GRADIENTS; for tests) */
+wf_status wf_lower(const wf_model *, const wf_shape *, const wf_layout *, int32_t rank, wf_mode, wf_schedule **out);
+
+/* What tuning, or the defaults, decided. A candidate per problem is asked for by function, so that
+ * layouts knows no wisdom; `candidate` returns the candidate and its workspace. Must be the same on
+ * all ranks whenever the problems are. */
+typedef struct wf_choices {
+    wf_status (*candidate)(void *context, const wf_problem *, wf_candidate *out, int64_t *workspace_bytes_out);
+    void *context;
+    bool no_fusion;                 /* for tests */
+    /* Transport between this rank and `peer`, as found by self-test or forced. */
+    wf_transport_kind (*transport)(void *context, int32_t peer);
+} wf_choices;
+/* Fuses, asks for candidates, adds workspace views, sets transports; buffers that are sent over a
+ * window move to WF_SPACE_WINDOW. NULL functions: simple variants, no transport. */
+wf_status wf_choose(wf_schedule *, const wf_choices *);
+
+/* Human-readable schedule of each distinct segment: what is computed, exchanged, fused, kept, on
+ * which lane. Returns a malloc'ed text. */
+wf_status wf_explain(const wf_schedule *, char **text_out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,244 @@
+/* schedule.h: what one rank does, as plain data. The heart of weft.
+ *
+ * A schedule is segments and a program. A segment is a straight line of steps, lowered once per
+ * distinct structure ("layer.forward", "layer.backward.first"). The program is a flat list of
+ * calls: a segment, a layer, a microbatch, and which instance of each pooled buffer. A step is a
+ * kernel (an operation on views) or an exchange (moves bytes between ranks, never adds).
+ *
+ * Indices instead of pointers; no device, no MPI. Life: the passes fill it in this order, after
+ * which it is immutable and has four readers (run, price, measure, draw):
+ *   lower   (layouts/lower*.c)  elementary steps over named buffers
+ *   choose  (layouts/choose.c)  fuse; a candidate per kernel; workspace; a transport per exchange
+ *   place   (layouts/place.c)   every buffer's allocation and offset
+ *   waits   (layouts/waits.c)   in-segment waits, and the touches that join calls
+ *   check   (layouts/check.c)   all ranks together: matching, reads covered, no deadlock
+ * Fields marked = are derived by place and waits. */
+#ifndef WF_LAYOUTS_SCHEDULE_H
+#define WF_LAYOUTS_SCHEDULE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "host/base/status.h"
+#include "kernels/operation.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Steps of one lane run in order; lanes overlap. The four pp lanes keep each direction, each way
+ * apart: 1F1B with both on one lane deadlocks. */
+typedef enum wf_lane {
+    WF_LANE_COMPUTE, WF_LANE_COPY, WF_LANE_TP, WF_LANE_CP, WF_LANE_EP, WF_LANE_DP,
+    WF_LANE_PP_SEND_F, WF_LANE_PP_RECV_F, WF_LANE_PP_SEND_B, WF_LANE_PP_RECV_B, WF_LANES
+} wf_lane;
+
+/* Which index of the call picks a buffer's instance. */
+typedef enum wf_at {
+    WF_AT_NONE,       /* instance 0 */
+    WF_AT_LAYER,      /* call.layer */
+    WF_AT_MICROBATCH, /* call.microbatch */
+    WF_AT_X_IN, WF_AT_X_OUT, WF_AT_DX_IN, WF_AT_DX_OUT, /* call.at[...]: instance numbers that the */
+    WF_AT_SAVED,      /* program's generator took from free lists */
+    WF_AT_WEIGHTS,    /* gathered (ZeRO-3) or versioned (PipeDream) weights */
+    WF_ATS
+} wf_at;
+
+typedef enum wf_life {
+    WF_SCRATCH,       /* lives inside one segment */
+    WF_POOL,          /* instances live across calls */
+    WF_SLOT           /* bound by the caller (parameters, gradients, tokens, loss) */
+} wf_life;
+
+typedef enum wf_space { WF_SPACE_DEVICE, WF_SPACE_WINDOW, WF_SPACE_PINNED, WF_SPACE_HOST, WF_SPACE_FILE, WF_SPACES } wf_space;
+
+typedef enum wf_class {
+    WF_CLASS_PARAMETER, WF_CLASS_GRADIENT, WF_CLASS_OPTIMIZER, WF_CLASS_ACTIVATION,
+    WF_CLASS_WORKSPACE, WF_CLASS_CACHE, WF_CLASS_IO /* tokens, targets, loss, logits */, WF_CLASSES
+} wf_class;
+
+typedef struct wf_buffer {
+    const char *name;       /* "x", "layer.attn.qkv.weight"; owned by the schedule */
+    uint8_t life, space, class_, dtype;
+    int32_t segment;        /* of SCRATCH; else -1 */
+    int64_t bytes;          /* of one instance; memory uses bounds of run-time extents */
+    int32_t count;          /* instances: POOL: high-water mark of the free list; SLOT: layers, microbatches or 1 */
+    int32_t first, last;    /* = SCRATCH: steps of the segment */
+    int32_t allocation;     /* = index into allocations; -1 when bytes == 0 */
+    int64_t offset, stride; /* = bytes: of instance 0, between instances */
+} wf_buffer;
+
+/* address = allocation + offset + instance * stride + view.offset * dtype bytes */
+typedef struct wf_view {
+    int32_t buffer;
+    uint8_t at;                  /* wf_at */
+    uint8_t ndim;
+    int8_t source[WF_DIMS];      /* run-time source of an extent; -1: constant. extent is then its bound */
+    int64_t offset;              /* elements */
+    int64_t extent[WF_DIMS], stride[WF_DIMS]; /* elements */
+} wf_view;
+
+typedef enum wf_exchange_kind {
+    WF_HOP,        /* send the first view to `to`, receive the second from `from`; either may be -1 */
+    WF_BARRIER     /* no bytes: every rank of the group arrives before any leaves */
+} wf_exchange_kind;
+
+typedef enum wf_collective {      /* what a hop is part of: for reading, tracing, counting */
+    WF_ALL_GATHER, WF_REDUCE_SCATTER, WF_ALL_TO_ALL, WF_SHIFT, WF_POINT_TO_POINT, WF_COLLECTIVES
+} wf_collective;
+
+typedef struct wf_exchange {
+    uint8_t kind;           /* wf_exchange_kind */
+    uint8_t collective;     /* wf_collective */
+    uint8_t transport;      /* wf_transport_kind, set by choose; 0: not chosen */
+    int32_t group;          /* index into groups */
+    int32_t hop;            /* hop k of the collective: to = me + k, from = me - k */
+    int32_t to, from;       /* world ranks; -1: none */
+} wf_exchange;
+
+typedef enum wf_transport_kind { WF_TRANSPORT_NONE, WF_TRANSPORT_MPI, WF_TRANSPORT_STAGED, WF_TRANSPORT_WINDOW, WF_TRANSPORTS } wf_transport_kind;
+
+typedef struct wf_group {   /* ranks that exchange, in the layout's order */
+    uint8_t axis;           /* wf_axis of layouts/mesh.h */
+    int32_t first_member, members; /* into schedule.members */
+    int32_t index;          /* my position */
+} wf_group;
+
+typedef enum wf_step_kind { WF_STEP_KERNEL, WF_STEP_EXCHANGE } wf_step_kind;
+
+typedef struct wf_step {
+    uint8_t kind, lane;
+    uint8_t reads, updates, writes; /* views[view ...], in this order. HOP: read = sent, write = received */
+    bool fused;                     /* made by choose from several elementary steps */
+    int32_t view;
+    int32_t problem;                /* KERNEL: into problems */
+    int32_t exchange;               /* EXCHANGE: into exchanges */
+    const char *site;               /* "attn.qkv.dgrad": trace, messages; owned by the schedule */
+    int32_t wait[WF_LANES];         /* = last step of this segment needed on each other lane, -1 none */
+} wf_step;
+
+typedef struct wf_touch {   /* = a segment's first/last uses, per lane and kind, of what outlives it */
+    int32_t step, buffer;   /* buffer -1 - a: allocation a of all scratch, as one thing */
+    uint8_t at, lane, write, last; /* last: 0 first use, 1 last use */
+} wf_touch;
+
+typedef struct wf_segment { /* straight line; the unit of fusing, placing, hashing, recording */
+    const char *name;
+    int32_t step, steps;
+    int32_t touch, touches; /* = */
+    int64_t scratch_bytes;  /* = peak */
+} wf_segment;
+
+typedef struct wf_call {
+    int32_t segment, layer, microbatch;
+    int32_t at[WF_ATS];     /* at[WF_AT_X_IN ...]; NONE, LAYER, MICROBATCH are not read */
+} wf_call;
+
+/* A problem with what choose decided for it. */
+typedef struct wf_chosen {
+    wf_problem problem;
+    wf_candidate candidate;
+    int64_t workspace_bytes;
+} wf_chosen;
+
+typedef struct wf_allocation { /* = one device (window, ...) memory object */
+    uint8_t life, space, class_; /* class_: of SLOT allocations; else ACTIVATION */
+    int64_t bytes;
+} wf_allocation;
+
+typedef struct wf_schedule {
+    int32_t rank, ranks;
+    wf_buffer *buffers;         int32_t nbuffers;
+    wf_view *views;             int32_t nviews;
+    wf_exchange *exchanges;     int32_t nexchanges;
+    wf_group *groups;           int32_t ngroups;
+    int32_t *members;           int32_t nmembers;
+    wf_step *steps;             int32_t nsteps;
+    wf_touch *touches;          int32_t ntouches;
+    wf_segment *segments;       int32_t nsegments;
+    wf_call *calls;             int32_t ncalls;     /* the program */
+    wf_chosen *problems;        int32_t nproblems;
+    wf_allocation *allocations; int32_t nallocations;
+    bool placed;
+    struct wf_builder *builder; /* capacities and string arena; layouts/build.c */
+} wf_schedule;
+
+void wf_schedule_destroy(wf_schedule *schedule);
+
+/* ---- where a view lies ---------------------------------------------------------------------------- */
+
+typedef struct wf_location {
+    int32_t allocation;
+    int64_t offset_bytes;       /* of the view's first element */
+} wf_location;
+
+/* Placed schedules only. */
+wf_location wf_schedule_locate(const wf_schedule *, const wf_view *, const wf_call *);
+int32_t wf_view_instance(const wf_view *, const wf_call *);
+int64_t wf_view_elements(const wf_view *);          /* product of extents */
+bool wf_view_contiguous(const wf_view *);           /* row-major without gaps */
+
+/* ---- the cursor that all readers share -------------------------------------------------------------- */
+
+/* One execution of a step. seq numbers instances per lane from 0; wait[l] is the sequence number on
+ * lane l that must be complete before this one starts, -1 none. The own lane's order is implicit. */
+typedef struct wf_instance {
+    const wf_step *step;
+    const wf_call *call;
+    int32_t call_index, step_index; /* step_index: into schedule.steps */
+    int64_t seq;
+    int64_t wait[WF_LANES];
+} wf_instance;
+
+typedef struct wf_cursor wf_cursor;
+wf_status wf_cursor_create(const wf_schedule *, wf_cursor **out);
+void wf_cursor_rewind(wf_cursor *);
+/* false at the end of the program. */
+bool wf_cursor_next(wf_cursor *, wf_instance *out);
+void wf_cursor_destroy(wf_cursor *);
+
+/* ---- passes ------------------------------------------------------------------------------------------ */
+
+/* Offsets and allocations, waits, touches. limits: largest allocation and alignment per space. */
+typedef struct wf_limits {
+    int64_t max_alloc_bytes[WF_SPACES]; /* 0: no limit */
+    int32_t align_bytes;                /* 0: 128 */
+} wf_limits;
+wf_status wf_place(wf_schedule *, const wf_limits *);   /* layouts/place.c, then wf_derive_waits */
+wf_status wf_derive_waits(wf_schedule *);               /* layouts/waits.c */
+
+/* Checks all ranks' placed schedules together (one per class of ranks would do where ranks are
+ * alike). Sentences name ranks, steps and sites. layouts/check.c */
+wf_status wf_check(const wf_schedule *const *schedules, int32_t count);
+/* What a rank sends to and receives from each group, as a hash over the program: ranks compare. */
+uint64_t wf_schedule_hash_channel(const wf_schedule *, int32_t from, int32_t to, wf_lane lane);
+/* Of the whole placed schedule: same plan, same value. */
+uint64_t wf_schedule_hash(const wf_schedule *);
+
+/* measure: bytes per space and class; exactly what run allocates. */
+typedef struct wf_bytes {
+    int64_t by_space[WF_SPACES];
+    int64_t by_class[WF_CLASSES];   /* live bytes by class, before sharing of space */
+} wf_bytes;
+void wf_schedule_measure(const wf_schedule *, wf_bytes *out);
+
+/* Work and traffic of the whole program on this rank. */
+typedef struct wf_work {
+    double flops[WF_OPS];                     /* by operation */
+    int64_t sent_bytes[WF_COLLECTIVES];       /* by collective */
+    int64_t received_bytes[WF_COLLECTIVES];
+    int64_t messages;
+} wf_work;
+void wf_schedule_count(const wf_schedule *, wf_work *out);
+
+const char *wf_lane_name(wf_lane);
+const char *wf_space_name(wf_space);
+const char *wf_class_name(wf_class);
+const char *wf_collective_name(wf_collective);
+const char *wf_transport_name(wf_transport_kind);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
