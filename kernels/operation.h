@@ -291,6 +291,9 @@ typedef struct wf_operation {
     void (*tolerance)(const wf_problem *, const wf_tensor *operands, int operand, double *bound);
     int32_t nvariants;
     const wf_variant *variants;     /* [0] is the plain default that takes every legal problem */
+    /* What wf_problem_check cannot know: relations between sizes, ranges of reals. Called after
+     * the common checks and before operands(). NULL: nothing more to ask. */
+    wf_status (*check)(const wf_problem *);
 } wf_operation;
 
 extern const wf_operation *const wf_operations[WF_OPS]; /* kernels/operations.c: the one table */
