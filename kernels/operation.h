@@ -289,6 +289,12 @@ typedef struct wf_operation {
      * into bound[elements of the operand, dense]. Derivation in a comment. `operands` hold the
      * f64 inputs as before the run and the f64 reference outputs. */
     void (*tolerance)(const wf_problem *, const wf_tensor *operands, int operand, double *bound);
+    /* Used instead of `tolerance` where the bound depends on run-time values (learning rate, loss
+     * scale); NULL elsewhere. Updates hold the reference's result in both. */
+    void (*tolerance_run)(const wf_problem *, const wf_tensor *operands, const wf_run_number *run,
+                          int operand, double *bound);
+    /* May dtype be WF_I32, too (operations that move bits)? */
+    bool integers;
     int32_t nvariants;
     const wf_variant *variants;     /* [0] is the plain default that takes every legal problem */
     /* What wf_problem_check cannot know: relations between sizes, ranges of reals. Called after

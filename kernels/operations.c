@@ -119,7 +119,7 @@ wf_status wf_problem_check(const wf_problem *p) {
     if (p->op < 0 || p->op >= WF_OPS || !wf_operations[p->op])
         return wf_fail(WF_ERR_ARGUMENT, "there is no operation number %d", p->op);
     const wf_operation *operation = wf_operations[p->op];
-    if (p->dtype != WF_F32)
+    if (p->dtype != WF_F32 && !(p->dtype == WF_I32 && operation->integers))
         return wf_fail(WF_ERR_UNSUPPORTED, "%s is only there for f32", operation->name);
     TRY(check_numbers(p, operation));
     TRY(check_flags(p, operation));
