@@ -3,7 +3,8 @@
  *
  *     operation : dtype : sizes [: flags] [: reals]
  *
- *     sizes   name then digits, in any order, zeros left out: rows6n768
+ *     sizes   name then digits, in any order, zeros left out (unless the operation's `complete`
+ *             would put something else there): rows6n768
  *     flags   words joined by dots. GEMM's transposes are one word, nn nt tn tt. An activation's
  *             name alone means "activate"; with act-grad it names the gradient.
  *     reals   name=value joined by commas, zeros left out: p=0.1,eps=1e-05
@@ -60,13 +61,21 @@ static void print_real(char *out, size_t bytes, double value) {
     wf_append(out, bytes, "%s", text);
 }
 
+static void print_sizes(const wf_problem *p, const wf_operation *op, char *out, size_t bytes) {
+    wf_problem read_back = *p;
+    uint32_t given = 0;
+    for (int i = 0; i < WF_SIZES; i++) given |= p->size[i] ? 1u << i : 0u;
+    if (op->complete) op->complete(&read_back, given);
+    for (int i = 0; i < WF_SIZES && op->size_names[i]; i++)
+        if (read_back.size[i])
+            wf_append(out, bytes, "%s%lld", op->size_names[i], (long long)p->size[i]);
+}
+
 void wf_problem_print(const wf_problem *p, char *out, size_t out_bytes) {
     const wf_operation *op = wf_operations[p->op];
     out[0] = 0;
     wf_append(out, out_bytes, "%s:%s:", op->name, dtype_names[p->dtype]);
-    for (int i = 0; i < WF_SIZES && op->size_names[i]; i++)
-        if (p->size[i])
-            wf_append(out, out_bytes, "%s%lld", op->size_names[i], (long long)p->size[i]);
+    print_sizes(p, op, out, out_bytes);
     print_flags(p, op, out, out_bytes);
     bool first = true;
     for (int i = 0; i < WF_REALS && op->real_names[i]; i++) {
@@ -147,6 +156,7 @@ static wf_status parse_size(reader *r, const wf_operation *op, uint32_t *seen, w
 static wf_status parse_sizes(reader *r, const wf_operation *op, wf_problem *out) {
     uint32_t seen = 0;
     while (*r->at && *r->at != ':') TRY(parse_size(r, op, &seen, out));
+    if (op->complete) op->complete(out, seen);
     return WF_OK;
 }
 

@@ -300,6 +300,9 @@ typedef struct wf_operation {
     /* What wf_problem_check cannot know: relations between sizes, ranges of reals. Called after
      * the common checks and before operands(). NULL: nothing more to ask. */
     wf_status (*check)(const wf_problem *);
+    /* Case text: fills in sizes that the text leaves out (bit i of `given`: size i stands there).
+     * NULL: they are 0. Sizes of 0 that this would change are printed. */
+    void (*complete)(wf_problem *, uint32_t given);
 } wf_operation;
 
 extern const wf_operation *const wf_operations[WF_OPS]; /* kernels/operations.c: the one table */
