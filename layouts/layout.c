@@ -1,0 +1,209 @@
+/* layout.c: a layout's text, "tp4.sp.cp2ring.dp2": terms joined by dots, in any order.
+ *
+ * One table row per term; a term is its name, then a number where it takes one, then a form where
+ * it has one ("cp2ring"). Printing walks the same table, so what is printed parses back to the same
+ * value. The grammar is whole; what lowering does not (yet) do is refused there, not here. */
+#include "layouts/layout.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { LARGEST = 1 << 24 }; /* of any number, and of the ranks in all: far beyond any machine */
+
+/* Where a term's value goes, and what it is when the term is left out. */
+typedef struct term {
+    const char *name;
+    size_t offset;      /* of an int32_t in wf_layout */
+    int32_t value;      /* of a term without number */
+    int32_t smallest, largest; /* of a term with one; largest 0: takes no number */
+} term;
+
+#define AT(member) offsetof(wf_layout, member)
+static const term terms[] = {
+    {"tp", AT(size[WF_AXIS_TP]), 0, 1, LARGEST},
+    {"sp", AT(sp), 1, 0, 0},
+    {"cp", AT(size[WF_AXIS_CP]), 0, 1, LARGEST},
+    {"ep", AT(size[WF_AXIS_EP]), 0, 1, LARGEST},
+    {"dp", AT(size[WF_AXIS_DP]), 0, 1, LARGEST},
+    {"zero", AT(zero), 0, 0, 3},
+    {"pp", AT(size[WF_AXIS_PP]), 0, 1, LARGEST},
+    {"vp", AT(virtual_stages), 0, 1, LARGEST},
+    {"gpipe", AT(pipeline), WF_GPIPE, 0, 0},
+    {"1f1b", AT(pipeline), WF_1F1B, 0, 0},
+    {"pipedream", AT(pipeline), WF_PIPEDREAM, 0, 0},
+    {"mb", AT(microbatches), 0, 1, LARGEST},
+    {"recompute-full", AT(recompute), WF_RECOMPUTE_FULL, 0, 0},
+    {"recompute-attention", AT(recompute), WF_RECOMPUTE_ATTENTION, 0, 0},
+    {"chunks", AT(chunks), 0, 1, LARGEST},
+    {"offload-activations", AT(offload_activations), 1, 0, 0},
+};
+enum { TERMS = sizeof terms / sizeof *terms };
+static const char *const cp_forms[] = {"", "ring", "ulysses", "gather", "usp"};
+
+typedef struct parser {
+    const char *text, *at;      /* at: where the term begins */
+    int length;                 /* of the term */
+    wf_layout *out;
+    uint32_t seen;              /* bits of terms */
+} parser;
+
+static bool is_flag(const term *t) {
+    return t->offset == AT(sp) || t->offset == AT(offload_activations);
+}
+
+static int32_t get(const wf_layout *layout, const term *t) {
+    const char *field = (const char *)layout + t->offset;
+    return is_flag(t) ? *(const bool *)field : *(const int32_t *)field;
+}
+
+static void set(wf_layout *layout, const term *t, int32_t value) {
+    char *field = (char *)layout + t->offset;
+    if (is_flag(t))
+        *(bool *)field = value != 0;
+    else
+        *(int32_t *)field = value;
+}
+
+static wf_layout defaults(void) {
+    wf_layout layout = {.virtual_stages = 1, .microbatches = 1, .chunks = 1};
+    for (int axis = 0; axis < WF_AXES; axis++) layout.size[axis] = 1;
+    return layout;
+}
+
+static wf_status refuse(const parser *p, const char *why) {
+    return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\": \"%.*s\" at position %d %s", p->text, p->length,
+                   p->at, (int)(p->at - p->text) + 1, why);
+}
+
+/* Digits at *at, moved past them; -1 when there are none or the number is too large. */
+static int64_t number(const char **at, const char *end) {
+    int64_t value = -1;
+    for (; *at < end && isdigit((unsigned char)**at); ++*at) {
+        value = (value < 0 ? 0 : value) * 10 + (**at - '0');
+        if (value > LARGEST) return -1;
+    }
+    return value;
+}
+
+/* What follows the number of cp: a form, and the ulysses ranks of usp. */
+static wf_status parse_cp_form(parser *p, const char *at, const char *end) {
+    for (int form = WF_CP_RING; form <= WF_CP_USP; form++) {
+        const size_t length = strlen(cp_forms[form]);
+        if ((size_t)(end - at) < length || strncmp(at, cp_forms[form], length) != 0) continue;
+        at += length;
+        p->out->cp_form = form;
+        if (form == WF_CP_USP) {
+            p->out->usp = (int32_t)number(&at, end);
+            if (p->out->usp < 1 || p->out->size[WF_AXIS_CP] % p->out->usp)
+                return refuse(p, "needs the ulysses ranks of usp, a divisor of cp, as in cp8usp2");
+        }
+        if (at != end) break;
+        return WF_OK;
+    }
+    return refuse(p, "needs one of the forms ring, ulysses, gather, usp, as in cp2ring");
+}
+
+static wf_status parse_number(parser *p, const term *t, const char *at, const char *end) {
+    const int64_t value = number(&at, end);
+    if (value < t->smallest || value > t->largest) {
+        char why[80];
+        snprintf(why, sizeof why, "needs a number from %d to %d after \"%s\"", t->smallest, t->largest,
+                 t->name);
+        return refuse(p, why);
+    }
+    set(p->out, t, (int32_t)value);
+    if (t->offset == AT(size[WF_AXIS_CP]) && (value > 1 || at != end)) return parse_cp_form(p, at, end);
+    return at == end ? WF_OK : refuse(p, "has something after its number");
+}
+
+/* The longest name that begins the term, so that recompute-full is not taken for another. */
+static const term *find(const parser *p) {
+    for (int i = 0; i < TERMS; i++) {
+        const int length = (int)strlen(terms[i].name);
+        const bool numbered = terms[i].largest > 0;
+        if (strncmp(p->at, terms[i].name, (size_t)length) != 0) continue;
+        if (numbered ? (p->length == length || isdigit((unsigned char)p->at[length])) && p->length >= length
+                     : p->length == length)
+            return &terms[i];
+    }
+    return NULL;
+}
+
+static wf_status parse_term(parser *p) {
+    const term *t = p->length ? find(p) : NULL;
+    if (!p->length) return refuse(p, "is an empty term between dots");
+    if (!t)
+        return refuse(p, "is no term; terms are tp2 sp cp2ring ep2 dp2 zero1 pp2 vp2 gpipe 1f1b pipedream "
+                         "mb2 recompute-full recompute-attention chunks2 offload-activations");
+    for (int i = 0; i < TERMS; i++)
+        if ((p->seen >> i & 1) && terms[i].offset == t->offset) {
+            char why[80];
+            snprintf(why, sizeof why, "contradicts or repeats \"%s\" before it", terms[i].name);
+            return refuse(p, why);
+        }
+    p->seen |= 1u << (t - terms);
+    if (t->largest > 0) return parse_number(p, t, p->at + strlen(t->name), p->at + p->length);
+    set(p->out, t, t->value);
+    return WF_OK;
+}
+
+/* Rules that join terms. */
+static wf_status check(const char *text, const wf_layout *layout) {
+    int64_t ranks = 1;
+    for (int axis = 0; axis < WF_AXES; axis++) {
+        ranks *= layout->size[axis];
+        if (ranks > LARGEST)
+            return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\" needs more than %d ranks", text, LARGEST);
+    }
+    if (layout->size[WF_AXIS_PP] == 1 && (layout->pipeline || layout->virtual_stages > 1))
+        return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\" says how to pipeline, but has no pp of 2 or more",
+                       text);
+    return WF_OK;
+}
+
+wf_status wf_layout_parse(const char *text, wf_layout *out) {
+    wf_layout layout = defaults();
+    parser p = {.text = text, .at = text, .out = &layout};
+    while (*text) {
+        p.length = (int)strcspn(p.at, ".");
+        TRY(parse_term(&p));
+        if (!p.at[p.length]) break;
+        p.at += p.length + 1;
+    }
+    if (layout.size[WF_AXIS_CP] == 1) layout.cp_form = layout.usp = 0;
+    TRY(check(text, &layout));
+    if (layout.size[WF_AXIS_PP] > 1 && !layout.pipeline) layout.pipeline = WF_1F1B;
+    *out = layout;
+    return WF_OK;
+}
+
+/* Is this term's value what leaving it out would mean? (1f1b is what pp means by itself.) */
+static bool is_default(const wf_layout *layout, const term *t) {
+    const wf_layout base = defaults();
+    const int32_t value = get(layout, t);
+    if (t->largest > 0) return value == get(&base, t);
+    return value != t->value || (t->offset == AT(pipeline) && value == WF_1F1B);
+}
+
+void wf_layout_print(const wf_layout *layout, char *out, size_t out_bytes) {
+    char text[256] = "";
+    size_t used = 0;
+    for (int i = 0; i < TERMS; i++) {
+        const term *t = &terms[i];
+        if (is_default(layout, t)) continue;
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", used ? "." : "", t->name);
+        if (t->largest > 0) used += (size_t)snprintf(text + used, sizeof text - used, "%d", get(layout, t));
+        if (t->offset != AT(size[WF_AXIS_CP])) continue;
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s", cp_forms[layout->cp_form]);
+        if (layout->cp_form == WF_CP_USP)
+            used += (size_t)snprintf(text + used, sizeof text - used, "%d", layout->usp);
+    }
+    snprintf(out, out_bytes, "%s", used ? text : "tp1");
+}
+
+int32_t wf_layout_ranks(const wf_layout *layout) {
+    int32_t ranks = 1;
+    for (int axis = 0; axis < WF_AXES; axis++) ranks *= layout->size[axis];
+    return ranks;
+}
