@@ -55,6 +55,11 @@ int64_t wf_opencl_peak_bytes(const wf_opencl *);
 wf_status wf_queue_read(wf_opencl *, wf_queue, wf_memory *, int64_t offset_bytes, int64_t bytes, void *host, wf_event **event_out);
 wf_status wf_queue_write(wf_opencl *, wf_queue, wf_memory *, int64_t offset_bytes, int64_t bytes, const void *host, wf_event **event_out);
 wf_status wf_queue_copy(wf_opencl *, wf_queue, wf_memory *from, int64_t from_bytes, wf_memory *to, int64_t to_bytes, int64_t bytes, wf_event **event_out);
+/* An event that completes when all that was submitted to the queue before has. */
+wf_status wf_queue_mark(wf_opencl *, wf_queue, wf_event **event_out);
+/* What is submitted to this queue from now on starts after the event (of another queue of the same
+ * wf_opencl) on the device; the event's queue is flushed. The event may be released at once. */
+wf_status wf_queue_wait(wf_opencl *, wf_queue, wf_event *);
 wf_status wf_queue_flush(wf_opencl *, wf_queue);
 wf_status wf_queue_finish(wf_opencl *, wf_queue);
 

@@ -1,0 +1,47 @@
+/* calls.h: the one way to call OpenCL. Each call is made through WF_CL (those that return their code)
+ * or WF_CL_NEW (those that return an object), which name the call and its error in a sentence, count
+ * calls, and can make the n-th one fail. Included only within host/device. */
+#ifndef WF_DEVICE_CALLS_H
+#define WF_DEVICE_CALLS_H
+
+#define CL_TARGET_OPENCL_VERSION 120
+#include <CL/cl.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "host/base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* State of one wf_opencl's calls. Zero is a good start. */
+typedef struct wf_calls {
+    int64_t made;           /* calls so far */
+    int64_t fail_at;        /* this call (counted from 1) is not made but fails; 0: none */
+    cl_int fail_code;
+    int64_t buffer_bytes;   /* of all buffers alive */
+    int64_t peak_bytes;     /* the most at once */
+} wf_calls;
+
+/* Counts a call; true when this one is to fail. */
+bool wf_calls_fails(wf_calls *calls);
+/* WF_OK, or the sentence of a failed call: WF_ERR_MEMORY when memory ran out, else WF_ERR_DEVICE. */
+wf_status wf_calls_status(const char *call, cl_int code);
+/* Counts a buffer that was created (bytes > 0) or released (bytes < 0). */
+void wf_calls_buffer(wf_calls *calls, int64_t bytes);
+/* "CL_OUT_OF_RESOURCES"; "unknown code" when it is none of OpenCL's. */
+const char *wf_calls_code_name(cl_int code);
+
+/* TRY(WF_CL(calls, clFinish, (queue))); */
+#define WF_CL(calls, name, arguments)                                                              \
+    wf_calls_status(#name, wf_calls_fails(calls) ? (calls)->fail_code : name arguments)
+/* object = WF_CL_NEW(calls, code, clCreateContext, (..., &code)); TRY(wf_calls_status("clCreateContext", code)); */
+#define WF_CL_NEW(calls, code, name, arguments)                                                    \
+    (wf_calls_fails(calls) ? ((code) = (calls)->fail_code, NULL) : name arguments)
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,164 @@
+/* Opening a device: choosing it, cutting a CPU into the ranks' shares, context and queues. */
+#include "host/device/opencl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/base/env.h"
+#include "host/base/log.h"
+#include "host/base/node.h"
+#include "host/device/find.h"
+
+/* Can the driver cut this device by counts of compute units? */
+static wf_status can_cut(wf_calls *calls, cl_device_id id, bool *out) {
+    cl_device_partition_property kinds[16] = {0};
+    cl_uint most = 0;
+    size_t bytes = 0;
+    *out = false;
+    TRY(WF_CL(calls, clGetDeviceInfo, (id, CL_DEVICE_PARTITION_MAX_SUB_DEVICES, sizeof most, &most, NULL)));
+    TRY(WF_CL(calls, clGetDeviceInfo, (id, CL_DEVICE_PARTITION_PROPERTIES, sizeof kinds, kinds, &bytes)));
+    for (size_t i = 0; i < bytes / sizeof *kinds; i++)
+        if (kinds[i] == CL_DEVICE_PARTITION_BY_COUNTS) *out = most > 1;
+    return WF_OK;
+}
+
+/* Makes compute units [share.first, + share.count) a sub-device. */
+static wf_status cut(wf_calls *calls, cl_device_id whole, wf_share share, cl_device_id *out) {
+    cl_device_partition_property wanted[5] = {CL_DEVICE_PARTITION_BY_COUNTS};
+    int n = 1;
+    if (share.first > 0) wanted[n++] = share.first;
+    wanted[n++] = share.count;
+    wanted[n] = CL_DEVICE_PARTITION_BY_COUNTS_LIST_END;
+    cl_device_id parts[2];
+    cl_uint made = 0;
+    TRY(WF_CL(calls, clCreateSubDevices, (whole, wanted, 2, parts, &made)));
+    if ((int)made != n - 1)
+        return wf_fail(WF_ERR_DEVICE, "clCreateSubDevices made %u parts of %d", (unsigned)made, n - 1);
+    if (made == 2) WF_CL(calls, clReleaseDevice, (parts[0]));
+    *out = parts[made - 1];
+    return WF_OK;
+}
+
+/* This rank's compute units of a CPU: a fair share of the node's processors, never more than a
+ * launcher bound the process to (PoCL reports all of them even then). */
+static wf_share fair_share(const wf_cores *cores, int32_t units, int32_t sharer, int32_t sharers) {
+    const int32_t usable = cores->node < units ? cores->node : units;
+    wf_share share = wf_share_of(usable, sharer, sharers);
+    if (share.count > cores->bound) share.count = cores->bound;
+    return share;
+}
+
+static wf_status take_share(wf_opencl *opencl, int32_t sharer, int32_t sharers) {
+    wf_cores cores;
+    TRY(wf_cores_find(&cores));
+    const int32_t units = opencl->device.compute_units;
+    const wf_share share = fair_share(&cores, units, sharer, sharers);
+    if (share.count >= units) return WF_OK;
+    bool possible = false;
+    cl_device_id part = NULL;
+    wf_status status = can_cut(&opencl->calls, opencl->id, &possible);
+    if (status == WF_OK && !possible) status = wf_fail(WF_ERR_DEVICE, "the driver cannot cut it");
+    if (status == WF_OK) status = cut(&opencl->calls, opencl->id, share, &part);
+    if (status != WF_OK) {
+        wf_warn("%s is shared by %d ranks uncut: %s", opencl->device.name, (int)sharers, wf_last_error());
+        return WF_OK;
+    }
+    opencl->id = part;
+    opencl->is_share = true;
+    return wf_find_probe(&opencl->calls, opencl->platform, part, &opencl->device);
+}
+
+/* Bytes that this rank may plan with. */
+static int64_t available(const wf_device *device, int32_t sharers, int32_t node_ranks) {
+    int64_t bytes = device->global_bytes / sharers;
+    if (!device->host_unified) return bytes;
+    const int64_t host = wf_host_free_bytes() / node_ranks;
+    return host < bytes ? host : bytes;
+}
+
+static wf_status choose(wf_opencl *opencl, const wf_opencl_options *options) {
+    const char *wish = options->device ? options->device : wf_env(WF_ENV_DEVICE);
+    const int32_t node_ranks = options->node_ranks > 0 ? options->node_ranks : 1;
+    wf_found *found;
+    int32_t count, index, sharer, sharers;
+    TRY(wf_find_devices(&opencl->calls, &found, &count));
+    wf_status status = wf_find_choose(found, count, wish, options->node_rank, node_ranks, &index, &sharer, &sharers);
+    if (status == WF_OK) {
+        opencl->platform = found[index].platform;
+        opencl->id = found[index].id;
+        opencl->device = found[index].device;
+        if (opencl->device.type == WF_DEVICE_CPU) status = take_share(opencl, sharer, sharers);
+        opencl->device.available_bytes = available(&opencl->device, sharers, node_ranks);
+    }
+    free(found);
+    return status;
+}
+
+static wf_status make_queue(wf_opencl *opencl, cl_command_queue *out) {
+    cl_int code = CL_SUCCESS;
+    const cl_command_queue_properties wanted = opencl->profile ? CL_QUEUE_PROFILING_ENABLE : 0;
+    *out = WF_CL_NEW(&opencl->calls, code, clCreateCommandQueue, (opencl->context, opencl->id, wanted, &code));
+    return wf_calls_status("clCreateCommandQueue", code);
+}
+
+static wf_status make_context(wf_opencl *opencl) {
+    const cl_context_properties on[] = {CL_CONTEXT_PLATFORM, (cl_context_properties)opencl->platform, 0};
+    cl_int code = CL_SUCCESS;
+    opencl->context = WF_CL_NEW(&opencl->calls, code, clCreateContext, (on, 1, &opencl->id, NULL, NULL, &code));
+    TRY(wf_calls_status("clCreateContext", code));
+    for (int i = 0; i < WF_QUEUES; i++) TRY(make_queue(opencl, &opencl->queue[i]));
+    if (opencl->profile) {
+        TRY(make_queue(opencl, &opencl->clock_queue));
+        TRY(wf_clock_measure(opencl));
+    }
+    return WF_CL(&opencl->calls, clGetDeviceInfo,
+                 (opencl->id, CL_DEVICE_MAX_WORK_ITEM_SIZES, sizeof opencl->max_items, opencl->max_items, NULL));
+}
+
+wf_status wf_opencl_create(const wf_opencl_options *options, wf_opencl **out) {
+    if (options->node_ranks < 0 || options->node_rank < 0 ||
+        options->node_rank >= (options->node_ranks > 0 ? options->node_ranks : 1))
+        return wf_fail(WF_ERR_ARGUMENT, "node rank %d of %d does not exist", (int)options->node_rank,
+                       (int)options->node_ranks);
+    wf_opencl *opencl = calloc(1, sizeof *opencl);
+    if (!opencl) return wf_fail(WF_ERR_MEMORY, "out of host memory for a device");
+    opencl->profile = options->profile;
+    wf_status status = WF_OK;
+    TRY_GOTO(choose(opencl, options), destroy);
+    TRY_GOTO(make_context(opencl), destroy);
+    wf_log("device", "%s: %d compute units%s, %.2f GiB to plan with", opencl->device.name,
+           (int)opencl->device.compute_units, opencl->is_share ? " (a share)" : "",
+           (double)opencl->device.available_bytes / 0x1p30);
+    *out = opencl;
+    return WF_OK;
+destroy:
+    wf_opencl_destroy(opencl);
+    return status;
+}
+
+void wf_opencl_destroy(wf_opencl *opencl) {
+    if (!opencl) return;
+    for (int i = 0; i < WF_QUEUES; i++)
+        if (opencl->queue[i]) {
+            clFinish(opencl->queue[i]);
+            clReleaseCommandQueue(opencl->queue[i]);
+        }
+    if (opencl->clock_queue) clReleaseCommandQueue(opencl->clock_queue);
+    wf_program_free_all(opencl);
+    wf_event_free_all(opencl);
+    if (opencl->context) clReleaseContext(opencl->context);
+    if (opencl->is_share) clReleaseDevice(opencl->id);
+    free(opencl);
+}
+
+const wf_device *wf_opencl_device(const wf_opencl *opencl) {
+    return &opencl->device;
+}
+
+int64_t wf_opencl_allocated_bytes(const wf_opencl *opencl) {
+    return opencl->calls.buffer_bytes;
+}
+
+int64_t wf_opencl_peak_bytes(const wf_opencl *opencl) {
+    return opencl->calls.peak_bytes;
+}

@@ -1,0 +1,129 @@
+/* Programs: source text and options to a built program, once per (source, options) of a device. */
+#include "host/device/opencl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/base/env.h"
+#include "host/base/log.h"
+
+/* Every kernel is OpenCL C 1.2. */
+static const char language[] = "-cl-std=CL1.2";
+
+/* A whole file as text; malloc'ed. */
+static wf_status read_text(const char *folder, const char *name, char **out) {
+    char path[1024];
+    if ((size_t)snprintf(path, sizeof path, "%s/%s", folder, name) >= sizeof path)
+        return wf_fail(WF_ERR_FILE, "the path of %s is too long", name);
+    FILE *file = fopen(path, "rb");
+    if (!file) return wf_fail(WF_ERR_FILE, "%s cannot be read", path);
+    char *text = NULL;
+    long bytes = -1;
+    if (fseek(file, 0, SEEK_END) == 0) bytes = ftell(file);
+    rewind(file);
+    if (bytes >= 0) text = calloc(1, (size_t)bytes + 1);
+    const bool whole = text && fread(text, 1, (size_t)bytes, file) == (size_t)bytes;
+    fclose(file);
+    if (!whole) {
+        free(text);
+        return wf_fail(WF_ERR_FILE, "%s cannot be read", path);
+    }
+    *out = text;
+    return WF_OK;
+}
+
+/* The source text to compile, malloc'ed, and what it adds to the options. */
+static wf_status find_source(const char *name, const char *text, char **text_out, char *more, size_t more_bytes) {
+    const char *folder = text ? NULL : wf_env(WF_ENV_KERNEL_DIR);
+    *more = 0;
+    if (folder) {
+        if ((size_t)snprintf(more, more_bytes, " -I%s", folder) >= more_bytes || strchr(folder, ' '))
+            return wf_fail(WF_ERR_ARGUMENT, "%s=%s is too long or holds a blank", wf_env_name(WF_ENV_KERNEL_DIR), folder);
+        return read_text(folder, name, text_out);
+    }
+    if (!text) text = wf_kernel_source(name);
+    if (!text) return wf_fail(WF_ERR_INTERNAL, "no kernel source is named %s", name);
+    *text_out = strdup(text);
+    return *text_out ? WF_OK : wf_fail(WF_ERR_MEMORY, "out of host memory for a kernel's source");
+}
+
+/* The compiler's log: whole in the log, its start in the sentence. */
+static wf_status build_failed(wf_opencl *opencl, cl_program program, const char *name, const char *options) {
+    char reason[256], *log = NULL;
+    size_t bytes = 0;
+    snprintf(reason, sizeof reason, "%s", wf_last_error());
+    clGetProgramBuildInfo(program, opencl->id, CL_PROGRAM_BUILD_LOG, 0, NULL, &bytes);
+    if (bytes > 0) log = calloc(1, bytes + 1);
+    if (log) clGetProgramBuildInfo(program, opencl->id, CL_PROGRAM_BUILD_LOG, bytes, log, NULL);
+    if (log && wf_log_on("build")) fprintf(stderr, "weft: build: %s %s\n%s\n", name, options, log);
+    const wf_status status = wf_fail(WF_ERR_DEVICE, "%s with \"%s\" does not build: %s: %.500s", name, options, reason,
+                                     log && *log ? log : "the compiler says nothing");
+    free(log);
+    return status;
+}
+
+static wf_status compile(wf_opencl *opencl, const char *name, const char *text, const char *options, cl_program *out) {
+    cl_int code = CL_SUCCESS;
+    cl_program program =
+        WF_CL_NEW(&opencl->calls, code, clCreateProgramWithSource, (opencl->context, 1, &text, NULL, &code));
+    TRY(wf_calls_status("clCreateProgramWithSource", code));
+    const double start = wf_clock_s();
+    if (WF_CL(&opencl->calls, clBuildProgram, (program, 1, &opencl->id, options, NULL, NULL)) != WF_OK) {
+        const wf_status status = build_failed(opencl, program, name, options);
+        clReleaseProgram(program);
+        return status;
+    }
+    wf_log("build", "%s %s: %.2f s", name, options, wf_clock_s() - start);
+    *out = program;
+    return WF_OK;
+}
+
+static wf_status build(wf_opencl *opencl, const char *name, const char *text, const char *options, cl_program *out) {
+    char more[600], all[2048], *source = NULL;
+    TRY(find_source(name, text, &source, more, sizeof more));
+    wf_status status = WF_OK;
+    if ((size_t)snprintf(all, sizeof all, "%s%s %s", language, more, options) >= sizeof all)
+        status = wf_fail(WF_ERR_INTERNAL, "the build options of %s are too long", name);
+    if (status == WF_OK) status = compile(opencl, name, source, all, out);
+    free(source);
+    return status;
+}
+
+static void free_one(wf_program *program) {
+    if (program->program) clReleaseProgram(program->program);
+    free(program->source_name);
+    free(program->options);
+    free(program);
+}
+
+wf_status wf_program_get(wf_opencl *opencl, const char *name, const char *text, const char *options, wf_program **out) {
+    for (wf_program *at = opencl->programs; at; at = at->next)
+        if (strcmp(at->source_name, name) == 0 && strcmp(at->options, options) == 0) {
+            *out = at;
+            return WF_OK;
+        }
+    wf_program *program = calloc(1, sizeof *program);
+    if (!program) return wf_fail(WF_ERR_MEMORY, "out of host memory for a program");
+    program->source_name = strdup(name);
+    program->options = strdup(options);
+    wf_status status = WF_OK;
+    if (!program->source_name || !program->options) status = wf_fail(WF_ERR_MEMORY, "out of host memory for a program");
+    if (status == WF_OK) status = build(opencl, name, text, options, &program->program);
+    if (status != WF_OK) {
+        free_one(program);
+        return status;
+    }
+    program->next = opencl->programs;
+    opencl->programs = program;
+    *out = program;
+    return WF_OK;
+}
+
+void wf_program_free_all(wf_opencl *opencl) {
+    while (opencl->programs) {
+        wf_program *next = opencl->programs->next;
+        free_one(opencl->programs);
+        opencl->programs = next;
+    }
+}
