@@ -4,6 +4,7 @@
 #define WF_TESTS_DEVICE_SUPPORT_H
 
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
