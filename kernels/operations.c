@@ -220,6 +220,71 @@ void wf_candidate_default(const wf_problem *problem, int variant, wf_candidate *
     for (int i = 0; i < v->nparameters; i++) out->value[i] = v->parameters[i].values[0];
 }
 
+wf_status wf_candidate_for_device(const wf_problem *problem, const wf_device *device,
+                                  wf_candidate *out) {
+    const wf_operation *operation = wf_operations[problem->op];
+    const int preferred = operation->prefer ? operation->prefer(problem, device) : 0;
+    const char *why = "";
+    for (int i = -1; i < operation->nvariants; i++) {
+        wf_candidate candidate;
+        wf_candidate_default(problem, i < 0 ? preferred : i, &candidate);
+        if (!operation->variants[candidate.variant].ok(problem, &candidate, device, &why)) continue;
+        *out = candidate;
+        return WF_OK;
+    }
+    char text[320];
+    wf_problem_print(problem, text, sizeof text);
+    return wf_fail(WF_ERR_UNSUPPORTED, "no variant computes %s on device %s: %s", text, device->name,
+                   why);
+}
+
+/* One "NAME=value" of `length` characters. */
+static wf_status parse_parameter(const wf_variant *v, const char *text, int length,
+                                 wf_candidate *out) {
+    for (int i = 0; i < v->nparameters; i++) {
+        const wf_parameter *parameter = &v->parameters[i];
+        const int name = (int)strlen(parameter->name);
+        if (length <= name || strncmp(text, parameter->name, (size_t)name) || text[name] != '=')
+            continue;
+        for (int j = 0; j < parameter->nvalues; j++) {
+            char value[16];
+            const int digits = snprintf(value, sizeof value, "%d", parameter->values[j]);
+            if (digits != length - name - 1 || strncmp(text + name + 1, value, (size_t)digits))
+                continue;
+            out->value[i] = parameter->values[j];
+            return WF_OK;
+        }
+        return wf_fail(WF_ERR_ARGUMENT, "variant %s: '%.*s' is not a legal value of %s", v->name,
+                       length, text, parameter->name);
+    }
+    return wf_fail(WF_ERR_ARGUMENT, "variant %s has no parameter '%.*s'", v->name, length, text);
+}
+
+static int find_variant(const wf_operation *operation, const char *text, size_t length) {
+    for (int i = 0; i < operation->nvariants; i++)
+        if (strlen(operation->variants[i].name) == length &&
+            strncmp(operation->variants[i].name, text, length) == 0)
+            return i;
+    return -1;
+}
+
+wf_status wf_candidate_parse(const wf_problem *problem, const char *text, wf_candidate *out) {
+    const wf_operation *operation = wf_operations[problem->op];
+    size_t length = strcspn(text, " ");
+    const int variant = find_variant(operation, text, length);
+    if (variant < 0)
+        return wf_fail(WF_ERR_ARGUMENT, "%s has no variant '%.*s'", operation->name, (int)length,
+                       text);
+    wf_candidate candidate;
+    wf_candidate_default(problem, variant, &candidate);
+    for (text += length; *(text += strspn(text, " ")); text += length) {
+        length = strcspn(text, " ");
+        TRY(parse_parameter(&operation->variants[variant], text, (int)length, &candidate));
+    }
+    *out = candidate;
+    return WF_OK;
+}
+
 void wf_candidate_options(const wf_problem *problem, const wf_candidate *candidate, char *out,
                           size_t out_bytes) {
     const wf_variant *v = variant_of(problem, candidate);

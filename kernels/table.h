@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-extern const wf_operation wf_gemm_operation __attribute__((weak));
+extern const wf_operation wf_gemm_operation;
 extern const wf_operation wf_attention_operation __attribute__((weak));
 extern const wf_operation wf_attention_delta_operation __attribute__((weak));
 extern const wf_operation wf_attention_backward_operation __attribute__((weak));

@@ -1,0 +1,268 @@
+/* gemm.c: the GEMM operation: C[m,n] = epilogue(sum_k A B), its variants and their geometry.
+ *
+ *     simple    local-memory tiles; every problem, any device
+ *     direct    a register tile of wide vectors per work-item, B stored [k,n]; for CPUs
+ *     dot       the same where A and B both run along k ("nt")
+ *     clblast   the library, then our epilogue in place
+ *
+ * Sizes and strides are arguments; what is compiled in: transposes, flags, the activation, and the
+ * candidate's parameters. */
+#include "kernels/gemm.h"
+
+#include "kernels/table.h"
+
+enum { M, N, K }; /* size[] */
+
+wf_gemm_index wf_gemm_operand_index(const wf_problem *p) {
+    wf_gemm_index index = {-1, -1, -1};
+    int next = 2;
+    if (p->flags & WF_BIAS) index.bias = next++;
+    if (p->flags & WF_ACT_GRAD) index.pre = next++;
+    index.c = next++;
+    if (p->flags & WF_ACTIVATE) index.pre = next++;
+    return index;
+}
+
+static wf_operand matrix(const char *name, wf_access access, int64_t rows, int64_t columns) {
+    return (wf_operand){.name = name, .access = (uint8_t)access, .dtype = WF_F32, .ndim = 2,
+                        .extent = {rows, columns}};
+}
+
+static int operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
+    const int64_t m = p->size[M], n = p->size[N], k = p->size[K];
+    int count = 0;
+    out[count++] = p->flags & WF_TRANS_A ? matrix("A", WF_READ, k, m) : matrix("A", WF_READ, m, k);
+    out[count++] = p->flags & WF_TRANS_B ? matrix("B", WF_READ, n, k) : matrix("B", WF_READ, k, n);
+    if (p->flags & WF_BIAS)
+        out[count++] = (wf_operand){.name = "bias", .access = WF_READ, .dtype = WF_F32, .ndim = 1,
+                                    .extent = {n}};
+    if (p->flags & WF_ACT_GRAD) out[count++] = matrix("pre", WF_READ, m, n);
+    out[count++] = matrix("C", p->flags & WF_ACCUMULATE ? WF_UPDATE : WF_WRITE, m, n);
+    if (p->flags & WF_ACTIVATE) out[count++] = matrix("pre", WF_WRITE, m, n);
+    return count;
+}
+
+static double flops(const wf_problem *p) {
+    return 2.0 * (double)p->size[M] * (double)p->size[N] * (double)p->size[K];
+}
+
+/* Kernels hold indices within a dimension in an int, and round them up to tiles. */
+static wf_status check(const wf_problem *p) {
+    for (int i = M; i <= K; i++)
+        if (p->size[i] > (int64_t)1 << 30)
+            return wf_fail(WF_ERR_UNSUPPORTED, "gemm: a dimension is %lld long, at most 2^30 are",
+                           (long long)p->size[i]);
+    return WF_OK;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* ---- what the kernels share --------------------------------------------------------------------- */
+
+static void options(const wf_problem *p, const wf_candidate *candidate, char *out, size_t bytes) {
+    (void)candidate;
+    wf_append(out, bytes,
+              " -DTRANS_A=%d -DTRANS_B=%d -DACCUMULATE=%d -DBIAS=%d -DACTIVATE=%d -DACT_GRAD=%d"
+              " -DACTIVATION=%d",
+              !!(p->flags & WF_TRANS_A), !!(p->flags & WF_TRANS_B), !!(p->flags & WF_ACCUMULATE),
+              !!(p->flags & WF_BIAS), !!(p->flags & WF_ACTIVATE), !!(p->flags & WF_ACT_GRAD),
+              p->activation);
+}
+
+static void epilogue_arguments(wf_launch *launch, const wf_problem *p) {
+    const wf_gemm_index index = wf_gemm_operand_index(p);
+    if (p->flags & WF_BIAS) wf_launch_view(launch, index.bias);
+    if (p->flags & WF_ACT_GRAD) wf_launch_view(launch, index.pre);
+    wf_launch_view(launch, index.c);
+    if (p->flags & WF_ACTIVATE) wf_launch_view(launch, index.pre);
+    wf_launch_stride(launch, index.c, 0);
+    if (index.pre >= 0) wf_launch_stride(launch, index.pre, 0);
+}
+
+/* One kernel over a grid of tiles: `columns` x `rows` of them. */
+static int one_launch(const wf_problem *p, const char *entry, const int64_t groups[2],
+                      const int32_t local[2], wf_launch *launch) {
+    if (p->size[M] == 0 || p->size[N] == 0) return 0;
+    *launch = (wf_launch){.entry = entry};
+    wf_launch_geometry(launch, 2, groups, local);
+    for (int i = M; i <= K; i++) wf_launch_i32(launch, p->size[i]);
+    wf_launch_view(launch, 0);
+    wf_launch_view(launch, 1);
+    wf_launch_stride(launch, 0, 0);
+    wf_launch_stride(launch, 1, 0);
+    epilogue_arguments(launch, p);
+    return 1;
+}
+
+/* ---- simple -------------------------------------------------------------------------------------- */
+
+enum { TILE_M, TILE_N, TILE_K, GROUP_M, GROUP_N, SIMPLE_PARAMETERS };
+static const wf_parameter simple_parameters[SIMPLE_PARAMETERS] = {
+    {"TILE_M", 3, {64, 32, 128}, "rows of C per group"},
+    {"TILE_N", 3, {64, 32, 128}, "columns of C per group"},
+    {"TILE_K", 3, {16, 8, 32}, "k per trip through local memory"},
+    {"GROUP_M", 2, {16, 8}, "work-items along the rows"},
+    {"GROUP_N", 2, {16, 8}, "work-items along the columns"},
+};
+
+static bool simple_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
+                      const char **why) {
+    (void)p;
+    const int32_t *v = c->value;
+    const int64_t local = 4LL * v[TILE_K] * (v[TILE_M] + 1 + v[TILE_N] + 1);
+    if (local > device->local_bytes)
+        return *why = "its tiles do not fit the device's local memory", false;
+    if (v[GROUP_M] * v[GROUP_N] > device->max_group)
+        return *why = "its group is larger than the device allows", false;
+    if (v[TILE_M] / v[GROUP_M] * (v[TILE_N] / v[GROUP_N]) > 64)
+        return *why = "more than 64 accumulators per work-item", false;
+    return true;
+}
+
+static int simple_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    const int32_t *v = c->value;
+    const int64_t groups[2] = {ceil_div(p->size[N], v[TILE_N]), ceil_div(p->size[M], v[TILE_M])};
+    return one_launch(p, "gemm_simple", groups, (const int32_t[2]){v[GROUP_N], v[GROUP_M]}, out);
+}
+
+/* ---- direct, dot ----------------------------------------------------------------------------------- */
+
+enum { ROWS, VECTORS, WIDTH, DIRECT_PARAMETERS };
+static const wf_parameter direct_parameters[DIRECT_PARAMETERS] = {
+    {"ROWS", 5, {12, 8, 6, 4, 1}, "rows of C per work-item"},
+    {"VECTORS", 3, {2, 1, 4}, "vectors of columns of C per work-item"},
+    {"WIDTH", 3, {16, 8, 4}, "floats per vector"},
+};
+
+/* A CPU's compiler keeps what does not fit in its registers in the first cache; a GPU's spills. */
+static bool too_many(int32_t accumulators, const wf_device *device, const char **why) {
+    if (device->type != WF_DEVICE_GPU || accumulators <= 64) return false;
+    return *why = "more than 64 accumulators per work-item", true;
+}
+
+static bool direct_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
+                      const char **why) {
+    if (too_many(c->value[ROWS] * c->value[VECTORS] * c->value[WIDTH], device, why)) return false;
+    if (p->flags & WF_TRANS_B) return *why = "B must be stored [k,n]", false;
+    return true;
+}
+
+static int direct_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    const int32_t *v = c->value;
+    const int64_t groups[2] = {ceil_div(p->size[M], v[ROWS]),
+                               ceil_div(p->size[N], v[VECTORS] * v[WIDTH])};
+    return one_launch(p, "gemm_direct", groups, (const int32_t[2]){1, 1}, out);
+}
+
+enum { DOT_ROWS, DOT_WIDTH, DEPTH, DOT_PARAMETERS };
+static const wf_parameter dot_parameters[DOT_PARAMETERS] = {
+    {"ROWS", 3, {4, 2, 6}, "rows of C per work-item"},
+    {"WIDTH", 2, {4, 8}, "columns of C per work-item"},
+    {"DEPTH", 3, {16, 8, 4}, "partial sums per element of C"},
+};
+
+static bool dot_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
+                   const char **why) {
+    if (too_many(c->value[DOT_ROWS] * c->value[DOT_WIDTH] * c->value[DEPTH], device, why))
+        return false;
+    if ((p->flags & (WF_TRANS_A | WF_TRANS_B)) != WF_TRANS_B)
+        return *why = "A must be stored [m,k] and B [n,k]", false;
+    return true;
+}
+
+static int dot_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    const int32_t *v = c->value;
+    const int64_t groups[2] = {ceil_div(p->size[N], v[DOT_WIDTH]), ceil_div(p->size[M], v[DOT_ROWS])};
+    return one_launch(p, "gemm_dot", groups, (const int32_t[2]){1, 1}, out);
+}
+
+/* ---- clblast ----------------------------------------------------------------------------------------- */
+
+enum { GROUP, CLBLAST_PARAMETERS };
+static const wf_parameter clblast_parameters[CLBLAST_PARAMETERS] = {
+    {"GROUP", 3, {64, 128, 256}, "work-items of a group of the epilogue"},
+};
+
+static bool clblast_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
+                       const char **why) {
+    if (p->size[K] == 0) return *why = "CLBlast takes no empty sums", false;
+    if (c->value[GROUP] > device->max_group)
+        return *why = "the epilogue's group is larger than the device allows", false;
+    return true;
+}
+
+/* The library accumulates (beta), so the epilogue must not. */
+static void clblast_options(const wf_problem *p, const wf_candidate *c, char *out, size_t bytes) {
+    wf_problem epilogue = *p;
+    epilogue.flags &= ~(uint32_t)WF_ACCUMULATE;
+    options(&epilogue, c, out, bytes);
+}
+
+static void library_launch(const wf_problem *p, wf_launch *launch) {
+    const int c = wf_gemm_operand_index(p).c;
+    *launch = (wf_launch){.entry = "clblast_gemm", .library = true};
+    wf_launch_view(launch, 0);
+    wf_launch_view(launch, 1);
+    wf_launch_view(launch, c);
+    for (int i = M; i <= K; i++) wf_launch_i64(launch, p->size[i]);
+    wf_launch_i32(launch, !!(p->flags & WF_TRANS_A));
+    wf_launch_i32(launch, !!(p->flags & WF_TRANS_B));
+    wf_launch_stride(launch, 0, 0);
+    wf_launch_stride(launch, 1, 0);
+    wf_launch_stride(launch, c, 0);
+    wf_launch_f32(launch, p->flags & WF_ACCUMULATE ? 1 : 0);
+}
+
+static void epilogue_launch(const wf_problem *p, int32_t group, wf_launch *launch) {
+    *launch = (wf_launch){.entry = "gemm_epilogue"};
+    wf_launch_geometry(launch, 2, (const int64_t[2]){ceil_div(p->size[N], group), p->size[M]},
+                       (const int32_t[2]){group, 1});
+    wf_launch_i32(launch, p->size[N]);
+    epilogue_arguments(launch, p);
+}
+
+static int clblast_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    if (p->size[M] == 0 || p->size[N] == 0) return 0;
+    library_launch(p, &out[0]);
+    if (!(p->flags & (WF_BIAS | WF_ACTIVATE | WF_ACT_GRAD))) return 1;
+    epilogue_launch(p, c->value[GROUP], &out[1]);
+    return 2;
+}
+
+/* ---- the table --------------------------------------------------------------------------------------- */
+
+enum { SIMPLE, DIRECT, DOT, CLBLAST, VARIANTS };
+static const wf_variant variants[VARIANTS] = {
+    [SIMPLE] = {"simple", WF_VARIANT_KERNEL, "gemm_simple.cl", SIMPLE_PARAMETERS, simple_parameters,
+                simple_ok, simple_launches, options, NULL},
+    [DIRECT] = {"direct", WF_VARIANT_KERNEL, "gemm_direct.cl", DIRECT_PARAMETERS, direct_parameters,
+                direct_ok, direct_launches, options, NULL},
+    [DOT] = {"dot", WF_VARIANT_KERNEL, "gemm_dot.cl", DOT_PARAMETERS, dot_parameters, dot_ok,
+             dot_launches, options, NULL},
+    [CLBLAST] = {"clblast", WF_VARIANT_LIBRARY, "gemm_epilogue.cl", CLBLAST_PARAMETERS,
+                 clblast_parameters, clblast_ok, clblast_launches, clblast_options, NULL},
+};
+
+/* CLBlast knows the GPUs in its database; on CPUs the register tiles win (benchmarks/NOTES.md). */
+static int prefer(const wf_problem *p, const wf_device *device) {
+    if (device->type == WF_DEVICE_GPU) return p->size[K] ? CLBLAST : SIMPLE;
+    if (!(p->flags & WF_TRANS_B)) return DIRECT;
+    return p->flags & WF_TRANS_A ? SIMPLE : DOT;
+}
+
+const wf_operation wf_gemm_operation = {
+    .name = "gemm",
+    .size_names = {"m", "n", "k"},
+    .flags = WF_ACCUMULATE | WF_BIAS | WF_ACTIVATE | WF_ACT_GRAD | WF_TRANS_A | WF_TRANS_B,
+    .activation = true,
+    .operands = operands,
+    .flops = flops,
+    .reference = wf_gemm_reference,
+    .tolerance = wf_gemm_tolerance,
+    .nvariants = VARIANTS,
+    .variants = variants,
+    .check = check,
+    .prefer = prefer,
+};
