@@ -36,7 +36,7 @@ static double gelu_gradient(double x) {
 }
 
 static double relu(double x) {
-    return x > 0 ? x : 0;
+    return x < 0 ? 0 : x; /* NaN stays */
 }
 
 static double relu_gradient(double x) {

@@ -246,11 +246,15 @@ static const wf_variant variants[VARIANTS] = {
                  clblast_parameters, clblast_ok, clblast_launches, clblast_options, NULL},
 };
 
-/* CLBlast knows the GPUs in its database; on CPUs the register tiles win (benchmarks/NOTES.md). */
-static int prefer(const wf_problem *p, const wf_device *device) {
+static int preferred_variant(const wf_problem *p, const wf_device *device) {
     if (device->type == WF_DEVICE_GPU) return p->size[K] ? CLBLAST : SIMPLE;
     if (!(p->flags & WF_TRANS_B)) return DIRECT;
     return p->flags & WF_TRANS_A ? SIMPLE : DOT;
+}
+
+/* CLBlast knows the GPUs in its database; on CPUs the register tiles win (benchmarks/NOTES.md). */
+static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
+    wf_candidate_default(p, preferred_variant(p, device), candidate);
 }
 
 const wf_operation wf_gemm_operation = {

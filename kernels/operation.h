@@ -303,8 +303,9 @@ typedef struct wf_operation {
     /* Case text: fills in sizes that the text leaves out (bit i of `given`: size i stands there).
      * NULL: they are 0. Sizes of 0 that this would change are printed. */
     void (*complete)(wf_problem *, uint32_t given);
-    /* Index of the variant to take on a device that nobody has tuned. NULL: variant 0. */
-    int (*prefer)(const wf_problem *, const wf_device *);
+    /* Changes *candidate, which is variant 0 at its defaults, to what is best on a device that nobody
+     * has tuned. NULL: nothing to change. */
+    void (*prefer)(const wf_problem *, const wf_device *, wf_candidate *candidate);
 } wf_operation;
 
 extern const wf_operation *const wf_operations[WF_OPS]; /* kernels/operations.c: the one table */
@@ -321,8 +322,8 @@ bool wf_problem_equal(const wf_problem *a, const wf_problem *b);
 wf_status wf_problem_parse(const char *text, wf_problem *out);
 void wf_problem_print(const wf_problem *problem, char *out, size_t out_bytes);
 
-/* The candidate for a device that nobody has tuned: defaults of the operation's preferred variant,
- * or of the first variant whose ok() holds. WF_ERR_UNSUPPORTED with a sentence if there is none. */
+/* The candidate for a device that nobody has tuned: what the operation prefers, or the defaults of
+ * the first variant whose ok() holds. WF_ERR_UNSUPPORTED with a sentence if there is none. */
 wf_status wf_candidate_for_device(const wf_problem *problem, const wf_device *device,
                                   wf_candidate *out);
 /* "simple TILE_M=64", parameters left out at their defaults. */

@@ -223,11 +223,11 @@ void wf_candidate_default(const wf_problem *problem, int variant, wf_candidate *
 wf_status wf_candidate_for_device(const wf_problem *problem, const wf_device *device,
                                   wf_candidate *out) {
     const wf_operation *operation = wf_operations[problem->op];
-    const int preferred = operation->prefer ? operation->prefer(problem, device) : 0;
     const char *why = "";
     for (int i = -1; i < operation->nvariants; i++) {
         wf_candidate candidate;
-        wf_candidate_default(problem, i < 0 ? preferred : i, &candidate);
+        wf_candidate_default(problem, i < 0 ? 0 : i, &candidate);
+        if (i < 0 && operation->prefer) operation->prefer(problem, device, &candidate);
         if (!operation->variants[candidate.variant].ok(problem, &candidate, device, &why)) continue;
         *out = candidate;
         return WF_OK;

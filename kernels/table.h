@@ -13,21 +13,21 @@ extern const wf_operation wf_gemm_operation;
 extern const wf_operation wf_attention_operation __attribute__((weak));
 extern const wf_operation wf_attention_delta_operation __attribute__((weak));
 extern const wf_operation wf_attention_backward_operation __attribute__((weak));
-extern const wf_operation wf_norm_operation __attribute__((weak));
-extern const wf_operation wf_norm_backward_operation __attribute__((weak));
-extern const wf_operation wf_norm_wgrad_operation __attribute__((weak));
-extern const wf_operation wf_reduce_operation __attribute__((weak));
-extern const wf_operation wf_sum_rows_operation __attribute__((weak));
-extern const wf_operation wf_embedding_operation __attribute__((weak));
-extern const wf_operation wf_embedding_backward_operation __attribute__((weak));
-extern const wf_operation wf_loss_stats_operation __attribute__((weak));
-extern const wf_operation wf_loss_merge_operation __attribute__((weak));
-extern const wf_operation wf_loss_backward_operation __attribute__((weak));
-extern const wf_operation wf_adamw_operation __attribute__((weak));
-extern const wf_operation wf_sum_squares_operation __attribute__((weak));
-extern const wf_operation wf_grad_norm_operation __attribute__((weak));
-extern const wf_operation wf_fill_operation __attribute__((weak));
-extern const wf_operation wf_copy_operation __attribute__((weak));
+extern const wf_operation wf_norm_operation;
+extern const wf_operation wf_norm_backward_operation;
+extern const wf_operation wf_norm_wgrad_operation;
+extern const wf_operation wf_reduce_operation;
+extern const wf_operation wf_sum_rows_operation;
+extern const wf_operation wf_embedding_operation;
+extern const wf_operation wf_embedding_backward_operation;
+extern const wf_operation wf_loss_stats_operation;
+extern const wf_operation wf_loss_merge_operation;
+extern const wf_operation wf_loss_backward_operation;
+extern const wf_operation wf_adamw_operation;
+extern const wf_operation wf_sum_squares_operation;
+extern const wf_operation wf_grad_norm_operation;
+extern const wf_operation wf_fill_operation;
+extern const wf_operation wf_copy_operation;
 
 /* printf at the end of the string in `out`. A text that does not fit is a bug of the caller. */
 void wf_append(char *out, size_t out_bytes, const char *format, ...)
