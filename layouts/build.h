@@ -13,6 +13,9 @@ extern "C" {
 wf_status wf_schedule_create(int32_t rank, int32_t ranks, wf_schedule **out);
 wf_status wf_build_finish(wf_schedule *); /* the first error of the calls below, or WF_OK */
 
+/* Makes a failure stick: `status` with this thread's last sentence, unless an earlier one does. */
+void wf_build_fail(wf_schedule *, wf_status status);
+
 const char *wf_build_text(wf_schedule *, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* members: world ranks in the layout's order; must contain the own rank. Returns the group's index. */
@@ -54,11 +57,22 @@ void wf_build_reduce_scatter(wf_schedule *, const char *site, wf_lane, int32_t g
                              const wf_rows *shard, wf_view *parts_out);
 
 void wf_build_call(wf_schedule *, const wf_call *call);
+
+/* For passes that change a finished schedule before it is placed (choose): append without an open
+ * segment. wf_build_views: consecutive views; returns the index of the first. */
+int32_t wf_build_scratch_of(wf_schedule *, int32_t segment, const char *name, wf_class, wf_dtype, int64_t elements);
+int32_t wf_build_views(wf_schedule *, const wf_view *views, int32_t nviews);
+/* The index of this problem among schedule->problems; equal problems share one. */
+int32_t wf_build_problem(wf_schedule *, const wf_problem *);
+
 /* Instances of a pool, handed out in the order of the program: the exact high-water mark. */
 typedef struct wf_free_list wf_free_list;
 wf_free_list *wf_free_list_create(wf_schedule *);       /* owned by the schedule */
-int32_t wf_free_list_take(wf_free_list *);              /* the instance freed longest ago, or a new one */
+int32_t wf_free_list_take(wf_free_list *);              /* the instance freed longest ago, or a new one; -1 without memory */
 void wf_free_list_give(wf_free_list *, int32_t instance);
+/* The `instances` freed last are not handed out (0 at first): a receive into the buffer that was
+ * just sent would wait for that send, which deadlocks an interleaved pipeline. */
+void wf_free_list_quarantine(wf_free_list *, int32_t instances);
 int32_t wf_free_list_count(const wf_free_list *);       /* high-water mark, the pools' count */
 /* Sets count of a POOL buffer, before placing. */
 void wf_build_pool_count(wf_schedule *, int32_t buffer, int32_t count);

@@ -67,9 +67,12 @@ typedef struct wf_buffer {
     int32_t first, last;    /* = SCRATCH: steps of the segment */
     int32_t allocation;     /* = index into allocations; -1 when bytes == 0 */
     int64_t offset, stride; /* = bytes: of instance 0, between instances */
+    int32_t per_allocation; /* = instances in each allocation: all of them, unless they exceed the
+                             * largest allocation; then they go on in the next ones, at offset 0 */
 } wf_buffer;
 
-/* address = allocation + offset + instance * stride + view.offset * dtype bytes */
+/* address = allocation + offset + instance * stride + view.offset * dtype bytes, for a buffer that
+ * fits one allocation; wf_buffer_locate and wf_schedule_locate know the general case. */
 typedef struct wf_view {
     int32_t buffer;
     uint8_t at;                  /* wf_at */
@@ -173,11 +176,19 @@ typedef struct wf_location {
     int64_t offset_bytes;       /* of the view's first element */
 } wf_location;
 
-/* Placed schedules only. */
+/* Placed schedules only; allocation -1 where the buffer has no bytes. */
+wf_location wf_buffer_locate(const wf_buffer *, int32_t instance);
 wf_location wf_schedule_locate(const wf_schedule *, const wf_view *, const wf_call *);
 int32_t wf_view_instance(const wf_view *, const wf_call *);
 int64_t wf_view_elements(const wf_view *);          /* product of extents */
 bool wf_view_contiguous(const wf_view *);           /* row-major without gaps */
+int64_t wf_view_bytes(const wf_schedule *, const wf_view *); /* elements * dtype */
+/* Bytes of the instance between the view's first and last element: [first, end), empty views 0, 0. */
+void wf_view_span(const wf_schedule *, const wf_view *, int64_t *first_out, int64_t *end_out);
+
+/* Messages of a channel (from, to, lane) match in order. A pipeline's send lane and its receive
+ * lane at the other end are one channel, named by the send lane; other lanes name their own. */
+wf_lane wf_lane_channel(wf_lane);
 
 /* ---- the cursor that all readers share -------------------------------------------------------------- */
 
