@@ -75,7 +75,14 @@ void wf_event_release(wf_event *);
 /* Builds (or finds) the programs of a candidate and keeps its launches. Kernels are cached per
  * (source, options); released with the wf_opencl. */
 wf_status wf_kernel_prepare(wf_opencl *, const wf_problem *, const wf_candidate *, wf_kernel **out);
+/* The same for an operation that is not in wf_operations (tests, kernels being written), with its
+ * source text (NULL: the embedded one) and build options; ok() is not asked. WF_ERR_UNSUPPORTED when
+ * the device's limits do not allow it, WF_ERR_DEVICE when it does not build. */
+wf_status wf_kernel_prepare_as(wf_opencl *, const wf_operation *, const wf_problem *, const wf_candidate *,
+                               const char *text, const char *options, wf_kernel **out);
 void wf_kernel_destroy(wf_kernel *);
+/* Workspace that each enqueue needs. */
+int64_t wf_kernel_workspace_bytes(const wf_kernel *);
 /* Forces the driver to finish compilation of every prepared kernel (PoCL compiles work-group
  * functions late): lets one rank build before the others. */
 wf_status wf_opencl_warm(wf_opencl *);

@@ -56,12 +56,12 @@ static wf_status check_geometry(const wf_opencl *opencl, const wf_launch *launch
             return wf_fail(WF_ERR_INTERNAL, "%s: %lld work-items along dimension %d in groups of %d", launch->entry,
                            (long long)launch->global[d], d, (int)launch->local[d]);
         if ((size_t)launch->local[d] > opencl->max_items[d])
-            return wf_fail(WF_ERR_DEVICE, "%s wants groups of %d along dimension %d; %s allows %zu", launch->entry,
+            return wf_fail(WF_ERR_UNSUPPORTED, "%s wants groups of %d along dimension %d; %s allows %zu", launch->entry,
                            (int)launch->local[d], d, opencl->device.name, opencl->max_items[d]);
         items *= launch->local[d];
     }
     if (items > opencl->device.max_group)
-        return wf_fail(WF_ERR_DEVICE, "%s wants groups of %lld work-items; %s allows %d", launch->entry, (long long)items,
+        return wf_fail(WF_ERR_UNSUPPORTED, "%s wants groups of %lld work-items; %s allows %d", launch->entry, (long long)items,
                        opencl->device.name, (int)opencl->device.max_group);
     return WF_OK;
 }
@@ -84,13 +84,13 @@ static wf_status check_built(wf_opencl *opencl, const wf_prepared *prepared) {
     int64_t items = 1;
     for (int d = 0; d < launch->dims; d++) items *= launch->local[d];
     if (items > (int64_t)group)
-        return wf_fail(WF_ERR_DEVICE, "%s wants groups of %lld work-items; as built it can have %zu", launch->entry,
+        return wf_fail(WF_ERR_UNSUPPORTED, "%s wants groups of %lld work-items; as built it can have %zu", launch->entry,
                        (long long)items, group);
     const int64_t passed = passed_local_bytes(launch);
     /* Some drivers count arguments that are set already, some do not: the larger reading is safe. */
     const int64_t wanted = (int64_t)local > passed ? (int64_t)local : passed;
     if (wanted > opencl->device.local_bytes)
-        return wf_fail(WF_ERR_DEVICE, "%s wants %lld bytes of local memory; %s has %lld", launch->entry,
+        return wf_fail(WF_ERR_UNSUPPORTED, "%s wants %lld bytes of local memory; %s has %lld", launch->entry,
                        (long long)wanted, opencl->device.name, (long long)opencl->device.local_bytes);
     return WF_OK;
 }
@@ -100,7 +100,7 @@ static wf_status prepare_kernel(wf_opencl *opencl, const wf_program *program, wf
     const wf_launch *launch = &prepared->launch;
     TRY(check_geometry(opencl, launch));
     if (passed_local_bytes(launch) > opencl->device.local_bytes)
-        return wf_fail(WF_ERR_DEVICE, "%s wants %lld bytes of local memory; %s has %lld", launch->entry,
+        return wf_fail(WF_ERR_UNSUPPORTED, "%s wants %lld bytes of local memory; %s has %lld", launch->entry,
                        (long long)passed_local_bytes(launch), opencl->device.name, (long long)opencl->device.local_bytes);
     prepared->kernel = WF_CL_NEW(&opencl->calls, code, clCreateKernel, (program->program, launch->entry, &code));
     if (wf_calls_status("clCreateKernel", code) != WF_OK)
@@ -203,6 +203,10 @@ void wf_kernel_destroy(wf_kernel *kernel) {
         if (kernel->prepared[i].kernel) clReleaseKernel(kernel->prepared[i].kernel);
     if (kernel->temporary) clReleaseMemObject(kernel->temporary);
     free(kernel);
+}
+
+int64_t wf_kernel_workspace_bytes(const wf_kernel *kernel) {
+    return kernel->workspace_bytes;
 }
 
 wf_status wf_kernel_workspace(wf_opencl *opencl, const wf_problem *problem, const wf_candidate *candidate,

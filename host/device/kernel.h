@@ -48,9 +48,6 @@ struct wf_library {
 };
 extern const wf_library wf_clblast_gemm;
 
-/* wf_kernel_prepare for any operation; source text NULL: the embedded one. */
-wf_status wf_kernel_prepare_as(wf_opencl *, const wf_operation *, const wf_problem *, const wf_candidate *,
-                               const char *text, const char *options, wf_kernel **out);
 /* The workspace argument of a library as a buffer of its own, which starts at the view's offset. */
 wf_status wf_kernel_temporary(wf_kernel *, const wf_bound_view *workspace, cl_mem *out);
 

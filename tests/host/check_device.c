@@ -172,13 +172,13 @@ START_TEST(kernels_that_ask_too_much_are_refused) {
     wf_kernel *kernel = NULL;
     char options[64];
     problem.real[0] = (double)(device->local_bytes + 4);
-    ck_fails(WF_ERR_DEVICE, wf_kernel_prepare_as(opencl, &scale_operation, &problem, &(wf_candidate){.value = {32}},
+    ck_fails(WF_ERR_UNSUPPORTED, wf_kernel_prepare_as(opencl, &scale_operation, &problem, &(wf_candidate){.value = {32}},
                                                  scale_source, "-DFACTOR=3 -DGROUP=32", &kernel));
     ck_assert_msg(strstr(wf_last_error(), "local memory") != NULL, "%s", wf_last_error());
     problem.real[0] = 64;
     const int32_t group = 2 * device->max_group;
     snprintf(options, sizeof options, "-DFACTOR=3 -DGROUP=%d", (int)group);
-    ck_fails(WF_ERR_DEVICE, wf_kernel_prepare_as(opencl, &scale_operation, &problem, &(wf_candidate){.value = {group}},
+    ck_fails(WF_ERR_UNSUPPORTED, wf_kernel_prepare_as(opencl, &scale_operation, &problem, &(wf_candidate){.value = {group}},
                                                  scale_source, options, &kernel));
     ck_assert_ptr_null(kernel);
     ck_assert_ptr_null(opencl->kernels);
