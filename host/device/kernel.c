@@ -187,7 +187,7 @@ wf_status wf_kernel_prepare(wf_opencl *opencl, const wf_problem *problem, const 
     if (!variant->ok(problem, candidate, &opencl->device, &why))
         return wf_fail(WF_ERR_UNSUPPORTED, "%s cannot be computed by %s on %s: %s", name, variant->name,
                        opencl->device.name, why);
-    if (variant->kind == WF_VARIANT_KERNEL) wf_candidate_options(problem, candidate, options, sizeof options);
+    if (variant->source) wf_candidate_options(problem, candidate, options, sizeof options);
     const wf_status status = wf_kernel_prepare_as(opencl, operation, problem, candidate, NULL, options, out);
     return status == WF_OK ? WF_OK : wf_fail(status, "%s: %s", name, wf_last_error());
 }
