@@ -246,7 +246,8 @@ static wf_status judge_all(const bench *all, wf_verdict *verdict) {
         if (test->operand[i].access == WF_READ) continue;
         double *bound = malloc(sizeof *bound * (size_t)(test->count[i] + 1));
         if (!bound) return wf_fail(WF_ERR_MEMORY, "out of host memory for the bounds of %s", test->operand[i].name);
-        test->operation->tolerance(test->problem, test->after, i, bound);
+        if (test->operation->tolerance_run) test->operation->tolerance_run(test->problem, test->after, test->run, i, bound);
+        else test->operation->tolerance(test->problem, test->after, i, bound);
         judge(all, i, bound, verdict);
         free(bound);
     }
