@@ -40,5 +40,5 @@ const wf_operation wf_adamw_operation = {
     .name = "adamw", .size_names = {"n"}, .flags = WF_DECAY,
     .operands = operands, .flops = flops,
     .reference = wf_adamw_reference, .tolerance_run = wf_adamw_tolerance,
-    .nvariants = 1, .variants = variants,
+    .nvariants = 1, .variants = variants, .prefer = wf_row_prefer,
 };

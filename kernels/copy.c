@@ -86,12 +86,12 @@ const wf_operation wf_fill_operation = {
     .name = "fill", .size_names = {"rows", "n"}, .real_names = {"value"}, .integers = true,
     .operands = fill_operands, .flops = no_flops, .check = fill_check,
     .reference = wf_fill_reference, .tolerance = wf_fill_tolerance,
-    .nvariants = 1, .variants = fill_variants,
+    .nvariants = 1, .variants = fill_variants, .prefer = wf_row_prefer,
 };
 
 const wf_operation wf_copy_operation = {
     .name = "copy", .size_names = {"rows", "n"}, .integers = true,
     .operands = copy_operands, .flops = no_flops,
     .reference = wf_copy_reference, .tolerance = wf_copy_tolerance,
-    .nvariants = 1, .variants = copy_variants,
+    .nvariants = 1, .variants = copy_variants, .prefer = wf_row_prefer,
 };

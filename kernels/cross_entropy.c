@@ -46,7 +46,7 @@ const wf_operation wf_loss_stats_operation = {
     .name = "loss_stats", .size_names = {"rows", "vocabulary", "first"},
     .operands = stats_operands, .flops = stats_flops,
     .reference = wf_loss_stats_reference, .tolerance = wf_loss_stats_tolerance,
-    .nvariants = 1, .variants = stats_variants,
+    .nvariants = 1, .variants = stats_variants, .prefer = wf_row_prefer,
 };
 
 /* ---- LOSS_MERGE ---------------------------------------------------------------------------------- */
@@ -98,7 +98,7 @@ const wf_operation wf_loss_merge_operation = {
     .operands = merge_operands, .flops = merge_flops, .check = merge_check,
     .complete = merge_complete,
     .reference = wf_loss_merge_reference, .tolerance = wf_loss_merge_tolerance,
-    .nvariants = 1, .variants = merge_variants,
+    .nvariants = 1, .variants = merge_variants, .prefer = wf_row_prefer,
 };
 
 /* ---- LOSS_BACKWARD ------------------------------------------------------------------------------- */
@@ -137,5 +137,5 @@ const wf_operation wf_loss_backward_operation = {
     .name = "loss_backward", .size_names = {"rows", "vocabulary", "first"},
     .operands = backward_operands, .flops = backward_flops,
     .reference = wf_loss_backward_reference, .tolerance_run = wf_loss_backward_tolerance,
-    .nvariants = 1, .variants = backward_variants,
+    .nvariants = 1, .variants = backward_variants, .prefer = wf_row_prefer,
 };

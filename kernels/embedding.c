@@ -70,12 +70,12 @@ const wf_operation wf_embedding_operation = {
     .name = "embedding", .size_names = {"rows", "vocabulary", "n", "first"},
     .operands = forward_operands, .flops = forward_flops,
     .reference = wf_embedding_reference, .tolerance = wf_embedding_tolerance,
-    .nvariants = 1, .variants = forward_variants,
+    .nvariants = 1, .variants = forward_variants, .prefer = wf_row_prefer,
 };
 
 const wf_operation wf_embedding_backward_operation = {
     .name = "embedding_backward", .size_names = {"rows", "vocabulary", "n", "first"},
     .operands = backward_operands, .flops = backward_flops,
     .reference = wf_embedding_backward_reference, .tolerance = wf_embedding_backward_tolerance,
-    .nvariants = 1, .variants = backward_variants,
+    .nvariants = 1, .variants = backward_variants, .prefer = wf_row_prefer,
 };

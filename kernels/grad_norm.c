@@ -48,7 +48,7 @@ const wf_operation wf_sum_squares_operation = {
     .name = "sum_squares", .size_names = {"n"},
     .operands = squares_operands, .flops = squares_flops,
     .reference = wf_sum_squares_reference, .tolerance = wf_sum_squares_tolerance,
-    .nvariants = 1, .variants = squares_variants,
+    .nvariants = 1, .variants = squares_variants, .prefer = wf_row_prefer,
 };
 
 /* ---- GRAD_NORM ----------------------------------------------------------------------------------- */
@@ -82,5 +82,5 @@ const wf_operation wf_grad_norm_operation = {
     .name = "grad_norm", .size_names = {"n"},
     .operands = norm_operands, .flops = norm_flops,
     .reference = wf_grad_norm_reference, .tolerance = wf_grad_norm_tolerance,
-    .nvariants = 1, .variants = norm_variants,
+    .nvariants = 1, .variants = norm_variants, .prefer = wf_row_prefer,
 };

@@ -50,7 +50,7 @@ const wf_operation wf_norm_operation = {
     .name = "norm", .size_names = {"rows", "n"}, .real_names = {"eps"},
     .operands = norm_operands, .flops = norm_flops, .check = check_norm,
     .reference = wf_norm_reference, .tolerance = wf_norm_tolerance,
-    .nvariants = 1, .variants = norm_variants,
+    .nvariants = 1, .variants = norm_variants, .prefer = wf_row_prefer,
 };
 
 /* ---- NORM_BACKWARD ------------------------------------------------------------------------------- */
@@ -96,7 +96,7 @@ const wf_operation wf_norm_backward_operation = {
     .name = "norm_backward", .size_names = {"rows", "n"}, .flags = WF_RESIDUAL,
     .operands = backward_operands, .flops = backward_flops,
     .reference = wf_norm_backward_reference, .tolerance = wf_norm_backward_tolerance,
-    .nvariants = 1, .variants = backward_variants,
+    .nvariants = 1, .variants = backward_variants, .prefer = wf_row_prefer,
 };
 
 /* ---- NORM_WGRAD ---------------------------------------------------------------------------------- */
@@ -156,5 +156,5 @@ const wf_operation wf_norm_wgrad_operation = {
     .name = "norm_wgrad", .size_names = {"rows", "n"}, .flags = WF_ACCUMULATE,
     .operands = wgrad_operands, .flops = wgrad_flops,
     .reference = wf_norm_wgrad_reference, .tolerance = wf_norm_wgrad_tolerance,
-    .nvariants = 1, .variants = wgrad_variants,
+    .nvariants = 1, .variants = wgrad_variants, .prefer = wf_row_prefer,
 };

@@ -119,5 +119,5 @@ const wf_operation wf_reduce_operation = {
     .flags = WF_BIAS | WF_DROPOUT | WF_RESIDUAL | WF_NORM,
     .operands = operands, .flops = flops, .check = check, .complete = complete,
     .reference = wf_reduce_reference, .tolerance = wf_reduce_tolerance,
-    .nvariants = 1, .variants = variants,
+    .nvariants = 1, .variants = variants, .prefer = wf_row_prefer,
 };

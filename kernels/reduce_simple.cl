@@ -41,8 +41,8 @@ vec drop(vec v, const mask *m, long column) {
 #elif WIDTH == 8
     return (vec)(drop4(v.lo, m, quad), drop4(v.hi, m, quad + 1));
 #else
-    return (vec)(drop4(v.lo.lo, m, quad), drop4(v.lo.hi, m, quad + 1), drop4(v.hi.lo, m, quad + 2),
-                 drop4(v.hi.hi, m, quad + 3));
+    const uint16 words = philox_blocks4(m->key, m->head, m->c1, m->c2, quad);
+    return select((vec)(0.0f), v * m->scale, words >= (uint16)(m->threshold));
 #endif
 }
 

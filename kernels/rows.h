@@ -22,6 +22,9 @@ enum { WF_ROW_CHUNK = WF_ROW_PARAMETERS, WF_CHUNK_PARAMETERS };
 extern const wf_parameter wf_chunk_parameters[WF_CHUNK_PARAMETERS];
 /* Group and local memory within the device's limits? */
 bool wf_row_ok(const wf_problem *, const wf_candidate *, const wf_device *, const char **why);
+/* For CPUs one item per group and the widest vectors: a core runs a group's items one after the
+ * other, and each barrier costs it a pass over all of them. */
+void wf_row_prefer(const wf_problem *, const wf_device *, wf_candidate *);
 /* Elements that a group handles at once: GROUP * WIDTH. */
 int64_t wf_row_span(const wf_candidate *);
 /* Elements of a flat array that one group goes through, a multiple of the span. */

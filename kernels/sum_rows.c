@@ -69,5 +69,5 @@ const wf_operation wf_sum_rows_operation = {
     .name = "sum_rows", .size_names = {"groups", "per", "n"}, .flags = WF_ACCUMULATE,
     .operands = operands, .flops = flops, .complete = complete,
     .reference = wf_sum_rows_reference, .tolerance = wf_sum_rows_tolerance,
-    .nvariants = 1, .variants = variants,
+    .nvariants = 1, .variants = variants, .prefer = wf_row_prefer,
 };
