@@ -1,0 +1,354 @@
+/* GEMM on this machine's device: every variant, all transposes and epilogues, sizes around the tiles'
+ * edges, odd strides and offsets, against the reference within the derived bound; exactly on integers.
+ * The sizes are fresh in each run; a failure prints the seed, and `check_gemm SEED` repeats it. */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "host/device/device.h"
+#include "kernels/table.h"
+
+static wf_opencl *opencl;
+static uint64_t seed, random_state;
+
+static uint32_t next_random(void) { /* Knuth's MMIX generator, upper half */
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(random_state >> 32);
+}
+
+#define ck_ok(expression)                                                                          \
+    ck_assert_msg((expression) == WF_OK, "%s: %s (seed %llu)", #expression, wf_last_error(),       \
+                  (unsigned long long)seed)
+
+/* ---- one operand: f32 as the device has it, f64 as the reference has it ------------------------------ */
+
+typedef struct buffer {
+    wf_operand operand;
+    int64_t elements, offset; /* of the allocation; of the view's first element */
+    float *device;            /* what is sent, then what came back */
+    float *sent;
+    double *reference;
+    wf_tensor view;
+    wf_memory *memory;
+} buffer;
+
+enum { GUARD = 37 };
+
+static bool inside(const buffer *b, int64_t i) {
+    const int64_t columns = b->operand.extent[b->operand.ndim - 1];
+    const int64_t rows = b->operand.ndim > 1 ? b->operand.extent[0] : 1;
+    const int64_t stride = b->operand.ndim > 1 ? b->view.stride[0] : columns + GUARD;
+    const int64_t at = i - b->offset;
+    return at >= 0 && at / stride < rows && at % stride < columns;
+}
+
+/* Numbers in (-1, 1), or integers -3..3. Written buffers start as NaN; so does all around the views. */
+static void fill(buffer *b, bool integers) {
+    for (int64_t i = 0; i < b->elements; i++) {
+        const double x = integers ? (double)(next_random() % 7) - 3
+                                  : (double)(next_random() >> 8) * 0x1p-23 - 1;
+        const bool poison = b->operand.access == WF_WRITE || !inside(b, i);
+        b->device[i] = b->sent[i] = poison ? NAN : (float)x;
+        b->reference[i] = b->device[i];
+    }
+}
+
+static void make_buffer(buffer *b, const wf_operand *operand, bool integers) {
+    *b = (buffer){.operand = *operand};
+    const int64_t columns = operand->extent[operand->ndim - 1];
+    const int64_t rows = operand->ndim > 1 ? operand->extent[0] : 1;
+    const int64_t stride = columns + next_random() % 6;
+    b->offset = GUARD + next_random() % 8;
+    b->elements = b->offset + rows * stride + GUARD;
+    b->view.stride[0] = operand->ndim > 1 ? stride : 1;
+    b->view.stride[1] = 1;
+    b->device = malloc((size_t)b->elements * sizeof(float));
+    b->sent = malloc((size_t)b->elements * sizeof(float));
+    b->reference = malloc((size_t)b->elements * sizeof(double));
+    b->view.data = b->reference + b->offset;
+    fill(b, integers);
+    ck_ok(wf_memory_create(opencl, b->elements * 4, &b->memory));
+    ck_ok(wf_queue_write(opencl, WF_QUEUE_COMPUTE, b->memory, 0, b->elements * 4, b->device, NULL));
+    ck_ok(wf_queue_finish(opencl, WF_QUEUE_COMPUTE));
+}
+
+static void destroy_buffer(buffer *b) {
+    wf_memory_destroy(b->memory);
+    free(b->device);
+    free(b->sent);
+    free(b->reference);
+}
+
+/* ---- running and comparing ------------------------------------------------------------------------------ */
+
+static void run(const wf_problem *p, const wf_candidate *c, buffer *buffers, int n) {
+    wf_bound_view views[WF_OPERANDS] = {{0}}, workspace = {0};
+    wf_kernel *kernel = NULL;
+    int64_t bytes = 0;
+    for (int i = 0; i < n; i++) {
+        views[i] = (wf_bound_view){.memory = buffers[i].memory, .offset = buffers[i].offset};
+        memcpy(views[i].stride, buffers[i].view.stride, sizeof views[i].stride);
+    }
+    ck_ok(wf_kernel_workspace(opencl, p, c, &bytes));
+    if (bytes > 0) ck_ok(wf_memory_create(opencl, bytes, &workspace.memory));
+    ck_ok(wf_kernel_prepare(opencl, p, c, &kernel));
+    ck_ok(wf_kernel_enqueue(kernel, WF_QUEUE_COMPUTE, views, n, bytes > 0 ? &workspace : NULL, NULL,
+                            NULL));
+    for (int i = 0; i < n; i++)
+        ck_ok(wf_queue_read(opencl, WF_QUEUE_COMPUTE, buffers[i].memory, 0, buffers[i].elements * 4,
+                            buffers[i].device, NULL));
+    ck_ok(wf_queue_finish(opencl, WF_QUEUE_COMPUTE));
+    wf_kernel_destroy(kernel);
+    wf_memory_destroy(workspace.memory);
+}
+
+/* Elements outside the view, and operands that are only read, keep their bits. */
+static int64_t damaged(const buffer *b) {
+    for (int64_t i = 0; i < b->elements; i++) {
+        if (inside(b, i) && b->operand.access != WF_READ) continue;
+        if (memcmp(&b->device[i], &b->sent[i], sizeof(float)) != 0) return i;
+    }
+    return -1;
+}
+
+/* Largest |got - reference| / bound of an output, "" or a sentence on what is wrong. */
+static double compare(const wf_problem *p, const wf_tensor *tensors, const buffer *b, int operand,
+                      bool exact, char sentence[200]) {
+    const int64_t m = p->size[0], n = p->size[1];
+    double *bound = malloc((size_t)(m * n + 1) * sizeof *bound), worst = 0;
+    wf_operations[p->op]->tolerance(p, tensors, operand, bound);
+    sentence[0] = 0;
+    for (int64_t i = 0; i < m * n; i++) {
+        const int64_t at = b->offset + i / n * b->view.stride[0] + i % n;
+        const double got = b->device[at], want = b->reference[at];
+        const double difference = fabs(got - want), allowed = exact ? 0 : bound[i];
+        if (difference <= allowed && difference <= worst * bound[i]) continue;
+        worst = bound[i] > 0 ? difference / bound[i] : INFINITY;
+        if (!(difference <= allowed))
+            snprintf(sentence, 200, "%s[%lld,%lld] is %.9g, reference %.9g, allowed %.3g",
+                     b->operand.name, (long long)(i / n), (long long)(i % n), got, want, allowed);
+    }
+    free(bound);
+    return worst;
+}
+
+static double check_case(const wf_problem *p, const wf_candidate *c, bool integers) {
+    wf_operand operands[WF_OPERANDS];
+    wf_tensor tensors[WF_OPERANDS];
+    buffer buffers[WF_OPERANDS];
+    char text[320], candidate[200], sentence[200];
+    double worst = 0;
+    const int n = wf_operations[p->op]->operands(p, operands);
+    for (int i = 0; i < n; i++) {
+        make_buffer(&buffers[i], &operands[i], integers);
+        tensors[i] = buffers[i].view;
+    }
+    run(p, c, buffers, n);
+    wf_operations[p->op]->reference(p, tensors, NULL);
+    wf_problem_print(p, text, sizeof text);
+    wf_candidate_print(p, c, candidate, sizeof candidate);
+    const bool exact = integers && (!p->activation || p->activation == WF_ACT_RELU);
+    for (int i = 0; i < n; i++) {
+        ck_assert_msg(damaged(&buffers[i]) < 0, "%s '%s': element %lld of %s was overwritten (seed %llu)",
+                      text, candidate, (long long)damaged(&buffers[i]), operands[i].name,
+                      (unsigned long long)seed);
+        if (operands[i].access == WF_READ) continue;
+        worst = fmax(worst, compare(p, tensors, &buffers[i], i, exact, sentence));
+        ck_assert_msg(!sentence[0], "%s '%s': %s (seed %llu)", text, candidate, sentence,
+                      (unsigned long long)seed);
+    }
+    for (int i = 0; i < n; i++) destroy_buffer(&buffers[i]);
+    return worst;
+}
+
+/* ---- the sweep ------------------------------------------------------------------------------------------- */
+
+/* Each line is built once (some second, when no cache has it) and run at many sizes. */
+static const char *const lines[][2] = {
+    {"nn", "simple"},
+    {"nt", "simple"},
+    {"tn", "simple"},
+    {"tt", "simple"},
+    {"nn.accumulate", "simple"},
+    {"nt.bias.gelu_tanh", "simple"},
+    {"nn.accumulate.bias.gelu", "simple"},
+    {"nt.bias.relu", "simple"},
+    {"nt.bias.silu", "simple"},
+    {"nn.act-grad.gelu_tanh", "simple"},
+    {"nn.accumulate.bias.act-grad.gelu", "simple"},
+    {"nn.act-grad.relu", "simple"},
+    {"nn.act-grad.silu", "simple"},
+    {"nt", "simple TILE_M=32 TILE_N=128 TILE_K=8 GROUP_M=8 GROUP_N=16"},
+    {"tn", "simple TILE_M=64 TILE_N=32 TILE_K=32 GROUP_M=16 GROUP_N=8"},
+    {"nn", "direct"},
+    {"tn", "direct"},
+    {"tn.accumulate", "direct"},
+    {"nn.bias.gelu_tanh", "direct"},
+    {"nn.accumulate.bias.gelu", "direct"},
+    {"nn.bias.relu", "direct"},
+    {"nn.bias.silu", "direct"},
+    {"nn.act-grad.gelu_tanh", "direct"},
+    {"nn.act-grad.gelu", "direct"},
+    {"nn.act-grad.relu", "direct"},
+    {"nn.accumulate.bias.act-grad.silu", "direct"},
+    {"nn.bias", "direct ROWS=8 VECTORS=1 WIDTH=8"},
+    {"tn", "direct ROWS=1 VECTORS=4 WIDTH=4"},
+    {"nt", "dot"},
+    {"nt.accumulate.bias", "dot"},
+    {"nt.bias.gelu_tanh", "dot"},
+    {"nt.act-grad.gelu", "dot"},
+    {"nt.bias", "dot ROWS=2 WIDTH=8 DEPTH=8"},
+    {"nt", "dot ROWS=6 WIDTH=4 DEPTH=4"},
+    {"nn", "clblast"},
+    {"nt.accumulate", "clblast"},
+    {"tn.bias", "clblast"},
+    {"tt.accumulate.bias.gelu_tanh", "clblast"},
+    {"nn.act-grad.silu", "clblast"},
+};
+enum { LINES = sizeof lines / sizeof *lines, RANDOM_SIZES = 8 };
+
+static const int64_t edges[] = {1,  2,  3,  4,  7,  11, 12, 13, 15, 16, 17, 23,  29,  31,  32, 33,
+                                47, 48, 49, 61, 63, 64, 65, 66, 79, 97, 127, 128, 129, 131};
+enum { EDGES = sizeof edges / sizeof *edges };
+/* Zeros, ones, one of each long. */
+static const int64_t fixed_sizes[][3] = {{0, 5, 3}, {5, 0, 3},  {6, 7, 0},    {1, 1, 1},
+                                         {1, 67, 5}, {67, 1, 5}, {13, 19, 300}};
+enum { FIXED = sizeof fixed_sizes / sizeof *fixed_sizes };
+
+static void choose_size(int i, wf_problem *p) {
+    for (int d = 0; d < 3; d++) p->size[d] = i < FIXED ? fixed_sizes[i][d] : edges[next_random() % EDGES];
+}
+
+static wf_problem problem_of(const char *flags) {
+    char text[100];
+    wf_problem p;
+    snprintf(text, sizeof text, "gemm:f32::%s", flags);
+    ck_ok(wf_problem_parse(text, &p));
+    return p;
+}
+
+START_TEST(every_size_and_epilogue_is_within_the_bound) {
+    wf_problem p = problem_of(lines[_i][0]);
+    wf_candidate c;
+    const char *why = NULL;
+    double worst = 0;
+    int ran = 0;
+    random_state = seed + (uint64_t)_i * 1000003;
+    ck_ok(wf_candidate_parse(&p, lines[_i][1], &c));
+    for (int i = 0; i < FIXED + RANDOM_SIZES; i++) {
+        choose_size(i, &p);
+        if (!wf_kernel_ok(opencl, &p, &c, &why)) continue;
+        worst = fmax(worst, check_case(&p, &c, false));
+        check_case(&p, &c, true);
+        ran++;
+    }
+    if (ran == 0) fprintf(stderr, "skipped: gemm %s '%s': %s\n", lines[_i][0], lines[_i][1], why);
+    ck_assert_msg(ran == 0 || worst > 0, "%s '%s': no difference at all is not to be believed",
+                  lines[_i][0], lines[_i][1]);
+}
+END_TEST
+
+/* ---- the reference itself, and the comparison ---------------------------------------------------------------- */
+
+START_TEST(the_reference_is_right_by_hand) {
+    double a[] = {1, 2, 3, 4, 5, 6}, b[] = {7, 8, 9, 10, 11, 12}, bias[] = {100, 200};
+    double c[] = {1, 2, 3, 4}, pre[4];
+    wf_tensor t[5] = {{a, {3, 1}}, {b, {2, 1}}, {c, {2, 1}}, {pre, {2, 1}}};
+    wf_problem p = {.op = WF_OP_GEMM, .size = {2, 2, 3}, .flags = WF_ACCUMULATE};
+    wf_gemm_operation.reference(&p, t, NULL);
+    static const double sums[] = {58 + 1, 64 + 2, 139 + 3, 154 + 4};
+    ck_assert_mem_eq(c, sums, sizeof sums);
+
+    /* A as [k,m] = {{1,2},{3,4},{5,6}}, B as [n,k] = {{7,8,9},{10,11,12}}; ReLU of sum + bias - 200 */
+    bias[0] = -76, bias[1] = -500;
+    p.flags = WF_TRANS_A | WF_TRANS_B | WF_BIAS | WF_ACTIVATE, p.activation = WF_ACT_RELU;
+    wf_tensor u[5] = {{a, {2, 1}}, {b, {3, 1}}, {bias, {1}}, {c, {2, 1}}, {pre, {2, 1}}};
+    wf_gemm_operation.reference(&p, u, NULL);
+    static const double before[] = {0, -397, 24, -364}, after[] = {0, 0, 24, 0};
+    ck_assert_mem_eq(pre, before, sizeof before);
+    ck_assert_mem_eq(c, after, sizeof after);
+
+    /* act-grad: C = (A B) * relu'(pre) */
+    p.flags = WF_ACT_GRAD;
+    pre[0] = -1, pre[1] = 1, pre[2] = 2, pre[3] = -2;
+    wf_tensor g[4] = {{a, {3, 1}}, {b, {2, 1}}, {pre, {2, 1}}, {c, {2, 1}}};
+    wf_gemm_operation.reference(&p, g, NULL);
+    static const double masked[] = {0, 64, 139, 0};
+    ck_assert_mem_eq(c, masked, sizeof masked);
+}
+END_TEST
+
+/* A rounding too few is seen: a result off by twice the bound, a NaN, and a lost guard word. */
+START_TEST(seeded_faults_are_caught) {
+    wf_problem p = problem_of("nn");
+    wf_operand operands[WF_OPERANDS];
+    wf_tensor tensors[WF_OPERANDS];
+    buffer buffers[WF_OPERANDS];
+    wf_candidate c;
+    char sentence[200];
+    p.size[0] = 17, p.size[1] = 33, p.size[2] = 20;
+    random_state = seed;
+    ck_ok(wf_candidate_parse(&p, "simple", &c));
+    const int n = wf_operations[p.op]->operands(&p, operands);
+    for (int i = 0; i < n; i++) {
+        make_buffer(&buffers[i], &operands[i], false);
+        tensors[i] = buffers[i].view;
+    }
+    run(&p, &c, buffers, n);
+    wf_operations[p.op]->reference(&p, tensors, NULL);
+    buffer *out = &buffers[2];
+    ck_assert_double_le(compare(&p, tensors, out, 2, false, sentence), 1);
+    const int64_t at = out->offset + 5 * out->view.stride[0] + 7;
+    const float kept = out->device[at];
+    out->device[at] = kept + 1e-5f;
+    ck_assert_double_gt(compare(&p, tensors, out, 2, false, sentence), 1);
+    ck_assert_ptr_nonnull(strstr(sentence, "C[5,7]"));
+    out->device[at] = NAN;
+    compare(&p, tensors, out, 2, false, sentence);
+    ck_assert_ptr_nonnull(strstr(sentence, "C[5,7]"));
+    ck_assert_int_lt(damaged(out), 0);
+    out->device[out->offset - 1] = 0;
+    ck_assert_int_eq(damaged(out), out->offset - 1);
+    for (int i = 0; i < n; i++) destroy_buffer(&buffers[i]);
+}
+END_TEST
+
+/* The untuned choice for this device runs every kind of GEMM. */
+START_TEST(the_untuned_candidate_runs_here) {
+    static const char *const flags[] = {"nn", "nt", "tn", "tt"};
+    random_state = seed;
+    for (int i = 0; i < 4; i++) {
+        wf_problem p = problem_of(flags[i]);
+        wf_candidate c;
+        p.size[0] = 70, p.size[1] = 90, p.size[2] = 50;
+        ck_ok(wf_candidate_for_device(&p, wf_opencl_device(opencl), &c));
+        check_case(&p, &c, false);
+    }
+}
+END_TEST
+
+int main(int argc, char **argv) {
+    seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
+    if (wf_opencl_create(&(wf_opencl_options){0}, &opencl) != WF_OK) {
+        fprintf(stderr, "skipped: %s\n", wf_last_error());
+        return 77;
+    }
+    Suite *suite = suite_create("gemm");
+    TCase *tests = tcase_create("gemm");
+    suite_add_tcase(suite, tests);
+    tcase_set_timeout(tests, 0);
+    tcase_add_test(tests, the_reference_is_right_by_hand);
+    tcase_add_test(tests, seeded_faults_are_caught);
+    tcase_add_test(tests, the_untuned_candidate_runs_here);
+    tcase_add_loop_test(tests, every_size_and_epilogue_is_within_the_bound, 0, LINES);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    wf_opencl_destroy(opencl);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
