@@ -238,9 +238,10 @@ START_TEST(every_size_and_epilogue_is_within_the_bound) {
     int ran = 0;
     random_state = seed + (uint64_t)_i * 1000003;
     ck_ok(wf_candidate_parse(&p, lines[_i][1], &c));
+    const wf_variant *variant = &wf_gemm_operation.variants[c.variant];
     for (int i = 0; i < FIXED + RANDOM_SIZES; i++) {
         choose_size(i, &p);
-        if (!wf_kernel_ok(opencl, &p, &c, &why)) continue;
+        if (!variant->ok(&p, &c, wf_opencl_device(opencl), &why)) continue;
         worst = fmax(worst, check_case(&p, &c, false));
         check_case(&p, &c, true);
         ran++;
