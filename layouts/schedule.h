@@ -64,7 +64,7 @@ typedef struct wf_buffer {
     int32_t segment;        /* of SCRATCH; else -1 */
     int64_t bytes;          /* of one instance; memory uses bounds of run-time extents */
     int32_t count;          /* instances: POOL: high-water mark of the free list; SLOT: layers, microbatches or 1 */
-    int32_t first, last;    /* = SCRATCH: steps of the segment */
+    int32_t first, last;    /* = SCRATCH: steps that use it first and last, counted from the segment's first; -1: none */
     int32_t allocation;     /* = index into allocations; -1 when bytes == 0 */
     int64_t offset, stride; /* = bytes: of instance 0, between instances */
     int32_t per_allocation; /* = instances in each allocation: all of them, unless they exceed the
@@ -118,10 +118,11 @@ typedef struct wf_step {
     int32_t problem;                /* KERNEL: into problems */
     int32_t exchange;               /* EXCHANGE: into exchanges */
     const char *site;               /* "attn.qkv.dgrad": trace, messages; owned by the schedule */
-    int32_t wait[WF_LANES];         /* = last step of this segment needed on each other lane, -1 none */
+    int32_t wait[WF_LANES];         /* = last step (counted from the segment's first) needed on each other lane, -1 none */
 } wf_step;
 
-typedef struct wf_touch {   /* = a segment's first/last uses, per lane and kind, of what outlives it */
+typedef struct wf_touch {   /* = a segment's first/last uses, per lane and kind, of what outlives it and is
+                             * conflicted for by two lanes anywhere in the schedule */
     int32_t step, buffer;   /* buffer -1 - a: allocation a of all scratch, as one thing */
     uint8_t at, lane, write, last; /* last: 0 first use, 1 last use */
 } wf_touch;
