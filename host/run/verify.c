@@ -206,6 +206,16 @@ static bool same_bits(const image *one, const wf_operand *operand, int64_t count
     return true;
 }
 
+/* A word or an element of the reference, as the operand's type says, in f64. */
+static double number_of(const wf_operand *operand, uint32_t word) {
+    return operand->dtype == WF_I32 ? (double)(int32_t)word : real_of(word);
+}
+
+static double reference_of(const wf_case *test, int operand, int64_t index) {
+    const void *data = test->after[operand].data;
+    return test->operand[operand].dtype == WF_I32 ? (double)((const int32_t *)data)[index] : ((const double *)data)[index];
+}
+
 /* |got - reference| / bound: infinite for a NaN where none belongs. */
 static double ratio(double got, double reference, double bound) {
     if (got == reference || (isnan(got) && isnan(reference))) return 0;
@@ -218,18 +228,18 @@ static void judge(const bench *all, int operand, const double *bound, wf_verdict
     const wf_case *test = all->test;
     const wf_operand *what = &test->operand[operand];
     const image *one = &all->image[operand];
-    const double *reference = test->after[operand].data;
     int64_t zeros = 0;
     for (int64_t j = 0; j < test->count[operand]; j++) {
         const uint32_t word = one->got[0][word_of(one, what, j)];
-        const double got = real_of(word), worst = ratio(got, reference[j], bound[j]);
+        const double got = number_of(what, word), reference = reference_of(test, operand, j);
+        const double worst = ratio(got, reference, bound[j]);
         char name[96];
-        zeros += got == 0 && reference[j] != 0;
+        zeros += got == 0 && reference != 0;
         if (worst <= verdict->worst) continue;
         verdict->worst = worst;
         place(what, j, name, sizeof name);
         snprintf(verdict->sentence, sizeof verdict->sentence, "worst is %s: got %.9g%s, reference %.9g, bound %.3g (%.3g of it)",
-                 name, got, word == poison_word ? " (not written)" : "", reference[j], bound[j], worst);
+                 name, got, word == poison_word ? " (not written)" : "", reference, bound[j], worst);
         if (!(worst <= 1)) verdict->ok = false;
     }
     if (verdict->ok && 10 * zeros > 3 * test->count[operand])
@@ -246,7 +256,8 @@ static wf_status judge_all(const bench *all, wf_verdict *verdict) {
         if (test->operand[i].access == WF_READ) continue;
         double *bound = malloc(sizeof *bound * (size_t)(test->count[i] + 1));
         if (!bound) return wf_fail(WF_ERR_MEMORY, "out of host memory for the bounds of %s", test->operand[i].name);
-        if (test->operation->tolerance_run) test->operation->tolerance_run(test->problem, test->after, test->run, i, bound);
+        if (test->operation->tolerance_run)
+            test->operation->tolerance_run(test->problem, test->after, test->run, i, bound);
         else test->operation->tolerance(test->problem, test->after, i, bound);
         judge(all, i, bound, verdict);
         free(bound);

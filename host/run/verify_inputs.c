@@ -276,9 +276,17 @@ static wf_status allocate(wf_case *test, int operand) {
     return wf_fail(WF_ERR_MEMORY, "out of host memory to check operand %s of %lld elements", what->name, (long long)stride);
 }
 
+static void fill_integers(wf_case *test, int operand, wf_stream *stream) {
+    int32_t *data = test->before[operand].data;
+    for (int64_t j = 0; j < test->count[operand]; j++) data[j] = (int32_t)wf_stream_range(stream, -1000000, 1000000);
+}
+
 static wf_status fill(wf_case *test, wf_stream *stream) {
     for (int i = 0; i < test->n; i++) {
-        if (test->operand[i].dtype == WF_I32) continue;
+        if (test->operand[i].dtype == WF_I32) {
+            fill_integers(test, i, stream);
+            continue;
+        }
         const bool output = test->operand[i].access == WF_WRITE;
         for (int64_t j = 0; j < test->count[i]; j++) reals(test, i)[j] = output ? NAN : (double)(float)normal(stream);
     }
