@@ -83,8 +83,10 @@ wf_status wf_kernel_prepare_as(wf_opencl *, const wf_operation *, const wf_probl
 void wf_kernel_destroy(wf_kernel *);
 /* Workspace that each enqueue needs. */
 int64_t wf_kernel_workspace_bytes(const wf_kernel *);
-/* Forces the driver to finish compilation of every prepared kernel (PoCL compiles work-group
- * functions late): lets one rank build before the others. */
+/* Forces the driver and libraries to finish compilation of every prepared kernel (PoCL compiles
+ * work-group functions when they first run, CLBlast its programs when first called): lets one rank
+ * build before the others. Runs each distinct kernel on a small problem in scratch memory, which is
+ * released again and left out of the peak. */
 wf_status wf_opencl_warm(wf_opencl *);
 /* Bytes of workspace of a candidate on this device, library variants asked. */
 wf_status wf_kernel_workspace(wf_opencl *, const wf_problem *, const wf_candidate *, int64_t *bytes_out);

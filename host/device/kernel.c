@@ -125,10 +125,7 @@ static wf_status prepare_launches(wf_kernel *kernel, const wf_variant *variant, 
     for (int i = 0; i < kernel->nlaunches; i++) {
         wf_prepared *prepared = &kernel->prepared[i];
         if (prepared->launch.library) {
-            int64_t bytes = 0;
             TRY(find_library(&prepared->launch, &prepared->library));
-            TRY(prepared->library->workspace_bytes(kernel->opencl, &prepared->launch, &bytes));
-            if (bytes > kernel->workspace_bytes) kernel->workspace_bytes = bytes;
             continue;
         }
         if (!program) TRY(wf_program_get(kernel->opencl, variant->source, text, options, &program));
@@ -137,26 +134,54 @@ static wf_status prepare_launches(wf_kernel *kernel, const wf_variant *variant, 
     return WF_OK;
 }
 
-static int write_launches(const wf_variant *variant, const wf_problem *problem, const wf_candidate *candidate,
-                          wf_launch out[WF_LAUNCHES]) {
+int wf_kernel_launches(const wf_variant *variant, const wf_problem *problem, const wf_candidate *candidate,
+                       wf_launch out[WF_LAUNCHES]) {
     memset(out, 0, WF_LAUNCHES * sizeof *out);
     return variant->launches(problem, candidate, out);
 }
 
+wf_status wf_kernel_launches_workspace(wf_opencl *opencl, const wf_variant *variant, const wf_problem *problem,
+                                       const wf_candidate *candidate, const wf_launch *launches, int nlaunches,
+                                       int64_t *bytes_out) {
+    int64_t most = variant->workspace_bytes ? variant->workspace_bytes(problem, candidate) : 0;
+    for (int i = 0; i < nlaunches; i++) {
+        const wf_library *library = NULL;
+        int64_t bytes = 0;
+        if (!launches[i].library) continue;
+        TRY(find_library(&launches[i], &library));
+        TRY(library->workspace_bytes(opencl, &launches[i], &bytes));
+        if (bytes > most) most = bytes;
+    }
+    *bytes_out = most;
+    return WF_OK;
+}
+
+/* Fills in a new kernel. */
+static wf_status prepare_all(wf_kernel *kernel, const char *options) {
+    wf_launch launches[WF_LAUNCHES];
+    const wf_variant *variant = &kernel->operation->variants[kernel->candidate.variant];
+    kernel->options = strdup(options);
+    if (!kernel->options) return wf_fail(WF_ERR_MEMORY, "out of host memory for a kernel");
+    kernel->noperands = kernel->operation->operands(&kernel->problem, kernel->operands);
+    kernel->nlaunches = wf_kernel_launches(variant, &kernel->problem, &kernel->candidate, launches);
+    for (int i = 0; i < kernel->nlaunches; i++) kernel->prepared[i].launch = launches[i];
+    TRY(wf_kernel_launches_workspace(kernel->opencl, variant, &kernel->problem, &kernel->candidate, launches,
+                                     kernel->nlaunches, &kernel->workspace_bytes));
+    return prepare_launches(kernel, variant, kernel->text, options);
+}
+
 wf_status wf_kernel_prepare_as(wf_opencl *opencl, const wf_operation *operation, const wf_problem *problem,
                                const wf_candidate *candidate, const char *text, const char *options, wf_kernel **out) {
-    wf_launch launches[WF_LAUNCHES];
-    const wf_variant *variant = &operation->variants[candidate->variant];
     wf_kernel *kernel = calloc(1, sizeof *kernel);
     if (!kernel) return wf_fail(WF_ERR_MEMORY, "out of host memory for a kernel");
     kernel->opencl = opencl;
-    kernel->noperands = operation->operands(problem, kernel->operands);
-    kernel->nlaunches = write_launches(variant, problem, candidate, launches);
-    for (int i = 0; i < kernel->nlaunches; i++) kernel->prepared[i].launch = launches[i];
-    if (variant->workspace_bytes) kernel->workspace_bytes = variant->workspace_bytes(problem, candidate);
-    const wf_status status = prepare_launches(kernel, variant, text, options);
+    kernel->operation = operation;
+    kernel->problem = *problem;
+    kernel->candidate = *candidate;
+    kernel->text = text;
     kernel->next = opencl->kernels;
     opencl->kernels = kernel;
+    const wf_status status = prepare_all(kernel, options);
     if (status != WF_OK) {
         wf_kernel_destroy(kernel);
         return status;
@@ -202,6 +227,7 @@ void wf_kernel_destroy(wf_kernel *kernel) {
     for (int i = 0; i < kernel->nlaunches; i++)
         if (kernel->prepared[i].kernel) clReleaseKernel(kernel->prepared[i].kernel);
     if (kernel->temporary) clReleaseMemObject(kernel->temporary);
+    free(kernel->options);
     free(kernel);
 }
 
@@ -215,18 +241,8 @@ wf_status wf_kernel_workspace(wf_opencl *opencl, const wf_problem *problem, cons
     wf_launch launches[WF_LAUNCHES];
     TRY(find_operation(problem, candidate, &operation));
     const wf_variant *variant = &operation->variants[candidate->variant];
-    int64_t most = variant->workspace_bytes ? variant->workspace_bytes(problem, candidate) : 0;
-    const int n = write_launches(variant, problem, candidate, launches);
-    for (int i = 0; i < n; i++) {
-        const wf_library *library = NULL;
-        int64_t bytes = 0;
-        if (!launches[i].library) continue;
-        TRY(find_library(&launches[i], &library));
-        TRY(library->workspace_bytes(opencl, &launches[i], &bytes));
-        if (bytes > most) most = bytes;
-    }
-    *bytes_out = most;
-    return WF_OK;
+    const int n = wf_kernel_launches(variant, problem, candidate, launches);
+    return wf_kernel_launches_workspace(opencl, variant, problem, candidate, launches, n, bytes_out);
 }
 
 bool wf_kernel_ok(wf_opencl *opencl, const wf_problem *problem, const wf_candidate *candidate, const char **why) {

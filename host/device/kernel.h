@@ -20,6 +20,13 @@ typedef struct wf_prepared {
 struct wf_kernel {
     wf_opencl *opencl;
     wf_kernel *next;            /* in opencl->kernels */
+    const wf_operation *operation;
+    wf_problem problem;
+    wf_candidate candidate;
+    const char *text;           /* as given to prepare; borrowed */
+    char *options;
+    bool warmed;                /* compiled to the end, by running `small` */
+    wf_problem small;
     int noperands, nlaunches;
     wf_operand operands[WF_OPERANDS];
     wf_prepared prepared[WF_LAUNCHES];
@@ -48,6 +55,11 @@ struct wf_library {
 };
 extern const wf_library wf_clblast_gemm;
 
+/* The launches of a candidate; the unused parts are 0. */
+int wf_kernel_launches(const wf_variant *, const wf_problem *, const wf_candidate *, wf_launch out[WF_LAUNCHES]);
+/* wf_kernel_workspace of these launches. */
+wf_status wf_kernel_launches_workspace(wf_opencl *, const wf_variant *, const wf_problem *, const wf_candidate *,
+                                       const wf_launch *launches, int nlaunches, int64_t *bytes_out);
 /* The workspace argument of a library as a buffer of its own, which starts at the view's offset. */
 wf_status wf_kernel_temporary(wf_kernel *, const wf_bound_view *workspace, cl_mem *out);
 
