@@ -68,64 +68,77 @@ static int32_t instance_at(const wf_call *call, int at) {
     return wf_view_instance(&(wf_view){.at = (uint8_t)at}, call);
 }
 
-/* Marks pairs of indices by which one segment reaches one buffer (want), then those pairs that name
- * the same instance in some call (same); and checks that every instance exists. */
-static wf_status check_calls(waiting *w, bool (*want)[WF_ATS][WF_ATS], int32_t (*least)[WF_ATS]) {
-    const wf_schedule *s = w->schedule;
-    bool any[WF_ATS];
-    for (int32_t c = 0; c < s->ncalls; c++) {
-        const wf_call *call = &s->calls[c];
-        if (call->segment < 0 || call->segment >= s->nsegments)
-            return wf_fail(WF_ERR_INTERNAL, "call %d is of segment %d, there are %d", c, call->segment, s->nsegments);
-        const int32_t *count = least[call->segment];
-        for (int at = 0; at < WF_ATS; at++) {
-            any[at] = count[at] < INT32_MAX;
-            if (any[at] && (instance_at(call, at) < 0 || instance_at(call, at) >= count[at]))
-                return wf_fail(WF_ERR_INTERNAL, "call %d of segment %s uses instance %d of %d", c,
-                               s->segments[call->segment].name, instance_at(call, at), count[at]);
-        }
-        if (!want[call->segment][0][0]) continue; /* [0][0]: any pair at all */
-        for (int a = 0; a < WF_ATS; a++)
-            for (int b = a + 1; b < WF_ATS; b++)
-                if (any[a] && any[b] && want[call->segment][a][b] && instance_at(call, a) == instance_at(call, b))
-                    w->same[call->segment][a][b] = w->same[call->segment][b][a] = true;
+typedef struct indices {        /* that a segment uses */
+    int n, at[WF_ATS];
+    int32_t count[WF_ATS];      /* instances of the smallest buffer under each */
+    int npairs, pair[WF_ATS * WF_ATS][2]; /* two indices of one buffer */
+} indices;
+
+static wf_status check_call(waiting *w, const indices *use, int32_t c, const wf_call *call) {
+    for (int i = 0; i < use->n; i++) {
+        const int32_t instance = instance_at(call, use->at[i]);
+        if (instance < 0 || instance >= use->count[i])
+            return wf_fail(WF_ERR_INTERNAL, "call %d of segment %s uses instance %d of %d", c,
+                           w->schedule->segments[call->segment].name, instance, use->count[i]);
+    }
+    for (int i = 0; i < use->npairs; i++) {
+        const int a = use->pair[i][0], b = use->pair[i][1];
+        if (instance_at(call, a) == instance_at(call, b))
+            w->same[call->segment][a][b] = w->same[call->segment][b][a] = true;
     }
     return WF_OK;
 }
 
-static void find_pairs(const waiting *w, bool (*want)[WF_ATS][WF_ATS], int32_t (*least)[WF_ATS], uint32_t *ats) {
+/* Checks that every instance exists, and marks the indices that name the same one in some call. */
+static wf_status check_calls(waiting *w, const indices *of_segment) {
     const wf_schedule *s = w->schedule;
-    for (int32_t g = 0; g < s->nsegments; g++) {
-        const wf_segment *segment = &s->segments[g];
-        for (int at = 0; at < WF_ATS; at++) least[g][at] = INT32_MAX;
-        memset(ats, 0, (size_t)s->nbuffers * sizeof *ats);
-        for (int32_t i = segment->step; i < segment->step + segment->steps; i++)
-            for (int v = 0; v < step_views(&s->steps[i]); v++) {
-                const wf_view *view = &s->views[s->steps[i].view + v];
-                const wf_buffer *b = &s->buffers[view->buffer];
-                if (b->count < least[g][view->at]) least[g][view->at] = b->count;
-                for (int at = 0; at < WF_ATS; at++)
-                    if (at != view->at && (ats[view->buffer] & 1u << at))
-                        want[g][at][view->at] = want[g][view->at][at] = want[g][0][0] = true;
-                ats[view->buffer] |= 1u << view->at;
-            }
+    for (int32_t c = 0; c < s->ncalls; c++) {
+        const int32_t segment = s->calls[c].segment;
+        if (segment < 0 || segment >= s->nsegments)
+            return wf_fail(WF_ERR_INTERNAL, "call %d is of segment %d, there are %d", c, segment, s->nsegments);
+        TRY(check_call(w, &of_segment[segment], c, &s->calls[c]));
+    }
+    return WF_OK;
+}
+
+/* ats: per buffer, the indices by which the segment reaches it, as bits. */
+static void find_indices(const wf_schedule *s, const wf_segment *segment, uint32_t *ats, indices *out) {
+    int32_t least[WF_ATS];
+    bool pair[WF_ATS][WF_ATS] = {{false}};
+    for (int at = 0; at < WF_ATS; at++) least[at] = INT32_MAX;
+    memset(ats, 0, (size_t)s->nbuffers * sizeof *ats);
+    for (int32_t i = segment->step; i < segment->step + segment->steps; i++)
+        for (int v = 0; v < step_views(&s->steps[i]); v++) {
+            const wf_view *view = &s->views[s->steps[i].view + v];
+            const wf_buffer *b = &s->buffers[view->buffer];
+            if (b->count < least[view->at]) least[view->at] = b->count;
+            for (int at = 0; at < WF_ATS; at++)
+                if (at != view->at && (ats[view->buffer] & 1u << at))
+                    pair[at < view->at ? at : view->at][at < view->at ? view->at : at] = true;
+            ats[view->buffer] |= 1u << view->at;
+        }
+    for (int a = 0; a < WF_ATS; a++) {
+        if (least[a] < INT32_MAX) {
+            out->count[out->n] = least[a];
+            out->at[out->n++] = a;
+        }
+        for (int b = 0; b < WF_ATS; b++)
+            if (pair[a][b]) memcpy(out->pair[out->npairs++], (int[2]){a, b}, sizeof(int[2]));
     }
 }
 
 static wf_status find_same(waiting *w) {
-    const size_t n = (size_t)w->schedule->nsegments + 1;
-    bool(*want)[WF_ATS][WF_ATS] = calloc(n, sizeof *want);
-    int32_t(*least)[WF_ATS] = calloc(n, sizeof *least);
-    uint32_t *ats = calloc((size_t)w->schedule->nbuffers + 1, sizeof *ats);
+    const wf_schedule *s = w->schedule;
+    indices *of_segment = calloc((size_t)s->nsegments + 1, sizeof *of_segment);
+    uint32_t *ats = calloc((size_t)s->nbuffers + 1, sizeof *ats);
     wf_status status = WF_OK;
-    if (want && least && ats) {
-        find_pairs(w, want, least, ats);
-        status = check_calls(w, want, least);
+    if (of_segment && ats) {
+        for (int32_t g = 0; g < s->nsegments; g++) find_indices(s, &s->segments[g], ats, &of_segment[g]);
+        status = check_calls(w, of_segment);
     } else {
         status = wf_fail(WF_ERR_MEMORY, "no host memory for a schedule's waits");
     }
-    free(want);
-    free(least);
+    free(of_segment);
     free(ats);
     return status;
 }
