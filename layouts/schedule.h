@@ -94,7 +94,8 @@ typedef enum wf_collective {      /* what a hop is part of: for reading, tracing
 typedef struct wf_exchange {
     uint8_t kind;           /* wf_exchange_kind */
     uint8_t collective;     /* wf_collective */
-    uint8_t transport;      /* wf_transport_kind, set by choose; 0: not chosen */
+    uint8_t transport;      /* wf_transport_kind towards `to`, set by choose; 0: not chosen */
+    uint8_t receive_transport; /* from `from`; another one only where the peers are on different nodes */
     int32_t group;          /* index into groups */
     int32_t hop;            /* hop k of the collective: to = me + k, from = me - k */
     int32_t to, from;       /* world ranks; -1: none */

@@ -1,0 +1,205 @@
+/* lower_steps.c: the small steps that lowering is written in: kernels on views, exchanges over tp,
+ * sums of partial results, and the list of weight gradients that wait for the next exchange.
+ *
+ * Steps are elementary: bias, dropout, residual and norm are steps of their own, which choose.c
+ * fuses. (An activation is part of its GEMM: the table of operations has no step for it alone.) */
+#include <assert.h>
+
+#include "layouts/lowering.h"
+
+wf_view wf_lower_parameter(const wf_lowering *L, wf_kind kind, int tensor) {
+    const wf_parameter_info *info = &L->table[tensor];
+    const wf_shard_map *map = &L->shard[tensor];
+    const wf_at at = info->per_layer ? WF_AT_LAYER : WF_AT_NONE;
+    return info->matrix ? wf_matrix(L->slot[kind][tensor], at, 0, map->rows, map->columns, map->columns)
+                        : wf_vector(L->slot[kind][tensor], at, 0, map->rows);
+}
+
+wf_view wf_lower_flat(const wf_lowering *L, wf_kind kind, int tensor) {
+    const wf_at at = L->table[tensor].per_layer ? WF_AT_LAYER : WF_AT_NONE;
+    return wf_vector(L->slot[kind][tensor], at, 0, L->shard[tensor].rows * L->shard[tensor].columns);
+}
+
+wf_view wf_lower_scratch(wf_lowering *L, const char *name, int64_t rows, int64_t columns) {
+    return wf_matrix(wf_build_scratch(L->s, name, WF_F32, rows * columns), WF_AT_NONE, 0, rows, columns, columns);
+}
+
+wf_view wf_lower_rows(wf_view whole, wf_rows rows) {
+    whole.offset += rows.first * whole.stride[0];
+    whole.extent[0] = rows.count;
+    return whole;
+}
+
+/* ---- segments and deferred steps -------------------------------------------------------------- */
+
+void wf_lower_begin(wf_lowering *L, const char *name, bool first) {
+    L->first = first;
+    L->backward = false;
+    L->ndeferred = 0;
+    L->whole[0] = L->whole[1] = -1;
+    for (int v = 0; v < WF_LAYER_VALUES; v++) L->has[v] = false;
+    wf_build_segment(L->s, "%s", name);
+}
+
+static void flush(wf_lowering *L) {
+    for (int i = 0; i < L->ndeferred; i++) {
+        const wf_deferred *d = &L->deferred[i];
+        wf_lower_kernel(L, d->site, &d->problem, d->views, d->nviews);
+    }
+    L->ndeferred = 0;
+}
+
+void wf_lower_end(wf_lowering *L) {
+    flush(L);
+    wf_build_segment_end(L->s);
+}
+
+void wf_lower_kernel(wf_lowering *L, const char *site, const wf_problem *problem, const wf_view *views, int nviews) {
+    wf_build_kernel(L->s, site, problem, views, nviews);
+}
+
+void wf_lower_defer(wf_lowering *L, const char *site, const wf_problem *problem, const wf_view *views, int nviews) {
+    assert(nviews <= WF_MOST_VIEWS);
+    if (L->ndeferred == WF_DEFERRED) flush(L);
+    wf_deferred *d = &L->deferred[L->ndeferred++];
+    *d = (wf_deferred){.site = site, .problem = *problem, .nviews = nviews};
+    for (int i = 0; i < nviews; i++) d->views[i] = views[i];
+}
+
+/* ---- kernels ------------------------------------------------------------------------------------ */
+
+void wf_lower_copy(wf_lowering *L, const char *site, wf_view from, wf_view to) {
+    const wf_problem p = {.op = WF_OP_COPY, .size = {from.extent[0], from.extent[1]}};
+    WF_KERNEL(L, site, &p, from, to);
+}
+
+void wf_lower_fill(wf_lowering *L, const char *site, wf_view out, double value) {
+    const wf_problem p = {.op = WF_OP_FILL, .size = {out.extent[0], out.extent[1]}, .real = {value}};
+    WF_KERNEL(L, site, &p, out);
+}
+
+void wf_lower_gemm(wf_lowering *L, const char *site, uint32_t flags, wf_view a, wf_view b, wf_view c) {
+    const int64_t k = a.extent[flags & WF_TRANS_A ? 0 : 1];
+    const wf_problem p = {.op = WF_OP_GEMM, .flags = flags, .size = {c.extent[0], c.extent[1], k}};
+    if (k)
+        WF_KERNEL(L, site, &p, a, b, c);
+    else if (!(flags & WF_ACCUMULATE))
+        wf_lower_fill(L, site, c, 0);
+}
+
+void wf_lower_wgrad(wf_lowering *L, const char *site, wf_view dy, wf_view x, int tensor) {
+    const wf_view dw = wf_lower_parameter(L, WF_KIND_GRAD, tensor);
+    const wf_problem p = {.op = WF_OP_GEMM, .flags = WF_TRANS_A | (L->first ? 0 : WF_ACCUMULATE),
+                          .size = {dw.extent[0], dw.extent[1], dy.extent[0]}};
+    WF_DEFER(L, site, &p, dy, x, dw);
+}
+
+void wf_lower_bias_grad(wf_lowering *L, const char *site, wf_view dy, int tensor) {
+    const wf_view db = wf_lower_parameter(L, WF_KIND_GRAD, tensor);
+    const wf_view row = wf_matrix(db.buffer, db.at, 0, 1, db.extent[0], db.extent[0]);
+    const wf_problem p = {.op = WF_OP_SUM_ROWS, .flags = L->first ? 0 : WF_ACCUMULATE,
+                          .size = {1, dy.extent[0], dy.extent[1]}};
+    WF_DEFER(L, site, &p, dy, row);
+}
+
+void wf_lower_norm_backward(wf_lowering *L, const char *const site[3], wf_view dy, wf_view x, wf_view stats,
+                            int weight, const wf_view *residual, wf_view out) {
+    const int64_t n = dy.extent[1];
+    const wf_view gamma = wf_lower_parameter(L, WF_KIND_VALUE, weight);
+    const wf_problem backward = {.op = WF_OP_NORM_BACKWARD, .size = {dy.extent[0], n}};
+    const wf_view dx = residual ? wf_lower_scratch(L, site[0], dy.extent[0], n) : out;
+    WF_KERNEL(L, site[0], &backward, dy, x, stats, gamma, dx);
+    if (residual) wf_lower_tail(L, &(wf_tail_sites){.residual = site[1]}, dx, &(wf_tail){.residual = residual}, out);
+    const wf_problem wgrad = {.op = WF_OP_NORM_WGRAD, .flags = L->first ? 0 : WF_ACCUMULATE,
+                              .size = {dy.extent[0], n}};
+    WF_DEFER(L, site[2], &wgrad, dy, x, stats, wf_lower_parameter(L, WF_KIND_GRAD, weight),
+             wf_lower_parameter(L, WF_KIND_GRAD, weight + 1)); /* the table has bias after weight */
+}
+
+void wf_lower_tail(wf_lowering *L, const wf_tail_sites *site, wf_view in, const wf_tail *tail, wf_view out) {
+    const int stages = (tail->bias != NULL) + (tail->dropout > 0) + (tail->residual != NULL);
+    wf_problem p = {.op = WF_OP_REDUCE, .size = {in.extent[0], in.extent[1], 1}};
+    int left = stages;
+#define WF_NEXT(name) (--left ? wf_lower_scratch(L, name, in.extent[0], in.extent[1]) : out)
+    if (tail->bias) {
+        wf_problem bias = p;
+        bias.flags = WF_BIAS;
+        bias.size[3] = tail->bias_group;
+        const wf_view to = WF_NEXT(site->bias);
+        WF_KERNEL(L, site->bias, &bias, in, *tail->bias, to);
+        in = to;
+    }
+    if (tail->dropout > 0) {
+        wf_problem dropout = p;
+        dropout.flags = WF_DROPOUT;
+        dropout.size[4] = L->b, dropout.size[5] = L->positions.first, dropout.size[6] = tail->dropout_site;
+        dropout.real[0] = tail->dropout;
+        const wf_view to = WF_NEXT(site->dropout);
+        WF_KERNEL(L, site->dropout, &dropout, in, to);
+        in = to;
+    }
+    if (tail->residual) {
+        p.flags = WF_RESIDUAL;
+        WF_KERNEL(L, site->residual, &p, in, *tail->residual, WF_NEXT(site->residual));
+    }
+#undef WF_NEXT
+    assert(stages > 0);
+}
+
+/* ---- sums and exchanges --------------------------------------------------------------------------- */
+
+void wf_lower_gather(wf_lowering *L, const char *site, wf_view whole) {
+    if (L->sp) wf_build_all_gather(L->s, site, WF_LANE_TP, L->group, &whole, L->block);
+    flush(L);
+}
+
+void wf_lower_add(wf_lowering *L, const char *site, const wf_view *parts, int32_t count, wf_view out) {
+    enum { MOST = 8 };
+    wf_view views[MOST + 1];
+    for (int32_t done = 0; done < count;) {
+        int n = 0;
+        if (done) n = 1; /* views[0]: the sum so far */
+        while (n < MOST && done < count) views[n++] = parts[done++];
+        views[n] = done == count ? out : wf_lower_scratch(L, site, out.extent[0], out.extent[1]);
+        const wf_problem p = {.op = WF_OP_REDUCE, .size = {out.extent[0], out.extent[1], n}};
+        wf_lower_kernel(L, site, &p, views, n + 1);
+        views[0] = views[n];
+    }
+}
+
+wf_view wf_lower_sum(wf_lowering *L, const wf_sum_sites *site, wf_view partial) {
+    if (L->tp == 1) return partial;
+    wf_view parts[L->tp];
+    wf_build_reduce_scatter(L->s, site->scatter, WF_LANE_TP, L->group, &partial, L->block, parts);
+    flush(L);
+    if (L->sp) {
+        const wf_view sum = wf_lower_scratch(L, site->sum, L->own.count, partial.extent[1]);
+        wf_lower_add(L, site->sum, parts, L->tp, sum);
+        return sum;
+    }
+    const wf_view whole = wf_lower_scratch(L, site->gather, L->rows, partial.extent[1]);
+    wf_lower_add(L, site->sum, parts, L->tp, wf_lower_rows(whole, L->block[L->me]));
+    wf_build_all_gather(L->s, site->gather, WF_LANE_TP, L->group, &whole, L->block);
+    return whole;
+}
+
+wf_view wf_lower_branch(wf_lowering *L, const wf_branch_sites *site, wf_view dx, double dropout,
+                        int32_t dropout_site, int bias_tensor, wf_view *own_out) {
+    const int64_t n = dx.extent[1];
+    wf_view whole = dx, own = dx;
+    if (L->sp) {
+        whole = wf_lower_scratch(L, site->gather, L->rows, n);
+        own = wf_lower_rows(whole, L->own);
+    } else if (dropout > 0) {
+        whole = own = wf_lower_scratch(L, site->dropout, L->rows, n);
+    }
+    if (dropout > 0)
+        wf_lower_tail(L, &(wf_tail_sites){.dropout = site->dropout}, dx,
+                      &(wf_tail){.dropout = dropout, .dropout_site = dropout_site}, own);
+    else if (L->sp)
+        wf_lower_copy(L, site->gather, dx, own);
+    if (bias_tensor >= 0) wf_lower_bias_grad(L, site->bias, own, bias_tensor);
+    wf_lower_gather(L, site->gather, whole);
+    *own_out = own;
+    return whole;
+}
