@@ -7,6 +7,7 @@
 #include "host/base/env.h"
 #include "host/base/log.h"
 #include "host/base/node.h"
+#include "host/device/cache.h"
 #include "host/device/find.h"
 
 /* Can the driver cut this device by counts of compute units? */
@@ -126,6 +127,7 @@ wf_status wf_opencl_create(const wf_opencl_options *options, wf_opencl **out) {
     wf_status status = WF_OK;
     TRY_GOTO(choose(opencl, options), destroy);
     TRY_GOTO(make_context(opencl), destroy);
+    TRY_GOTO(wf_cache_open(opencl, options->cache_dir, &opencl->cache), destroy);
     wf_log("device", "%s: %d compute units%s, %.2f GiB to plan with", opencl->device.name,
            (int)opencl->device.compute_units, opencl->is_share ? " (a share)" : "",
            (double)opencl->device.available_bytes / 0x1p30);
@@ -146,6 +148,7 @@ void wf_opencl_destroy(wf_opencl *opencl) {
     if (opencl->clock_queue) clReleaseCommandQueue(opencl->clock_queue);
     wf_program_free_all(opencl);
     wf_event_free_all(opencl);
+    wf_cache_close(opencl->cache);
     if (opencl->context) clReleaseContext(opencl->context);
     if (opencl->is_share) clReleaseDevice(opencl->id);
     free(opencl);

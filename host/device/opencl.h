@@ -30,6 +30,7 @@ struct wf_opencl {
     wf_kernel *kernels;         /* list of those alive, for wf_opencl_warm */
     wf_event *free_events;      /* released ones, kept so that running allocates nothing */
     wf_cache *cache;            /* NULL: no program cache */
+    int64_t loaded;             /* programs that came out of it */
 };
 
 struct wf_memory {

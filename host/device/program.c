@@ -1,5 +1,5 @@
 /* Programs: source text and options to a built program, once per (source, options) of a device. */
-#include "host/device/opencl.h"
+#include "host/device/cache.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,18 +63,66 @@ static wf_status build_failed(wf_opencl *opencl, cl_program program, const char 
     return status;
 }
 
+static wf_status finish(wf_opencl *opencl, cl_program program, const char *name, const char *options) {
+    const double start = wf_clock_s();
+    if (WF_CL(&opencl->calls, clBuildProgram, (program, 1, &opencl->id, options, NULL, NULL)) != WF_OK)
+        return build_failed(opencl, program, name, options);
+    wf_log("build", "%s %s: %.2f s", name, options, wf_clock_s() - start);
+    return WF_OK;
+}
+
+/* The program out of the cache; false when it is not there, or the driver does not want it any more. */
+static bool load(wf_opencl *opencl, const wf_cache_key *key, const char *name, const char *options, cl_program *out) {
+    unsigned char *bytes = NULL;
+    size_t nbytes = 0;
+    cl_int code = CL_SUCCESS, one = CL_SUCCESS;
+    if (!wf_cache_read(opencl->cache, key, &bytes, &nbytes)) return false;
+    cl_program program =
+        WF_CL_NEW(&opencl->calls, code, clCreateProgramWithBinary,
+                  (opencl->context, 1, &opencl->id, &nbytes, (const unsigned char **)&bytes, &one, &code));
+    free(bytes);
+    wf_status status = wf_calls_status("clCreateProgramWithBinary", code ? code : one);
+    if (status == WF_OK) status = finish(opencl, program, name, options);
+    if (status == WF_OK) {
+        opencl->loaded++;
+        *out = program;
+        return true;
+    }
+    wf_log("cache", "an entry is not used: %s", wf_last_error());
+    if (program) clReleaseProgram(program);
+    return false;
+}
+
+/* Keeps the driver's binary. */
+static wf_status keep(wf_opencl *opencl, const wf_cache_key *key, cl_program program) {
+    size_t nbytes = 0;
+    TRY(WF_CL(&opencl->calls, clGetProgramInfo, (program, CL_PROGRAM_BINARY_SIZES, sizeof nbytes, &nbytes, NULL)));
+    if (nbytes == 0) return WF_OK;
+    unsigned char *bytes = malloc(nbytes);
+    if (!bytes) return wf_fail(WF_ERR_MEMORY, "out of host memory for a program's binary");
+    const wf_status status = WF_CL(&opencl->calls, clGetProgramInfo, (program, CL_PROGRAM_BINARIES, sizeof bytes, &bytes, NULL));
+    if (status == WF_OK) wf_cache_write(opencl->cache, key, bytes, nbytes);
+    free(bytes);
+    return status;
+}
+
 static wf_status compile(wf_opencl *opencl, const char *name, const char *text, const char *options, cl_program *out) {
+    wf_cache_key key;
     cl_int code = CL_SUCCESS;
+    if (opencl->cache) {
+        wf_cache_key_of(opencl, text, options, &key);
+        if (load(opencl, &key, name, options, out)) return WF_OK;
+    }
     cl_program program =
         WF_CL_NEW(&opencl->calls, code, clCreateProgramWithSource, (opencl->context, 1, &text, NULL, &code));
     TRY(wf_calls_status("clCreateProgramWithSource", code));
-    const double start = wf_clock_s();
-    if (WF_CL(&opencl->calls, clBuildProgram, (program, 1, &opencl->id, options, NULL, NULL)) != WF_OK) {
-        const wf_status status = build_failed(opencl, program, name, options);
+    const wf_status status = finish(opencl, program, name, options);
+    if (status != WF_OK) {
         clReleaseProgram(program);
         return status;
     }
-    wf_log("build", "%s %s: %.2f s", name, options, wf_clock_s() - start);
+    if (opencl->cache && keep(opencl, &key, program) != WF_OK)
+        wf_log("cache", "a program is not kept: %s", wf_last_error());
     *out = program;
     return WF_OK;
 }

@@ -1,0 +1,35 @@
+/* cache.h: built programs kept in files, for drivers that keep none themselves. A driver crashes on,
+ * or runs, whatever bytes it is given as a binary; so a folder is used only if its user alone could
+ * have written there, and an entry only if it is whole. Within host/device. */
+#ifndef WF_DEVICE_CACHE_H
+#define WF_DEVICE_CACHE_H
+
+#include "host/base/sha256.h"
+#include "host/device/opencl.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Opens the cache by the rule of WEFT_CACHE (auto: off where the driver caches by itself): `folder`,
+ * else $WEFT_CACHE_DIR, else the user's. *out is NULL when it is off, or the folder cannot be trusted
+ * (a log line says why). Fails only on a malformed variable. */
+wf_status wf_cache_open(wf_opencl *, const char *folder, wf_cache **out);
+void wf_cache_close(wf_cache *);
+
+/* What an entry's name is made of. */
+typedef struct wf_cache_key {
+    uint8_t digest[WF_SHA256_BYTES];
+} wf_cache_key;
+/* SHA-256 of device, driver, this build of weft, source text and options. */
+void wf_cache_key_of(const wf_opencl *, const char *text, const char *options, wf_cache_key *out);
+
+/* The entry's bytes, malloc'ed; false when there is none that can be trusted (logged why). */
+bool wf_cache_read(wf_cache *, const wf_cache_key *, unsigned char **bytes_out, size_t *nbytes_out);
+/* Keeps an entry: whole or not at all. Failure is logged, not an error. */
+void wf_cache_write(wf_cache *, const wf_cache_key *, const unsigned char *bytes, size_t nbytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
