@@ -2,7 +2,7 @@
 # Only host/base/env.c reads the environment; and the rule that finds others finds a planted one.
 set -u
 find_others() {
-    (cd "$1" && grep -rnE '(^|[^_[:alnum:]])(secure_)?getenv *\(' --include='*.c' --include='*.h' \
+    (cd "$1" && grep -rnE '(^|[^_[:alnum:]])(secure_)?getenv\(' --include='*.c' --include='*.h' \
         kernels layouts host autotune 2>/dev/null | grep -v '^host/base/env\.c:')
 }
 failures=0
