@@ -114,7 +114,7 @@ void wf_cursor_destroy(wf_cursor *c) {
 /* ---- next ----------------------------------------------------------------------------------------- */
 
 static int64_t *state_of(const wf_cursor *c, const wf_touch *touch, const wf_call *call) {
-    const int32_t instance = touch->buffer < 0 ? 0 : wf_view_instance(&(wf_view){.at = touch->at}, call);
+    const int32_t instance = touch->buffer < 0 ? 0 : wf_call_instance(call, (wf_at)touch->at);
     return c->state + (*cell_of(c, touch->buffer) + instance) * 2 * c->nlanes;
 }
 

@@ -2,13 +2,17 @@
  * are in the files that schedule.h names. */
 #include "layouts/schedule.h"
 
-int32_t wf_view_instance(const wf_view *view, const wf_call *call) {
-    switch ((wf_at)view->at) {
+int32_t wf_call_instance(const wf_call *call, wf_at at) {
+    switch (at) {
     case WF_AT_NONE: return 0;
     case WF_AT_LAYER: return call->layer;
     case WF_AT_MICROBATCH: return call->microbatch;
-    default: return call->at[view->at];
+    default: return call->at[at];
     }
+}
+
+int32_t wf_view_instance(const wf_view *view, const wf_call *call) {
+    return wf_call_instance(call, (wf_at)view->at);
 }
 
 int64_t wf_view_elements(const wf_view *view) {

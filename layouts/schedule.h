@@ -181,6 +181,7 @@ typedef struct wf_location {
 /* Placed schedules only; allocation -1 where the buffer has no bytes. */
 wf_location wf_buffer_locate(const wf_buffer *, int32_t instance);
 wf_location wf_schedule_locate(const wf_schedule *, const wf_view *, const wf_call *);
+int32_t wf_call_instance(const wf_call *, wf_at);
 int32_t wf_view_instance(const wf_view *, const wf_call *);
 int64_t wf_view_elements(const wf_view *);          /* product of extents */
 bool wf_view_contiguous(const wf_view *);           /* row-major without gaps */

@@ -64,26 +64,24 @@ static void find_spans(waiting *w) {
 
 /* ---- which instances of a pool are one ---------------------------------------------------------- */
 
-static int32_t instance_at(const wf_call *call, int at) {
-    return wf_view_instance(&(wf_view){.at = (uint8_t)at}, call);
-}
-
 typedef struct indices {        /* that a segment uses */
-    int n, at[WF_ATS];
+    int n;
+    wf_at at[WF_ATS];
     int32_t count[WF_ATS];      /* instances of the smallest buffer under each */
-    int npairs, pair[WF_ATS * WF_ATS][2]; /* two indices of one buffer */
+    int npairs;
+    wf_at pair[WF_ATS * WF_ATS][2]; /* two indices of one buffer */
 } indices;
 
 static wf_status check_call(waiting *w, const indices *use, int32_t c, const wf_call *call) {
     for (int i = 0; i < use->n; i++) {
-        const int32_t instance = instance_at(call, use->at[i]);
+        const int32_t instance = wf_call_instance(call, use->at[i]);
         if (instance < 0 || instance >= use->count[i])
             return wf_fail(WF_ERR_INTERNAL, "call %d of segment %s uses instance %d of %d", c,
                            w->schedule->segments[call->segment].name, instance, use->count[i]);
     }
     for (int i = 0; i < use->npairs; i++) {
-        const int a = use->pair[i][0], b = use->pair[i][1];
-        if (instance_at(call, a) == instance_at(call, b))
+        const wf_at a = use->pair[i][0], b = use->pair[i][1];
+        if (wf_call_instance(call, a) == wf_call_instance(call, b))
             w->same[call->segment][a][b] = w->same[call->segment][b][a] = true;
     }
     return WF_OK;
@@ -120,10 +118,10 @@ static void find_indices(const wf_schedule *s, const wf_segment *segment, uint32
     for (int a = 0; a < WF_ATS; a++) {
         if (least[a] < INT32_MAX) {
             out->count[out->n] = least[a];
-            out->at[out->n++] = a;
+            out->at[out->n++] = (wf_at)a;
         }
         for (int b = 0; b < WF_ATS; b++)
-            if (pair[a][b]) memcpy(out->pair[out->npairs++], (int[2]){a, b}, sizeof(int[2]));
+            if (pair[a][b]) memcpy(out->pair[out->npairs++], (wf_at[2]){(wf_at)a, (wf_at)b}, sizeof(wf_at[2]));
     }
 }
 
