@@ -81,18 +81,32 @@ static void epilogue_arguments(wf_launch *launch, const wf_problem *p) {
     if (index.pre >= 0) wf_launch_stride(launch, index.pre, 0);
 }
 
-/* One kernel over a grid of tiles: `columns` x `rows` of them. */
-static int one_launch(const wf_problem *p, const char *entry, const int64_t groups[2],
-                      const int32_t local[2], wf_launch *launch) {
-    if (p->size[M] == 0 || p->size[N] == 0) return 0;
-    *launch = (wf_launch){.entry = entry};
-    wf_launch_geometry(launch, 2, groups, local);
+/* Sizes, A, B, the epilogue. */
+static void gemm_arguments(wf_launch *launch, const wf_problem *p) {
     for (int i = M; i <= K; i++) wf_launch_i32(launch, p->size[i]);
     wf_launch_view(launch, 0);
     wf_launch_view(launch, 1);
     wf_launch_stride(launch, 0, 0);
     wf_launch_stride(launch, 1, 0);
     epilogue_arguments(launch, p);
+}
+
+/* Bytes of A that a band may hold: a good part of a core's second cache (512 KiB to 2 MiB today). */
+static const int64_t band_bytes = 256 << 10;
+/* A lower band would fetch B too often: then a column of B's tiles stays, and all of A goes by. */
+static const int64_t lowest_band = 4;
+
+/* Groups of one work-item, one per tile of `rows` x `columns` of C, in bands (gemm_band.clh). */
+static int banded_launch(const wf_problem *p, const char *entry, int32_t rows, int32_t columns,
+                         wf_launch *launch) {
+    if (p->size[M] == 0 || p->size[N] == 0) return 0;
+    const int64_t row_tiles = ceil_div(p->size[M], rows), column_tiles = ceil_div(p->size[N], columns);
+    const int64_t fit = band_bytes / (4 * rows * (p->size[K] + 1));
+    const int64_t band = fit < lowest_band || fit > row_tiles ? row_tiles : fit;
+    *launch = (wf_launch){.entry = entry};
+    wf_launch_geometry(launch, 1, (const int64_t[1]){row_tiles * column_tiles}, (const int32_t[1]){1});
+    wf_launch_i32(launch, band);
+    gemm_arguments(launch, p);
     return 1;
 }
 
@@ -124,15 +138,19 @@ static bool simple_ok(const wf_problem *p, const wf_candidate *c, const wf_devic
 static int simple_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
     const int32_t *v = c->value;
     const int64_t groups[2] = {ceil_div(p->size[N], v[TILE_N]), ceil_div(p->size[M], v[TILE_M])};
-    return one_launch(p, "gemm_simple", groups, (const int32_t[2]){v[GROUP_N], v[GROUP_M]}, out);
+    if (p->size[M] == 0 || p->size[N] == 0) return 0;
+    out[0] = (wf_launch){.entry = "gemm_simple"};
+    wf_launch_geometry(&out[0], 2, groups, (const int32_t[2]){v[GROUP_N], v[GROUP_M]});
+    gemm_arguments(&out[0], p);
+    return 1;
 }
 
 /* ---- direct, dot ----------------------------------------------------------------------------------- */
 
 enum { ROWS, VECTORS, WIDTH, DIRECT_PARAMETERS };
 static const wf_parameter direct_parameters[DIRECT_PARAMETERS] = {
-    {"ROWS", 5, {12, 8, 6, 4, 1}, "rows of C per work-item"},
-    {"VECTORS", 3, {2, 1, 4}, "vectors of columns of C per work-item"},
+    {"ROWS", 5, {8, 12, 6, 4, 1}, "rows of C per work-item"},
+    {"VECTORS", 3, {1, 2, 4}, "vectors of columns of C per work-item"},
     {"WIDTH", 3, {16, 8, 4}, "floats per vector"},
 };
 
@@ -152,9 +170,7 @@ static bool direct_ok(const wf_problem *p, const wf_candidate *c, const wf_devic
 
 static int direct_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
     const int32_t *v = c->value;
-    const int64_t groups[2] = {ceil_div(p->size[M], v[ROWS]),
-                               ceil_div(p->size[N], v[VECTORS] * v[WIDTH])};
-    return one_launch(p, "gemm_direct", groups, (const int32_t[2]){1, 1}, out);
+    return banded_launch(p, "gemm_direct", v[ROWS], v[VECTORS] * v[WIDTH], out);
 }
 
 enum { DOT_ROWS, DOT_WIDTH, DEPTH, DOT_PARAMETERS };
@@ -174,9 +190,7 @@ static bool dot_ok(const wf_problem *p, const wf_candidate *c, const wf_device *
 }
 
 static int dot_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
-    const int32_t *v = c->value;
-    const int64_t groups[2] = {ceil_div(p->size[N], v[DOT_WIDTH]), ceil_div(p->size[M], v[DOT_ROWS])};
-    return one_launch(p, "gemm_dot", groups, (const int32_t[2]){1, 1}, out);
+    return banded_launch(p, "gemm_dot", c->value[DOT_ROWS], c->value[DOT_WIDTH], out);
 }
 
 /* ---- clblast ----------------------------------------------------------------------------------------- */

@@ -18,6 +18,9 @@
 #error "ROWS, VECTORS and TRANS_A must be defined"
 #endif
 #include "gemm.clh"
+#include "gemm_band.clh"
+
+#define COLUMNS (WIDTH * VECTORS)
 
 /* acc += A B over k. `a_row` and `a_step` are A's strides along m and k; valid[v] elements of vector v
  * of B exist. Inlined twice: with every valid[v] known to be WIDTH, and not. */
@@ -37,9 +40,10 @@ static inline void multiply(__global const float *a, const long a_row[ROWS], lon
 }
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
-gemm_direct(int m, int n, int k, __global const float *a, long a_offset, __global const float *b,
+gemm_direct(int band, int m, int n, int k, __global const float *a, long a_offset, __global const float *b,
             long b_offset, long a_stride, long b_stride, EPILOGUE_ARGUMENTS) {
-    const int i0 = get_global_id(0) * ROWS, j0 = get_global_id(1) * (WIDTH * VECTORS);
+    const int2 tile = tile_of(get_global_id(0), (m - 1) / ROWS + 1, (n - 1) / COLUMNS + 1, band);
+    const int i0 = tile.x * ROWS, j0 = tile.y * COLUMNS;
     long a_row[ROWS];
     for (int r = 0; r < ROWS; r++) a_row[r] = min(i0 + r, m - 1) * (TRANS_A ? 1L : a_stride);
     int valid[VECTORS], whole[VECTORS];
@@ -52,7 +56,7 @@ gemm_direct(int m, int n, int k, __global const float *a, long a_offset, __globa
         for (int v = 0; v < VECTORS; v++) acc[r][v] = (REAL)(0.0f);
 
     const long a_step = TRANS_A ? a_stride : 1L;
-    if (j0 + WIDTH * VECTORS <= n)
+    if (j0 + COLUMNS <= n)
         multiply(a + a_offset, a_row, a_step, b + b_offset + j0, b_stride, k, whole, acc);
     else
         multiply(a + a_offset, a_row, a_step, b + b_offset + j0, b_stride, k, valid, acc);

@@ -18,6 +18,7 @@
 #error "ROWS, WIDTH and DEPTH must be defined"
 #endif
 #include "gemm.clh"
+#include "gemm_band.clh"
 
 #define SUMS PASTE(float, DEPTH)
 #define LOAD_SUMS PASTE(vload, DEPTH)
@@ -54,9 +55,10 @@ static inline void multiply(__global const float *a, const long a_row[ROWS],
 }
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
-gemm_dot(int m, int n, int k, __global const float *a, long a_offset, __global const float *b,
+gemm_dot(int band, int m, int n, int k, __global const float *a, long a_offset, __global const float *b,
          long b_offset, long a_stride, long b_stride, EPILOGUE_ARGUMENTS) {
-    const int i0 = get_global_id(1) * ROWS, j0 = get_global_id(0) * WIDTH;
+    const int2 tile = tile_of(get_global_id(0), (m - 1) / ROWS + 1, (n - 1) / WIDTH + 1, band);
+    const int i0 = tile.x * ROWS, j0 = tile.y * WIDTH;
     long a_row[ROWS], b_row[WIDTH];
     for (int r = 0; r < ROWS; r++) a_row[r] = a_offset + min(i0 + r, m - 1) * a_stride;
     for (int w = 0; w < WIDTH; w++) b_row[w] = b_offset + min(j0 + w, n - 1) * b_stride;

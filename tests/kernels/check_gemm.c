@@ -8,7 +8,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "host/device/device.h"
+#include "host/run/run.h"
+#include "kernels/activation.h"
 #include "kernels/table.h"
 
 static wf_opencl *opencl;
@@ -196,6 +197,7 @@ static const char *const lines[][2] = {
     {"nn.accumulate.bias.act-grad.silu", "direct"},
     {"nn.bias", "direct ROWS=8 VECTORS=1 WIDTH=8"},
     {"tn", "direct ROWS=1 VECTORS=4 WIDTH=4"},
+    {"nn", "direct ROWS=12 VECTORS=2 WIDTH=16"},
     {"nt", "dot"},
     {"nt.accumulate.bias", "dot"},
     {"nt.bias.gelu_tanh", "dot"},
@@ -317,6 +319,76 @@ START_TEST(seeded_faults_are_caught) {
 }
 END_TEST
 
+/* Activations alone: k = 0, so v is the bias, or 1 in front of act'(pre). Arguments of all sizes and
+ * both signs; relative to the value, so that the left tails count: f is s times x, s at most 40 u off
+ * (gemm_ref.c) and z's rounding moves s by |z| 4u more; x <= 0 ends where s is no normal f32. GELU by erfc:
+ * its argument's rounding moves exp(-x^2/2) by x^2 u relatively. */
+START_TEST(activations_are_accurate_in_their_tails) {
+    enum { N = 4001 };
+    static const char *const names[WF_ACTS] = {NULL, "gelu_tanh", "gelu", "relu", "silu"};
+    const bool gradient = _i >= WF_ACTS;
+    const int act = _i % WF_ACTS;
+    if (!names[act]) return;
+    char text[80], sentence[200];
+    snprintf(text, sizeof text, gradient ? "nn.bias.act-grad.%s" : "nn.bias.%s", names[act]);
+    wf_problem p = problem_of(text);
+    wf_operand operands[WF_OPERANDS];
+    buffer buffers[WF_OPERANDS];
+    wf_tensor tensors[WF_OPERANDS];
+    wf_candidate c;
+    p.size[0] = 1, p.size[1] = N;
+    random_state = seed;
+    ck_ok(wf_candidate_for_device(&p, wf_opencl_device(opencl), &c));
+    const int n = wf_operations[p.op]->operands(&p, operands), in = gradient ? 3 : 2, out = 3 + gradient;
+    for (int i = 0; i < n; i++) make_buffer(&buffers[i], &operands[i], false);
+    const int x_operand = gradient ? 3 : 2;
+    ck_assert_int_eq(in, x_operand);
+    for (int i = 0; i < N; i++) {
+        const float x = i < 3990 ? (float)(i - 2000) / 160 : ldexpf(i & 1 ? 1 : -1, 3 * (i - 3980));
+        buffers[x_operand].sent[buffers[x_operand].offset + i] = x;
+        if (gradient) buffers[2].sent[buffers[2].offset + i] = 1;
+    }
+    for (int i = 2; i < n; i++) {
+        ck_ok(wf_queue_write(opencl, WF_QUEUE_COMPUTE, buffers[i].memory, 0, buffers[i].elements * 4,
+                             buffers[i].sent, NULL));
+        tensors[i] = buffers[i].view;
+    }
+    run(&p, &c, buffers, n);
+    double worst = 0;
+    sentence[0] = 0;
+    for (int i = 0; i < N; i++) {
+        const double x = buffers[x_operand].sent[buffers[x_operand].offset + i];
+        const double got = buffers[out - (gradient ? 0 : 0)].device[buffers[out].offset + i];
+        const double want = (gradient ? wf_activations[act].df : wf_activations[act].f)(x);
+        const double bound = 0x1p-24 * (gradient ? 80 + 8 * x * x : (40 + 8 * fmin(x * x * (1 + fabs(x)), 1e4)) * fabs(want)) + 1e-37;
+        if (fabs(got - want) <= worst * bound) continue;
+        worst = fabs(got - want) / bound;
+        snprintf(sentence, sizeof sentence, "%s(%g) is %.9g, not %.9g", text, x, got, want);
+    }
+    for (int i = 0; i < n; i++) destroy_buffer(&buffers[i]);
+    (void)tensors;
+    ck_assert_msg(worst <= 1, "%s: %g of the bound", sentence, worst);
+}
+END_TEST
+
+/* What `weft verify` runs agrees. */
+START_TEST(verify_agrees) {
+    static const char *const texts[] = {"gemm:f32:m33n65k17:nt.bias.gelu_tanh", "gemm:f32:m1n1k1:tt.accumulate"};
+    for (int i = 0; i < 2; i++) {
+        wf_problem p;
+        ck_ok(wf_problem_parse(texts[i], &p));
+        for (int v = 0; v < wf_gemm_operation.nvariants; v++) {
+            wf_candidate c;
+            wf_verdict verdict;
+            wf_candidate_default(&p, v, &c);
+            ck_ok(wf_verify_problem(opencl, &p, &c, seed, &verdict));
+            ck_assert_msg(verdict.ok || verdict.skipped, "%s: %s (seed %llu)", texts[i], verdict.sentence,
+                          (unsigned long long)seed);
+        }
+    }
+}
+END_TEST
+
 /* The untuned choice for this device runs every kind of GEMM. */
 START_TEST(the_untuned_candidate_runs_here) {
     static const char *const flags[] = {"nn", "nt", "tn", "tt"};
@@ -344,6 +416,8 @@ int main(int argc, char **argv) {
     tcase_add_test(tests, the_reference_is_right_by_hand);
     tcase_add_test(tests, seeded_faults_are_caught);
     tcase_add_test(tests, the_untuned_candidate_runs_here);
+    tcase_add_test(tests, verify_agrees);
+    tcase_add_loop_test(tests, activations_are_accurate_in_their_tails, 0, 2 * WF_ACTS);
     tcase_add_loop_test(tests, every_size_and_epilogue_is_within_the_bound, 0, LINES);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
