@@ -13,17 +13,33 @@ static double one(double x) {
     return 1;
 }
 
-/* x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3): "gelu_new" of Hugging Face. */
-static const double sqrt_2_over_pi = 0.79788456080286535588;
+/* The logistic function s(z) = 1/(1+exp(-z)), and s(1-s), by exp(-|z|): nothing overflows or
+ * cancels. */
+static double logistic(double z) {
+    const double e = exp(-fabs(z));
+    return (z >= 0 ? 1 : e) / (1 + e);
+}
+
+static double logistic_gradient(double z) {
+    const double e = exp(-fabs(z));
+    return e / ((1 + e) * (1 + e));
+}
+
+/* x/2 (1 + tanh(u)) = x s(2u), u = sqrt(2/pi) (x + 0.044715 x^3): "gelu_new" of Hugging Face.
+ * In this form the left tail is right, too: 1 + tanh(u) loses it below 1e-16. Far out s(2u) is 0 or 1. */
+static const double two_sqrt_2_over_pi = 1.59576912160573071176;
 static const double cubic = 0.044715;
 
 static double gelu_tanh(double x) {
-    return 0.5 * x * (1 + tanh(sqrt_2_over_pi * (x + cubic * x * x * x)));
+    const double y = fmin(fmax(x, -100), 100);
+    return x * logistic(two_sqrt_2_over_pi * (y + cubic * y * y * y));
 }
 
 static double gelu_tanh_gradient(double x) {
-    const double t = tanh(sqrt_2_over_pi * (x + cubic * x * x * x));
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * sqrt_2_over_pi * (1 + 3 * cubic * x * x);
+    const double y = fmin(fmax(x, -100), 100);
+    const double z = two_sqrt_2_over_pi * (y + cubic * y * y * y);
+    const double dz = two_sqrt_2_over_pi * (1 + 3 * cubic * y * y);
+    return logistic(z) + x * logistic_gradient(z) * dz;
 }
 
 /* x Phi(x), Phi the normal distribution; erfc keeps the left tail accurate. */
@@ -44,12 +60,11 @@ static double relu_gradient(double x) {
 }
 
 static double silu(double x) {
-    return x / (1 + exp(-x));
+    return x * logistic(x);
 }
 
 static double silu_gradient(double x) {
-    const double s = 1 / (1 + exp(-x));
-    return s * (1 + x * (1 - s));
+    return logistic(x) + x * logistic_gradient(x);
 }
 
 /* Bounds from the maxima of f' (GELU 1.1290, SiLU 1.0999) and f'' (at 0: 2 phi(0) = 0.7979; 0.5),
