@@ -25,6 +25,9 @@ typedef struct wf_bootstrap {
     wf_status (*send)(void *self, int32_t to, int32_t tag, const void *data, int64_t bytes, void **request_out);
     wf_status (*receive)(void *self, int32_t from, int32_t tag, void *data, int64_t bytes, void **request_out);
     wf_status (*test)(void *self, void **request, bool *done); /* frees and NULLs it when done; checks the length received */
+    /* Gives up a request that will not be waited for (after a failure) and NULLs it. false: its memory
+     * may still be read or written, and must stay until the process ends. */
+    bool (*cancel)(void *self, void **request);
     void (*destroy)(void *self);
 } wf_bootstrap;
 
@@ -77,7 +80,12 @@ wf_status wf_fabric_start(wf_fabric *, wf_lane, wf_transport_kind send_transport
  * of another length is WF_ERR_MISMATCH naming both. Past the deadline: WF_ERR_TIMEOUT naming the peer. */
 wf_status wf_fabric_test(wf_fabric *, wf_transfer **transfer, bool *done);
 
-/* Bytes sent and messages per transport since creation. */
+/* For loops around wf_fabric_test. idle_iterations: rounds in which nothing was done, 0 after one that
+ * did something. Spins briefly, then yields the core, then sleeps some 50 us: ranks share cores with
+ * the threads of their CPU devices. */
+void wf_fabric_pause(const wf_fabric *, int64_t idle_iterations);
+
+/* Bytes sent and messages sent per transport since creation (the self-test's not counted). */
 void wf_fabric_counters(const wf_fabric *, int64_t bytes_out[WF_TRANSPORTS], int64_t messages_out[WF_TRANSPORTS]);
 
 /* ---- small host collectives, for agreeing ----------------------------------------------------------------- */

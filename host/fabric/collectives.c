@@ -1,0 +1,238 @@
+/* collectives.c: small collectives of host bytes, made of the bootstrap's sends and receives. Every
+ * rank tells every other directly, not along a tree: then a deadline can name exactly who is missing.
+ * For agreeing, not for data. */
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "host/fabric/internal.h"
+
+void wf_pause(int64_t idle_iterations) {
+    /* Guesses, to be measured: some microseconds of spinning, then a few hundred of yielding. */
+    enum { SPIN = 32, YIELD = 512, SLEEP_NS = 30000 };
+    if (idle_iterations < SPIN) {
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#endif
+    } else if (idle_iterations < YIELD) {
+        sched_yield();
+    } else {
+        nanosleep(&(struct timespec){.tv_nsec = SLEEP_NS}, NULL);
+    }
+}
+
+void wf_fabric_pause(const wf_fabric *fabric, int64_t idle_iterations) {
+    wf_pause(idle_iterations);
+}
+
+/* ---- gather ----------------------------------------------------------------------------------------- */
+
+typedef struct gather {
+    const wf_bootstrap *boot;
+    const wf_members *members;
+    int64_t bytes;
+    void **requests;    /* [2 count]: receive from m, send to m */
+    char *data;         /* [count + 1][bytes]: of all, then mine; own memory, so that it can be left behind */
+} gather;
+
+static int32_t rank_of(const wf_members *members, int32_t m) {
+    return members->ranks ? members->ranks[m] : m;
+}
+
+static wf_status gather_start(gather *g, int32_t tag) {
+    char *const mine = g->data + g->members->count * g->bytes;
+    for (int32_t m = 0; m < g->members->count; m++) {
+        if (m == g->members->index) continue;
+        const int32_t rank = rank_of(g->members, m);
+        TRY(g->boot->receive(g->boot->self, rank, tag, g->data + m * g->bytes, g->bytes, &g->requests[2 * m]));
+        TRY(g->boot->send(g->boot->self, rank, tag, mine, g->bytes, &g->requests[2 * m + 1]));
+    }
+    return WF_OK;
+}
+
+/* missing_out: members still awaited; first_out: the lowest rank of them. */
+static wf_status gather_poll(gather *g, int32_t *missing_out, int32_t *first_out) {
+    *missing_out = 0;
+    for (int32_t i = 2 * g->members->count - 1; i >= 0; i--) {
+        bool done = !g->requests[i];
+        if (!done) TRY(g->boot->test(g->boot->self, &g->requests[i], &done));
+        if (done) continue;
+        *missing_out += 1;
+        *first_out = rank_of(g->members, i / 2);
+    }
+    return WF_OK;
+}
+
+static wf_status gather_wait(gather *g, double timeout_s) {
+    const double start_s = wf_clock_s();
+    for (int64_t idle = 0;; idle++) {
+        int32_t missing, first = -1;
+        TRY(gather_poll(g, &missing, &first));
+        if (missing == 0) return WF_OK;
+        if (wf_clock_s() - start_s > timeout_s)
+            return wf_fail(WF_ERR_TIMEOUT, "rank %d waited %.1f s for rank %d%s to join the other ranks",
+                           g->boot->rank, timeout_s, first, missing > 2 ? " and others" : "");
+        wf_pause(idle);
+    }
+}
+
+/* true: all memory is free again. */
+static bool gather_cancel(gather *g) {
+    bool clean = true;
+    for (int32_t i = 0; i < 2 * g->members->count; i++)
+        if (g->requests[i] && !g->boot->cancel(g->boot->self, &g->requests[i])) clean = false;
+    return clean;
+}
+
+static wf_status exchange_all(gather *g, int32_t tag, double timeout_s) {
+    TRY(gather_start(g, tag));
+    return gather_wait(g, timeout_s);
+}
+
+wf_status wf_gather(const wf_bootstrap *boot, wf_members *members, int32_t tag, double timeout_s,
+                    const void *mine, int64_t bytes, void *all_out) {
+    const size_t count = (size_t)members->count;
+    if (members->parted)
+        return wf_fail(WF_ERR_FABRIC, "the ranks have parted: an earlier call that all of them make did not end");
+    gather g = {.boot = boot, .members = members, .bytes = bytes};
+    g.requests = calloc(2 * count, sizeof *g.requests);
+    g.data = malloc((count + 1) * (size_t)bytes + 1);
+    if (!g.requests || !g.data) {
+        free(g.requests);
+        free(g.data);
+        return wf_fail(WF_ERR_MEMORY, "no memory to gather %lld bytes from %d ranks", (long long)bytes, members->count);
+    }
+    memcpy(g.data + count * (size_t)bytes, mine, (size_t)bytes);
+    memcpy(g.data + members->index * bytes, mine, (size_t)bytes);
+    const wf_status status = exchange_all(&g, tag, timeout_s);
+    members->parted = status != WF_OK;
+    if (status == WF_OK) memcpy(all_out, g.data, count * (size_t)bytes);
+    if (gather_cancel(&g)) free(g.data); /* else left behind: MPI may still write there */
+    free(g.requests);
+    return status;
+}
+
+wf_status wf_request_wait(const wf_bootstrap *boot, void **request, double timeout_s, int32_t peer, const char *what) {
+    const double start_s = wf_clock_s();
+    bool done = false;
+    for (int64_t idle = 0;; idle++) {
+        TRY(boot->test(boot->self, request, &done));
+        if (done) return WF_OK;
+        if (wf_clock_s() - start_s > timeout_s)
+            return wf_fail(WF_ERR_TIMEOUT, "rank %d waited %.1f s for %s of rank %d", boot->rank, timeout_s, what, peer);
+        wf_pause(idle);
+    }
+}
+
+/* ---- agree ------------------------------------------------------------------------------------------ */
+
+/* A timeout mostly follows from another rank's failure, so it explains less than any other. */
+static int severity(int32_t status) {
+    return status == WF_OK ? 0 : status == WF_ERR_TIMEOUT ? 1 : 1 + status;
+}
+
+static wf_status quote_worst(const wf_bootstrap *boot, wf_members *members, int32_t tag,
+                             double timeout_s, int32_t worst, wf_status verdict, const char *own) {
+    char *const all = malloc((size_t)members->count * WF_TEXT_BYTES);
+    if (!all) return wf_fail(verdict, "rank %d failed (no memory for its sentence)", rank_of(members, worst));
+    const wf_status status = wf_gather(boot, members, tag, timeout_s, own, WF_TEXT_BYTES, all);
+    const char *const said = all + (size_t)worst * WF_TEXT_BYTES;
+    if (status != WF_OK)
+        wf_fail(verdict, "rank %d failed (its sentence did not arrive)", rank_of(members, worst));
+    else if (worst == members->index)
+        wf_fail(verdict, "%s", said);
+    else
+        wf_fail(verdict, "rank %d: %s", rank_of(members, worst), said);
+    free(all);
+    return verdict;
+}
+
+wf_status wf_agree_among(const wf_bootstrap *boot, wf_members *members, int32_t tag, double timeout_s, wf_status mine) {
+    if (members->count == 1) return mine;
+    char own[WF_TEXT_BYTES] = ""; /* sent whole, so all of it is defined */
+    snprintf(own, sizeof own, "%s", mine == WF_OK ? "" : wf_last_error());
+    int32_t *const all = malloc((size_t)members->count * sizeof *all);
+    if (!all) return wf_fail(WF_ERR_MEMORY, "no memory to agree with %d ranks", members->count);
+    const int32_t said = mine;
+    const wf_status status = wf_gather(boot, members, tag, timeout_s, &said, sizeof said, all);
+    int32_t worst = 0;
+    for (int32_t m = 1; status == WF_OK && m < members->count; m++)
+        if (severity(all[m]) > severity(all[worst])) worst = m;
+    const wf_status verdict = status == WF_OK ? (wf_status)all[worst] : status;
+    free(all);
+    if (status != WF_OK) return mine == WF_OK ? status : wf_fail(mine, "%s", own);
+    return verdict == WF_OK ? WF_OK : quote_worst(boot, members, tag, timeout_s, worst, verdict, own);
+}
+
+/* ---- of a fabric -------------------------------------------------------------------------------------- */
+
+wf_status wf_fabric_agree(wf_fabric *fabric, wf_status mine) {
+    return wf_agree_among(fabric->boot, &fabric->everyone, WF_TAG_ALL, fabric->timeout_s, mine);
+}
+
+wf_status wf_fabric_all_gather(wf_fabric *fabric, const void *mine, int64_t bytes, void *all_out) {
+    if (bytes < 0) return wf_fail(WF_ERR_ARGUMENT, "cannot gather %lld bytes", (long long)bytes);
+    return wf_gather(fabric->boot, &fabric->everyone, WF_TAG_ALL, fabric->timeout_s, mine, bytes, all_out);
+}
+
+wf_status wf_fabric_barrier(wf_fabric *fabric) {
+    const char mine = 0;
+    char *const all = malloc((size_t)fabric->ranks);
+    if (!all) return wf_fail(WF_ERR_MEMORY, "no memory for a barrier of %d ranks", fabric->ranks);
+    const wf_status status = wf_fabric_all_gather(fabric, &mine, 1, all);
+    free(all);
+    return status;
+}
+
+/* The status that arrives with the turn. Those before may each take a deadline. */
+static wf_status await_turn(wf_fabric *fabric, int32_t *before_out) {
+    const int32_t index = fabric->node.index;
+    if (index == 0) return WF_OK;
+    const int32_t from = fabric->node_ranks[index - 1];
+    const wf_bootstrap *const boot = fabric->boot;
+    int32_t *const token = malloc(sizeof *token); /* on the heap: it may have to be left behind */
+    if (!token) return wf_fail(WF_ERR_MEMORY, "no memory to wait for a turn");
+    void *request = NULL;
+    wf_status status = boot->receive(boot->self, from, WF_TAG_TURN, token, sizeof *token, &request);
+    if (status == WF_OK) status = wf_request_wait(boot, &request, fabric->timeout_s * index, from, "the turn");
+    if (status == WF_OK) *before_out = *token;
+    if (!request || boot->cancel(boot->self, &request)) free(token);
+    return status;
+}
+
+static wf_status pass_turn(wf_fabric *fabric, int32_t said) {
+    const int32_t index = fabric->node.index;
+    if (index + 1 == fabric->node.count) return WF_OK;
+    const int32_t to = fabric->node_ranks[index + 1];
+    const wf_bootstrap *const boot = fabric->boot;
+    int32_t *const token = malloc(sizeof *token);
+    if (!token) return wf_fail(WF_ERR_MEMORY, "no memory to pass a turn on");
+    *token = said;
+    void *request = NULL;
+    wf_status status = boot->send(boot->self, to, WF_TAG_TURN, token, sizeof *token, &request);
+    if (status == WF_OK) status = wf_request_wait(boot, &request, fabric->timeout_s, to, "the turn's arrival at a process");
+    if (!request || boot->cancel(boot->self, &request)) free(token);
+    return status;
+}
+
+static int32_t largest_node(const wf_fabric *fabric) {
+    int32_t most = 0;
+    for (int32_t r = 0; r < fabric->ranks; r++) {
+        int32_t count = 0;
+        for (int32_t s = 0; s < fabric->ranks; s++) count += fabric->peers[s].node == fabric->peers[r].node;
+        if (count > most) most = count;
+    }
+    return most;
+}
+
+wf_status wf_fabric_in_turn(wf_fabric *fabric, wf_status (*build)(void *), void *context) {
+    int32_t before = WF_OK;
+    wf_status status = await_turn(fabric, &before);
+    if (status == WF_OK && before == WF_OK) status = build(context);
+    const wf_status passed = pass_turn(fabric, status != WF_OK ? (int32_t)status : before);
+    if (status == WF_OK) status = passed;
+    return wf_agree_among(fabric->boot, &fabric->everyone, WF_TAG_ALL,
+                          fabric->timeout_s * largest_node(fabric), status);
+}

@@ -1,0 +1,68 @@
+/* mail.c: see the header. */
+#include "host/fabric/mail.h"
+
+#include <unistd.h>
+
+static int64_t round_up(int64_t bytes, int64_t unit) {
+    return (bytes + unit - 1) / unit * unit;
+}
+
+int64_t wf_outbox_slot_bytes(const wf_fabric *fabric) {
+    const int64_t page = sysconf(_SC_PAGESIZE), most = 64 << 20; /* most: of all rings of one rank */
+    const int64_t fair = most / (WF_STAGED_SLOTS * (fabric->node.count > 1 ? fabric->node.count - 1 : 1)) / page * page;
+    const int64_t chunk = round_up(fabric->chunk_bytes, page);
+    return chunk < fair ? chunk : fair > page ? fair : page;
+}
+
+static int64_t wires_bytes(const wf_fabric *fabric) {
+    return round_up(fabric->node.count * (int64_t)sizeof(wf_wire), sysconf(_SC_PAGESIZE));
+}
+
+int64_t wf_outbox_bytes(const wf_fabric *fabric) {
+    const int64_t others = fabric->node.count - 1;
+    return others == 0 ? 0 : wires_bytes(fabric) + others * WF_STAGED_SLOTS * wf_outbox_slot_bytes(fabric);
+}
+
+static char *outbox(const wf_fabric *fabric, int32_t rank) {
+    return fabric->outboxes->piece[fabric->peers[rank].place];
+}
+
+wf_wire *wf_outbox_wire(const wf_fabric *fabric, int32_t from, int32_t to) {
+    return (wf_wire *)outbox(fabric, from) + fabric->peers[to].place;
+}
+
+void *wf_outbox_slot(const wf_fabric *fabric, int32_t from, int32_t to, int64_t number) {
+    const int32_t mine = fabric->peers[from].place, place = fabric->peers[to].place;
+    const int64_t ring = place - (place > mine); /* no ring to oneself */
+    return outbox(fabric, from) + wires_bytes(fabric) +
+           (ring * WF_STAGED_SLOTS + number % WF_STAGED_SLOTS) * wf_outbox_slot_bytes(fabric);
+}
+
+wf_mail *wf_half_mail(const wf_fabric *fabric, const wf_half *half) {
+    wf_wire *const wire = half->sends ? wf_outbox_wire(fabric, fabric->rank, half->peer)
+                                      : wf_outbox_wire(fabric, half->peer, fabric->rank);
+    return half->transport->kind == WF_TRANSPORT_WINDOW ? &wire->window[half->lane] : &wire->staged[half->lane];
+}
+
+/* An entry is free again when the message that used it is complete: then both sides have read it. */
+bool wf_mail_announce(const wf_fabric *fabric, wf_half *half, const wf_post *post) {
+    wf_mail *const mail = wf_half_mail(fabric, half);
+    _Atomic int64_t *const mine = half->sends ? &mail->announced : &mail->posted;
+    if (half->announced) return true;
+    if (atomic_load_explicit(mine, memory_order_relaxed) != half->sequence) return false;
+    if (half->sequence - atomic_load_explicit(&mail->completed, memory_order_acquire) >= WF_POSTS) return false;
+    if (half->sends)
+        mail->sent[half->sequence % WF_POSTS] = *post;
+    else
+        mail->expected[half->sequence % WF_POSTS] = half->bytes;
+    atomic_store_explicit(mine, half->sequence + 1, memory_order_release);
+    return half->announced = true;
+}
+
+wf_status wf_mail_match(const wf_fabric *fabric, wf_half *half) {
+    wf_mail *const mail = wf_half_mail(fabric, half);
+    _Atomic int64_t *const theirs = half->sends ? &mail->posted : &mail->announced;
+    if (half->matched || atomic_load_explicit(theirs, memory_order_acquire) <= half->sequence) return WF_OK;
+    const int64_t entry = half->sequence % WF_POSTS;
+    return wf_half_match(fabric, half, half->sends ? mail->expected[entry] : mail->sent[entry].bytes);
+}

@@ -1,0 +1,53 @@
+/* mail.h: the flags through which two ranks of a node talk, in shared memory. One mail per channel
+ * and transport: the sender announces its messages, the receiver its receives; each side compares the
+ * other's length; the receiver counts what it has wholly received. C11 atomics: whoever reads a
+ * counter (acquire) sees the entries that were written before it was raised (release).
+ *
+ * An outbox is a rank's piece of the share: for each other rank of the node a wire (mails and the
+ * ring's counters), then for each the slots of its ring. */
+#ifndef WF_FABRIC_MAIL_H
+#define WF_FABRIC_MAIL_H
+
+#include <stdatomic.h>
+
+#include "host/fabric/internal.h"
+
+enum { WF_POSTS = 8, WF_STAGED_SLOTS = 2, WF_CACHE_LINE = 64 };
+
+typedef struct wf_post { int64_t bytes, offset; int32_t window; } wf_post; /* offset, window: of WINDOW */
+
+typedef struct wf_mail {
+    _Alignas(WF_CACHE_LINE) _Atomic int64_t announced; /* written by the sender */
+    wf_post sent[WF_POSTS];                            /* message n at n % WF_POSTS */
+    _Alignas(WF_CACHE_LINE) _Atomic int64_t posted;    /* written by the receiver */
+    _Atomic int64_t completed;
+    int64_t expected[WF_POSTS];
+} wf_mail;
+
+typedef struct wf_ring {            /* counters only rise; slot n at n % WF_STAGED_SLOTS */
+    _Alignas(WF_CACHE_LINE) _Atomic int64_t filled; /* written by the sender */
+    struct { int64_t sequence, bytes; int32_t lane; } slot[WF_STAGED_SLOTS];
+    _Alignas(WF_CACHE_LINE) _Atomic int64_t emptied; /* written by the receiver */
+} wf_ring;
+
+typedef struct wf_wire {
+    wf_mail staged[WF_LANES], window[WF_LANES];
+    wf_ring ring;
+} wf_wire;
+
+/* Bytes of one slot of a ring: a chunk, or less where a node's ranks are so many that their rings
+ * would take too much memory. The same on all ranks of the node. */
+int64_t wf_outbox_slot_bytes(const wf_fabric *);
+int64_t wf_outbox_bytes(const wf_fabric *);
+/* World ranks of this node. */
+wf_wire *wf_outbox_wire(const wf_fabric *, int32_t from, int32_t to);
+void *wf_outbox_slot(const wf_fabric *, int32_t from, int32_t to, int64_t number);
+
+/* The mail of a half's channel and transport. */
+wf_mail *wf_half_mail(const wf_fabric *, const wf_half *);
+/* Shows the other side that this half has started. false: its entry is still in use, try again. */
+bool wf_mail_announce(const wf_fabric *, wf_half *, const wf_post *);
+/* Sets half->matched once the other side has started too. */
+wf_status wf_mail_match(const wf_fabric *, wf_half *);
+
+#endif

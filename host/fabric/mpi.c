@@ -1,0 +1,267 @@
+/* mpi.c: between any two ranks. Device memory never meets MPI: chunks go device -> staging -> message
+ * -> staging -> device, several of them at once, in both directions at once.
+ *
+ *     sender                      receiver
+ *     announce(n, bytes) ------->           compares the lengths
+ *                        <------- credit(n) one per chunk, when a buffer is posted for it
+ *     chunk              ------->
+ *
+ * A receiver gives a buffer only to a message that its sender has announced, a sender only to a chunk
+ * that has credit: what holds a buffer always ends, so lanes cannot block each other. Three tags per
+ * lane; MPI keeps the order of each. Named for its usual bootstrap; any bootstrap's messages will do. */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "host/fabric/internal.h"
+
+enum { SLOTS = 4 }; /* each way: two on the device's queue, two on the wire */
+enum { ANNOUNCE, CREDIT, CHUNK, TAGS };
+
+typedef enum slot_state { FREE, ON_DEVICE, ON_WIRE, SETTLING /* received; the credit is still under way */ } slot_state;
+
+typedef struct slot {
+    slot_state state;
+    char *data;
+    wf_half *half;
+    int64_t at, bytes;      /* of the message */
+    int64_t order;          /* of claiming: chunks are sent in this order */
+    wf_event *event;
+    void *request;
+    wf_note credit;
+    void *credit_request;
+} slot;
+
+typedef struct mpi {
+    slot out[SLOTS], in[SLOTS];
+    int64_t claimed, sent;  /* of out */
+} mpi;
+
+static wf_verdict_code ok(const wf_fabric *fabric, int32_t rank, int32_t peer) {
+    return WF_PAIR_PASSED;
+}
+
+static char *staging(const wf_fabric *fabric) {
+    const int64_t page = sysconf(_SC_PAGESIZE);
+    return aligned_alloc((size_t)page, (size_t)((fabric->chunk_bytes + page - 1) / page * page));
+}
+
+static void destroy(wf_fabric *fabric) {
+    mpi *const m = fabric->state[WF_TRANSPORT_MPI];
+    for (int i = 0; m && i < SLOTS; i++) {
+        const bool lost = m->in[i].credit_request && !fabric->boot->cancel(fabric->boot->self, &m->in[i].credit_request);
+        if (lost) return; /* MPI may still read the credit: all of it stays */
+    }
+    for (int i = 0; m && i < SLOTS; i++) {
+        free(m->out[i].data);
+        free(m->in[i].data);
+    }
+    free(m);
+    fabric->state[WF_TRANSPORT_MPI] = NULL;
+}
+
+static wf_status create(wf_fabric *fabric) {
+    mpi *const m = calloc(1, sizeof *m);
+    bool all = m != NULL;
+    fabric->state[WF_TRANSPORT_MPI] = m;
+    for (int i = 0; all && fabric->ranks > 1 && i < SLOTS; i++)
+        all = (m->out[i].data = staging(fabric)) && (m->in[i].data = staging(fabric));
+    if (all) return WF_OK;
+    destroy(fabric);
+    return wf_fail(WF_ERR_MEMORY, "no memory for %d staging buffers of %lld bytes", 2 * SLOTS, (long long)fabric->chunk_bytes);
+}
+
+static int32_t tag_of(const wf_half *half, int32_t what) {
+    return WF_TAG_DATA + (int32_t)half->lane * TAGS + what;
+}
+
+static wf_status send(const wf_fabric *fabric, const wf_half *half, int32_t what, const void *data, int64_t bytes, void **request) {
+    return fabric->boot->send(fabric->boot->self, half->peer, tag_of(half, what), data, bytes, request);
+}
+
+static wf_status receive(const wf_fabric *fabric, const wf_half *half, int32_t what, void *data, int64_t bytes, void **request) {
+    return fabric->boot->receive(fabric->boot->self, half->peer, tag_of(half, what), data, bytes, request);
+}
+
+/* done_out: there is no request, or none any more */
+static wf_status test(const wf_fabric *fabric, void **request, bool *done_out) {
+    *done_out = true;
+    return *request ? fabric->boot->test(fabric->boot->self, request, done_out) : WF_OK;
+}
+
+static wf_status start(wf_fabric *fabric, wf_half *half) {
+    half->note = (wf_note){.sequence = half->sequence, .bytes = half->bytes};
+    if (half->sends) return send(fabric, half, ANNOUNCE, &half->note, sizeof half->note, &half->note_request);
+    return receive(fabric, half, ANNOUNCE, &half->reply, sizeof half->reply, &half->reply_request);
+}
+
+/* ---- slots ------------------------------------------------------------------------------------------ */
+
+static slot *claim(slot *slots, wf_half *half, int64_t chunk_bytes) {
+    slot *s = slots;
+    while (s < slots + SLOTS && (s->state != FREE || !s->data)) s++;
+    if (s == slots + SLOTS) return NULL;
+    const int64_t left = half->bytes - half->issued;
+    s->half = half;
+    s->at = half->issued;
+    s->bytes = left < chunk_bytes ? left : chunk_bytes;
+    return s;
+}
+
+static void issued(wf_half *half, int64_t bytes) {
+    half->issued += bytes;
+    if (half->issued == half->bytes) half->end->issuing++;
+}
+
+static wf_status device_done(slot *s, bool *done_out) {
+    TRY(wf_event_done(s->event, done_out));
+    if (!*done_out) return WF_OK;
+    wf_event_release(s->event);
+    s->event = NULL;
+    return WF_OK;
+}
+
+static wf_status poll_out(wf_fabric *fabric, mpi *m, slot *s) {
+    bool done = false;
+    if (s->state == ON_DEVICE && s->order == m->sent) {
+        TRY(device_done(s, &done));
+        if (!done) return WF_OK;
+        TRY(send(fabric, s->half, CHUNK, s->data, s->bytes, &s->request));
+        s->state = ON_WIRE;
+        m->sent++;
+    }
+    if (s->state != ON_WIRE) return WF_OK;
+    TRY(test(fabric, &s->request, &done));
+    if (!done) return WF_OK;
+    wf_half_moved(fabric, s->half, s->bytes);
+    s->state = FREE;
+    return WF_OK;
+}
+
+static wf_status poll_in(wf_fabric *fabric, slot *s) {
+    bool done = false;
+    if (s->state == ON_WIRE) {
+        TRY(test(fabric, &s->request, &done));
+        if (!done) return WF_OK;
+        TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, s->half->memory, s->half->offset + s->at, s->bytes, s->data, &s->event));
+        s->state = ON_DEVICE;
+        TRY(wf_queue_flush(fabric->device, WF_QUEUE_RECEIVE));
+    }
+    if (s->state == ON_DEVICE) {
+        TRY(device_done(s, &done));
+        if (!done) return WF_OK;
+        wf_half_moved(fabric, s->half, s->bytes);
+        s->half = NULL;
+        s->state = SETTLING;
+    }
+    if (s->state == SETTLING) {
+        TRY(test(fabric, &s->credit_request, &done));
+        if (done) s->state = FREE;
+    }
+    return WF_OK;
+}
+
+static wf_status poll(wf_fabric *fabric) {
+    mpi *const m = fabric->state[WF_TRANSPORT_MPI];
+    int64_t sent;
+    do { /* a slot may have to wait for one behind it in the array */
+        sent = m->sent;
+        for (int i = 0; i < SLOTS; i++) TRY(poll_out(fabric, m, &m->out[i]));
+    } while (sent != m->sent);
+    for (int i = 0; i < SLOTS; i++) TRY(poll_in(fabric, &m->in[i]));
+    return WF_OK;
+}
+
+/* ---- halves ----------------------------------------------------------------------------------------- */
+
+/* A credit says what its rank expects, so the sender finds a mismatch too. */
+static wf_status await_credit(wf_fabric *fabric, wf_half *half) {
+    bool done = false;
+    if (!half->reply_request)
+        TRY(receive(fabric, half, CREDIT, &half->reply, sizeof half->reply, &half->reply_request));
+    TRY(test(fabric, &half->reply_request, &done));
+    if (!done) return WF_OK;
+    half->credit = true;
+    return half->matched ? WF_OK : wf_half_match(fabric, half, half->reply.bytes);
+}
+
+static wf_status issue_sends(wf_fabric *fabric, wf_half *half) {
+    mpi *const m = fabric->state[WF_TRANSPORT_MPI];
+    while (half->issued < half->bytes) {
+        if (!half->credit) TRY(await_credit(fabric, half));
+        slot *const s = half->credit ? claim(m->out, half, fabric->chunk_bytes) : NULL;
+        if (!s) return WF_OK;
+        TRY(wf_queue_read(fabric->device, WF_QUEUE_SEND, half->memory, half->offset + s->at, s->bytes, s->data, &s->event));
+        s->state = ON_DEVICE;
+        s->order = m->claimed++;
+        half->credit = false;
+        issued(half, s->bytes);
+        TRY(wf_queue_flush(fabric->device, WF_QUEUE_SEND));
+    }
+    return WF_OK;
+}
+
+static wf_status advance_send(wf_fabric *fabric, wf_half *half) {
+    bool noted = false;
+    TRY(test(fabric, &half->note_request, &noted));
+    if (half->end->issuing == half->sequence) TRY(issue_sends(fabric, half));
+    half->done = noted && half->moved == half->bytes;
+    return WF_OK;
+}
+
+/* On a mismatch the sender is told too, then this rank fails. */
+static wf_status await_announcement(wf_fabric *fabric, wf_half *half) {
+    bool done = false;
+    TRY(test(fabric, &half->reply_request, &done));
+    if (!done) return WF_OK;
+    const wf_status status = wf_half_match(fabric, half, half->reply.bytes);
+    if (status != WF_OK && !half->note_request)
+        (void)send(fabric, half, CREDIT, &half->note, sizeof half->note, &half->note_request);
+    return status;
+}
+
+static wf_status advance_receive(wf_fabric *fabric, wf_half *half) {
+    mpi *const m = fabric->state[WF_TRANSPORT_MPI];
+    if (half->end->issuing == half->sequence && !half->matched) TRY(await_announcement(fabric, half));
+    while (half->matched && half->issued < half->bytes) {
+        slot *const s = claim(m->in, half, fabric->chunk_bytes);
+        if (!s) break;
+        TRY(receive(fabric, half, CHUNK, s->data, s->bytes, &s->request));
+        s->state = ON_WIRE;
+        s->credit = half->note;
+        issued(half, s->bytes);
+        TRY(send(fabric, half, CREDIT, &s->credit, sizeof s->credit, &s->credit_request));
+    }
+    half->done = half->moved == half->bytes;
+    return WF_OK;
+}
+
+static wf_status advance(wf_fabric *fabric, wf_half *half) {
+    return half->sends ? advance_send(fabric, half) : advance_receive(fabric, half);
+}
+
+/* A buffer that MPI may still use is left behind and replaced. */
+static void abandon_slot(wf_fabric *fabric, slot *s, bool sends) {
+    const wf_bootstrap *const boot = fabric->boot;
+    if (s->event) wf_event_release(s->event);
+    s->event = NULL;
+    if (s->request && !boot->cancel(boot->self, &s->request)) s->data = staging(fabric);
+    s->half = NULL;
+    s->state = sends ? FREE : SETTLING;
+}
+
+static bool abandon(wf_fabric *fabric, wf_half *half) {
+    const wf_bootstrap *const boot = fabric->boot;
+    mpi *const m = fabric->state[WF_TRANSPORT_MPI];
+    for (int i = 0; i < SLOTS; i++) {
+        slot *const s = half->sends ? &m->out[i] : &m->in[i];
+        if (s->half == half && s->state != FREE) abandon_slot(fabric, s, half->sends);
+    }
+    m->sent = m->claimed;
+    const bool noted = !half->note_request || boot->cancel(boot->self, &half->note_request);
+    const bool replied = !half->reply_request || boot->cancel(boot->self, &half->reply_request);
+    return noted && replied;
+}
+
+const wf_transport wf_transport_mpi = {.kind = WF_TRANSPORT_MPI, .name = "mpi", .ok = ok,
+                                       .create = create, .destroy = destroy, .start = start, .poll = poll,
+                                       .advance = advance, .abandon = abandon};
