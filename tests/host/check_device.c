@@ -1,5 +1,7 @@
 /* Devices, memory, queues, events, programs and kernels, on the machine's own OpenCL device. CK_NOFORK:
  * an OpenCL context does not survive a fork. */
+#include <dirent.h>
+
 #include "host/device/find.h"
 #include "tests/host/device_support.h"
 
@@ -331,6 +333,73 @@ START_TEST(ranks_of_a_cpu_take_fair_shares) {
 }
 END_TEST
 
+/* Processor time of each thread of this process so far, by thread id; returns their number. */
+static int thread_times(long ids[], double seconds[], int most) {
+    DIR *tasks = opendir("/proc/self/task");
+    int n = 0;
+    for (struct dirent *task; tasks && n < most && (task = readdir(tasks));) {
+        char path[300];
+        unsigned long long nanoseconds = 0;
+        snprintf(path, sizeof path, "/proc/self/task/%s/schedstat", task->d_name);
+        FILE *file = fopen(path, "r");
+        if (!file) continue;
+        if (fscanf(file, "%llu", &nanoseconds) == 1) {
+            ids[n] = strtol(task->d_name, NULL, 10);
+            seconds[n++] = 1e-9 * (double)nanoseconds;
+        }
+        fclose(file);
+    }
+    if (tasks) closedir(tasks);
+    return n;
+}
+
+/* Threads that got a tenth or more of the time that passed on all threads since `before`. */
+static int busy_threads(const long ids[], const double before[], int n) {
+    long now_ids[256];
+    double now[256], sum = 0;
+    const int now_n = thread_times(now_ids, now, 256);
+    int busy = 0;
+    for (int i = 0; i < now_n; i++) {
+        for (int j = 0; j < n; j++)
+            if (ids[j] == now_ids[i]) now[i] -= before[j];
+        sum += now[i];
+    }
+    for (int i = 0; i < now_n; i++) busy += now[i] >= 0.1 * sum;
+    return busy;
+}
+
+/* The threads that compute are as many as the rank's share of the cores, whatever the load. */
+START_TEST(a_share_computes_with_its_own_cores_only) {
+    wf_opencl *whole = open_device(false), *share = NULL;
+    const int32_t units = whole->device.compute_units;
+    const bool cpu = whole->device.type == WF_DEVICE_CPU;
+    wf_opencl_destroy(whole);
+    if (!cpu || units < 2 || units > 8) return;
+    const wf_problem problem = scale_problem(1 << 20);
+    const wf_run_number run[WF_RUN_VALUES] = {{0}};
+    for (int32_t ranks = 1; ranks <= units; ranks += units - 1) {
+        wf_kernel *kernel = NULL;
+        wf_memory *memory = NULL;
+        long ids[256];
+        double before[256];
+        ck_ok(wf_opencl_create(&(wf_opencl_options){.node_rank = ranks - 1, .node_ranks = ranks}, &share));
+        ck_ok(wf_memory_create(share, 8 << 20, &memory));
+        ck_ok(wf_kernel_prepare_as(share, &scale_operation, &problem, &(wf_candidate){.value = {32}}, scale_source,
+                                   "-DFACTOR=3 -DGROUP=32", &kernel));
+        const wf_bound_view views[] = {{memory, 0, {1}}, {memory, 1 << 20, {1}}};
+        ck_ok(wf_kernel_enqueue(kernel, WF_QUEUE_COMPUTE, views, 2, NULL, run, NULL));
+        ck_ok(wf_queue_finish(share, WF_QUEUE_COMPUTE));
+        const int n = thread_times(ids, before, 256);
+        for (int i = 0; i < 100; i++) ck_ok(wf_kernel_enqueue(kernel, WF_QUEUE_COMPUTE, views, 2, NULL, run, NULL));
+        ck_ok(wf_queue_finish(share, WF_QUEUE_COMPUTE));
+        ck_assert_int_eq(busy_threads(ids, before, n), share->device.compute_units);
+        wf_kernel_destroy(kernel);
+        wf_memory_destroy(memory);
+        wf_opencl_destroy(share);
+    }
+}
+END_TEST
+
 static TCase *device_case(Suite *suite, const char *name, void (*open)(void)) {
     TCase *tests = tcase_create(name);
     tcase_set_timeout(tests, 120);
@@ -358,6 +427,7 @@ int main(void) {
     TCase *choice = device_case(suite, "choice", NULL);
     tcase_add_test(choice, devices_are_chosen_by_wish_and_shared_out);
     tcase_add_test(choice, ranks_of_a_cpu_take_fair_shares);
+    tcase_add_test(choice, a_share_computes_with_its_own_cores_only);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
     srunner_run_all(runner, CK_NORMAL);
