@@ -24,7 +24,7 @@ void wf_pause(int64_t idle_iterations) {
 }
 
 void wf_fabric_pause(const wf_fabric *fabric, int64_t idle_iterations) {
-    wf_pause(idle_iterations);
+    wf_pause(idle_iterations < fabric->quiet ? idle_iterations : fabric->quiet);
 }
 
 /* ---- gather ----------------------------------------------------------------------------------------- */

@@ -81,8 +81,8 @@ wf_status wf_fabric_start(wf_fabric *, wf_lane, wf_transport_kind send_transport
 wf_status wf_fabric_test(wf_fabric *, wf_transfer **transfer, bool *done);
 
 /* For loops around wf_fabric_test. idle_iterations: rounds in which nothing was done, 0 after one that
- * did something. Spins briefly, then yields the core, then sleeps some 50 us: ranks share cores with
- * the threads of their CPU devices. */
+ * did something. Spins briefly, then yields the core, then sleeps some 50 us (begins anew when a transfer
+ * has moved): ranks share cores with the threads of their CPU devices. */
 void wf_fabric_pause(const wf_fabric *, int64_t idle_iterations);
 
 /* Bytes sent and messages sent per transport since creation (the self-test's not counted). */

@@ -136,7 +136,9 @@ struct wf_fabric {
     wf_half *active, **last;
     wf_transfer *free_list, *made;
     int64_t sent_bytes[WF_TRANSPORTS], sent_messages[WF_TRANSPORTS];
-    double clock_s, seen_s;         /* see wf_fabric_tick */
+    double clock_s, seen_s;         /* see tick in transfer.c */
+    int64_t quiet;                  /* tests since something last moved */
+    bool refresh_windows;           /* see window.c */
     wf_status failed;               /* further work is refused */
     char *why_failed;
 };
@@ -148,7 +150,7 @@ void wf_fabric_set_verdict(wf_fabric *, int32_t peer, wf_transport_kind, wf_verd
  * receives on PP_RECV_F. */
 wf_lane wf_channel_lane(wf_lane);
 /* Sets half->matched when the lengths agree; else the sentence that names both. */
-wf_status wf_half_match(const wf_fabric *, wf_half *, int64_t their_bytes);
+wf_status wf_half_match(wf_fabric *, wf_half *, int64_t their_bytes);
 void wf_half_moved(wf_fabric *, wf_half *, int64_t bytes);
 /* The window that a memory belongs to; by its id. NULL: none. */
 const wf_window *wf_window_of(const wf_fabric *, const wf_memory *);

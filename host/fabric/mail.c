@@ -59,7 +59,7 @@ bool wf_mail_announce(const wf_fabric *fabric, wf_half *half, const wf_post *pos
     return half->announced = true;
 }
 
-wf_status wf_mail_match(const wf_fabric *fabric, wf_half *half) {
+wf_status wf_mail_match(wf_fabric *fabric, wf_half *half) {
     wf_mail *const mail = wf_half_mail(fabric, half);
     _Atomic int64_t *const theirs = half->sends ? &mail->posted : &mail->announced;
     if (half->matched || atomic_load_explicit(theirs, memory_order_acquire) <= half->sequence) return WF_OK;

@@ -48,6 +48,6 @@ wf_mail *wf_half_mail(const wf_fabric *, const wf_half *);
 /* Shows the other side that this half has started. false: its entry is still in use, try again. */
 bool wf_mail_announce(const wf_fabric *, wf_half *, const wf_post *);
 /* Sets half->matched once the other side has started too. */
-wf_status wf_mail_match(const wf_fabric *, wf_half *);
+wf_status wf_mail_match(wf_fabric *, wf_half *);
 
 #endif

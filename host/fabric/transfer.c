@@ -14,7 +14,7 @@ wf_lane wf_channel_lane(wf_lane lane) {
     return lane == WF_LANE_PP_RECV_F ? WF_LANE_PP_SEND_F : lane == WF_LANE_PP_RECV_B ? WF_LANE_PP_SEND_B : lane;
 }
 
-wf_status wf_half_match(const wf_fabric *fabric, wf_half *half, int64_t their_bytes) {
+wf_status wf_half_match(wf_fabric *fabric, wf_half *half, int64_t their_bytes) {
     const int64_t sent = half->sends ? half->bytes : their_bytes, expected = half->sends ? their_bytes : half->bytes;
     const int32_t from = half->sends ? fabric->rank : half->peer, to = half->sends ? half->peer : fabric->rank;
     if (sent != expected)
@@ -22,13 +22,14 @@ wf_status wf_half_match(const wf_fabric *fabric, wf_half *half, int64_t their_by
                        from, (long long)sent, to, (long long)expected, wf_lane_name(half->lane),
                        (long long)half->sequence, half->transport->name);
     half->matched = true;
-    half->since = fabric->clock_s;
+    wf_half_moved(fabric, half, 0);
     return WF_OK;
 }
 
 void wf_half_moved(wf_fabric *fabric, wf_half *half, int64_t bytes) {
     half->moved += bytes;
     half->since = fabric->clock_s;
+    fabric->quiet = 0;
 }
 
 /* ---- failure and deadlines -------------------------------------------------------------------------- */
@@ -187,6 +188,7 @@ wf_status wf_fabric_test(wf_fabric *fabric, wf_transfer **transfer_inout, bool *
     wf_transfer *const transfer = *transfer_inout;
     if (fabric->failed != WF_OK) return refuse(fabric);
     tick(fabric);
+    fabric->quiet++;
     const wf_status status = advance(fabric);
     if (status != WF_OK) return fail(fabric, status);
     *done = transfer->send.done && transfer->receive.done;

@@ -2,9 +2,9 @@
  * window, which both have mapped: the sender says where, the receiver's device copies it once, straight
  * from there, and the count of completed messages tells the sender that its bytes are free.
  *
- * The sender first reads its own bytes onto themselves: by the OpenCL specification (clEnqueueReadBuffer,
- * CL_MEM_USE_HOST_PTR) that is what makes the wrapped memory hold what kernels wrote; a device whose
- * buffers are that memory does nothing. */
+ * Refreshing: the sender first reads its own bytes onto themselves. By the OpenCL specification
+ * (clEnqueueReadBuffer, CL_MEM_USE_HOST_PTR) that is what makes the wrapped memory hold what kernels
+ * wrote. A CPU device has no other memory to keep them in, and is spared the wait. */
 #include <stdlib.h>
 
 #include "host/fabric/mail.h"
@@ -95,6 +95,7 @@ static wf_verdict_code ok(const wf_fabric *fabric, int32_t rank, int32_t peer) {
 }
 
 static wf_status create(wf_fabric *fabric) {
+    fabric->refresh_windows = fabric->device && wf_opencl_device(fabric->device)->type != WF_DEVICE_CPU;
     return WF_OK;
 }
 
@@ -108,13 +109,14 @@ static wf_status finished(wf_half *half, bool *done_out) {
     return WF_OK;
 }
 
-/* Starts to make the window current; the halves of an end do so in order. */
+/* Starts to refresh; the halves of an end do so in order. */
 static wf_status start(wf_fabric *fabric, wf_half *half) {
     if (!half->sends) return WF_OK;
     const wf_window *const window = wf_window_of(fabric, half->memory);
     if (!window)
         return wf_fail(WF_ERR_FABRIC, "the %lld bytes that rank %d sends to rank %d on lane %s by window do not lie in window memory",
                        (long long)half->bytes, fabric->rank, half->peer, wf_lane_name(half->lane));
+    if (!fabric->refresh_windows) return WF_OK;
     char *const host = window->share->piece[window->share->mine];
     TRY(wf_queue_read(fabric->device, WF_QUEUE_SEND, half->memory, half->offset, half->bytes, host + half->offset, &half->event));
     return wf_queue_flush(fabric->device, WF_QUEUE_SEND);
