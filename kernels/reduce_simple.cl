@@ -12,7 +12,11 @@
  * Element i of every matrix m: m[m_offset + row * m_stride + j], j < n. An item reads each element
  * before it writes it, so out may be a part or the residual. Dropout's words are a function of the
  * element's global index (philox.clh); a vector of WIDTH columns starts at a multiple of 4, so one
- * block serves four of its lanes. */
+ * block serves four of its lanes.
+ *
+ * Scratch: none on any target up to 7 parts. With 8 and the whole chain the arguments alone want
+ * more scalar registers than gfx1200 has, and 68 bytes go to scratch: a rank count that one node of
+ * such GPUs hardly has, and a second launch for the norm would cost more than they do. */
 #if !defined COUNT || !defined BIAS || !defined DROPOUT || !defined RESIDUAL || !defined NORM
 #error "COUNT, BIAS, DROPOUT, RESIDUAL, NORM: which chain this is"
 #endif

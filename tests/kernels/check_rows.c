@@ -226,6 +226,48 @@ START_TEST(copies_keep_bits) {
 }
 END_TEST
 
+/* ---- far from zero --------------------------------------------------------------------------------------- */
+
+/* A row at 10000 +- 1: the variance must not drown in the mean's square (1e8 u = 6, against 0.3),
+ * and the mean must be good to two roundings, u * 10000 each, whatever the sum's length. */
+START_TEST(norm_far_from_zero) {
+    enum { N = 1021 };
+    static float x[N], y[N], ones[N], zeros[N];
+    float stats[2];
+    double mean = 0, variance = 0;
+    const wf_problem problem = {.op = WF_OP_NORM, .size = {1, N}, .real = {1e-5}};
+    const wf_run_number run[WF_RUN_VALUES] = {{0}};
+    const void *const in[] = {x, ones, zeros};
+    void *const out[] = {y, stats};
+    const int64_t out_count[] = {N, 2};
+    for (int j = 0; j < N; j++) x[j] = 10000 + (float)(j * 37 % 101) / 50, ones[j] = 1;
+    for (int j = 0; j < N; j++) mean += (double)x[j] / N;
+    for (int j = 0; j < N; j++) variance += pow((double)x[j] - mean, 2) / N;
+    const double rstd = 1 / sqrt(variance + 1e-5), u = 0x1p-24;
+    wf_candidate candidate;
+    wf_kernel *kernel = NULL;
+    wf_bound_view views[5] = {{0}};
+    wf_candidate_default(&problem, 0, &candidate);
+    ck_ok(wf_kernel_prepare(opencl, &problem, &candidate, &kernel));
+    for (int i = 0; i < 5; i++) {
+        const int64_t count = i < 3 ? N : out_count[i - 3];
+        ck_ok(wf_memory_create(opencl, 4 * count, &views[i].memory));
+        views[i].stride[0] = i == 1 || i == 2 ? 1 : count, views[i].stride[1] = 1;
+        if (i < 3) ck_ok(wf_queue_write(opencl, WF_QUEUE_COMPUTE, views[i].memory, 0, 4 * N, in[i], NULL));
+    }
+    ck_ok(wf_kernel_enqueue(kernel, WF_QUEUE_COMPUTE, views, 5, NULL, run, NULL));
+    for (int i = 3; i < 5; i++)
+        ck_ok(wf_queue_read(opencl, WF_QUEUE_COMPUTE, views[i].memory, 0, 4 * out_count[i - 3], out[i - 3], NULL));
+    ck_ok(wf_queue_finish(opencl, WF_QUEUE_COMPUTE));
+    for (int i = 0; i < 5; i++) wf_memory_destroy(views[i].memory);
+    wf_kernel_destroy(kernel);
+    ck_assert_double_le(fabs(stats[0] - mean), 2 * u * mean);
+    ck_assert_double_le(fabs(stats[1] - rstd), 5e-7 * rstd);
+    for (int j = 0; j < N; j++)
+        ck_assert_double_le(fabs(y[j] - ((double)x[j] - mean) * rstd), 2 * u * mean * rstd + 5e-7 * 2);
+}
+END_TEST
+
 int main(void) {
     seed = fresh_seed();
     Suite *suite = suite_create("rows");
@@ -239,6 +281,7 @@ int main(void) {
     tcase_add_loop_test(tests, candidates, 0, 3);
     tcase_add_loop_test(tests, masks_equal_the_hosts, 0, COUNT(widths));
     tcase_add_loop_test(tests, copies_keep_bits, 0, COUNT(widths));
+    tcase_add_test(tests, norm_far_from_zero);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
