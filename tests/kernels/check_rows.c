@@ -229,7 +229,7 @@ END_TEST
 /* ---- far from zero --------------------------------------------------------------------------------------- */
 
 /* A row at 10000 +- 1: the variance must not drown in the mean's square (1e8 u = 6, against 0.3),
- * and the mean must be good to two roundings, u * 10000 each, whatever the sum's length. */
+ * and the mean must be good to two roundings, u * 10000 each. */
 START_TEST(norm_far_from_zero) {
     enum { N = 1021 };
     static float x[N], y[N], ones[N], zeros[N];
