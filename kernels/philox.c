@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- the generator ------------------------------------------------------------------------------ */
+/* ---- the generator ---- */
 
 static void round_once(uint32_t c[4], const uint32_t key[2]) {
     const uint64_t product0 = (uint64_t)0xD2511F53u * c[0];
@@ -49,7 +49,7 @@ static uint32_t word_of(const uint32_t key[2], uint32_t site, uint32_t layer, ui
     return block[column % 4];
 }
 
-/* ---- dropout ------------------------------------------------------------------------------------- */
+/* ---- dropout ---- */
 
 uint32_t wf_philox_threshold(double p) {
     if (!(p > 0)) return 0;
@@ -62,7 +62,7 @@ int wf_dropout_keep(const uint32_t key[2], uint32_t site, uint32_t layer, uint32
     return word_of(key, site, layer, c1, c2, column) >= threshold;
 }
 
-/* ---- normal deviates ------------------------------------------------------------------------------ */
+/* ---- normal deviates ---- */
 
 /* Natural logarithm of a positive normal number. x = m 2^e with m in [1/sqrt 2, sqrt 2), then
  * log m = 2 atanh s with s = (m - 1) / (m + 1): |s| < 0.172, and 13 terms of s^2 < 0.0295 leave
