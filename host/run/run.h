@@ -18,6 +18,14 @@ extern "C" {
 typedef struct wf_store wf_store;
 wf_status wf_store_create(wf_opencl *, wf_store **out);
 void wf_store_destroy(wf_store *);
+/* Creates (zeroed) what this placed schedule needs and the store lacks; a schedule whose slots lie
+ * elsewhere is WF_ERR_ARGUMENT. Local. wf_runner_create does it too. */
+wf_status wf_store_prepare(wf_store *, const wf_schedule *);
+bool wf_store_has(const wf_store *, wf_class class_);
+int64_t wf_store_bytes(const wf_store *, wf_class class_);
+/* Host <-> slot, by slot name and instance; whole instances. Local, blocking. */
+wf_status wf_store_write(wf_store *, const char *slot, int32_t instance, const void *data, int64_t bytes);
+wf_status wf_store_read(wf_store *, const char *slot, int32_t instance, void *data, int64_t bytes);
 
 typedef struct wf_runner wf_runner;
 
@@ -33,6 +41,7 @@ void wf_runner_destroy(wf_runner *);
 typedef struct wf_run_args {
     wf_run_number value[WF_RUN_VALUES];
     int64_t sample0, samples;   /* global index of this dp rank's first sample; samples per microbatch */
+    double timeout_s;           /* without any progress for so long: WF_ERR_TIMEOUT; 0: 60 */
 } wf_run_args;
 wf_status wf_runner_run(wf_runner *, const wf_run_args *);
 
@@ -42,8 +51,10 @@ wf_status wf_runner_read(wf_runner *, const char *slot, int32_t instance, void *
 
 /* Allocated bytes per space, counted at creation of each memory object. */
 void wf_runner_allocated(const wf_runner *, int64_t bytes_out[WF_SPACES]);
+/* Seconds of the last run in which the host thread had nothing to do but wait. */
+double wf_runner_idle_s(const wf_runner *);
 
-/* Tracing of the next run: one event per step. The merged, clock-aligned file of all ranks (Chrome
+/* Tracing of the next runs, until off: one event per step. (Turning it on forgets earlier runs.) The merged, clock-aligned file of all ranks (Chrome
  * trace JSON, opens in Perfetto) is written by rank 0. Collective. host/run/trace.c */
 wf_status wf_runner_trace(wf_runner *, bool on);
 wf_status wf_runner_trace_write(wf_runner *, const char *path);

@@ -1,0 +1,18 @@
+/* config.h: models from Hugging Face configuration files. */
+#ifndef WF_MODEL_CONFIG_H
+#define WF_MODEL_CONFIG_H
+
+#include "layouts/model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Reads the config.json of a gpt2. A field that is missing, of another type or absurd, and a
+ * variant that weft does not compute, is one sentence naming file, field and value. */
+wf_status wf_config_read(const char *path, wf_model *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

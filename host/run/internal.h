@@ -1,0 +1,80 @@
+/* internal.h: what runner.c, executor.c, store.c and trace.c share. Not for other rooms. */
+#ifndef WF_RUN_INTERNAL_H
+#define WF_RUN_INTERNAL_H
+
+#include "host/run/run.h"
+
+/* Instances read ahead per lane; compute steps submitted ahead of the device. Both bound memory and
+ * nothing else: they are far above what a device needs to stay busy. */
+enum { WF_READ_AHEAD = 512, WF_IN_FLIGHT = 256, WF_MARK_EVERY = 32 };
+
+/* One executed step, as the tracer keeps it. Seconds on this host's monotonic clock. */
+typedef struct wf_record {
+    int32_t step, call;
+    int64_t seq;
+    double start_s, end_s;
+    bool device_clock;          /* times are the device's own */
+} wf_record;
+
+typedef struct wf_trace {
+    bool on;
+    wf_record *records;
+    int64_t nrecords, capacity;
+} wf_trace;
+
+/* A compute step whose completion somebody waits for; compute completes in order. */
+typedef struct wf_mark {
+    int64_t seq;
+    wf_event *event;
+    int64_t record;             /* of the trace, -1 */
+} wf_mark;
+
+typedef struct wf_lane_state {
+    wf_instance *ring;          /* read, not started: WF_READ_AHEAD entries from head */
+    int32_t head, count;
+    int64_t started, completed; /* sequence numbers, -1: none yet */
+    wf_transfer *transfer;      /* exchanges: the one in flight */
+    wf_instance active;
+    int64_t record;
+} wf_lane_state;
+
+struct wf_runner {
+    const wf_schedule *schedule;
+    wf_opencl *opencl;
+    wf_fabric *fabric;
+    wf_memory **memory;         /* by allocation */
+    bool *owned;                /* created here: not the store's */
+    wf_kernel **kernels;        /* by problem */
+    int32_t *operands;          /* by problem: views that are operands; one more is the workspace */
+    wf_cursor *cursor;
+    uint8_t *waited;            /* bit per compute instance: its completion is waited for */
+    int64_t instances[WF_LANES];/* of the whole program */
+    wf_lane_state lane[WF_LANES];
+    wf_mark mark[WF_IN_FLIGHT];
+    int32_t mark_head, marks;
+    wf_instance held;           /* read from the cursor, its lane's ring was full */
+    bool holding, exhausted, unflushed;
+    wf_status broken;           /* a run failed: what it failed with; further runs are refused */
+    double idle_s;              /* of the last run: time in which the host had nothing to do */
+    wf_trace trace;
+};
+
+/* executor.c */
+wf_status wf_executor_create(wf_runner *);
+void wf_executor_destroy(wf_runner *);
+
+/* store.c: the memory of this schedule's allocations of stored classes, by allocation (others are
+ * left alone). Creates what is missing, zeroed; checks what exists. */
+wf_status wf_store_bind(wf_store *, const wf_schedule *, wf_memory **memory);
+bool wf_store_keeps(const wf_allocation *);
+
+/* Blocking copies between host and device memory. */
+wf_status wf_memory_put(wf_opencl *, wf_memory *, int64_t offset_bytes, const void *data, int64_t bytes);
+wf_status wf_memory_get(wf_opencl *, wf_memory *, int64_t offset_bytes, void *data, int64_t bytes);
+
+/* trace.c */
+wf_status wf_trace_begin(wf_runner *);  /* room for one more run */
+int64_t wf_trace_start(wf_runner *, const wf_instance *);
+void wf_trace_end(wf_runner *, int64_t record, wf_event *);
+
+#endif

@@ -1,0 +1,279 @@
+/* runner.c: makes a placed schedule ready on this rank: memory, kernels, and the proof that the
+ * ranks are about to run plans that fit each other. What happens in a run is executor.c's.
+ *
+ * Memory is allocated exactly as the schedule's allocations say, one object each, so that what was
+ * planned is what is used. Kernels are built by one rank of a node after the other: drivers that
+ * share a kernel cache fail when several build at once. */
+#include "host/run/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- memory ------------------------------------------------------------------------------------------- */
+
+static wf_status allocate_device(wf_runner *r) {
+    const wf_schedule *const s = r->schedule;
+    for (int32_t a = 0; a < s->nallocations; a++) {
+        if (r->memory[a] || s->allocations[a].space == WF_SPACE_WINDOW) continue;
+        if (s->allocations[a].space != WF_SPACE_DEVICE)
+            return wf_fail(WF_ERR_UNSUPPORTED, "allocation %d of %lld bytes lies in space %s, which runs cannot use yet", a,
+                           (long long)s->allocations[a].bytes, wf_space_name((wf_space)s->allocations[a].space));
+        TRY(wf_memory_create(r->opencl, s->allocations[a].bytes, &r->memory[a]));
+        r->owned[a] = true;
+    }
+    return WF_OK;
+}
+
+static int32_t next_window(const wf_schedule *s, int32_t from) {
+    while (from < s->nallocations && s->allocations[from].space != WF_SPACE_WINDOW) from++;
+    return from;
+}
+
+static int32_t windows(const wf_schedule *s) {
+    int32_t n = 0;
+    for (int32_t a = next_window(s, 0); a < s->nallocations; a = next_window(s, a + 1)) n++;
+    return n;
+}
+
+/* Windows are made together: ranks with fewer of them take part with 0 bytes. */
+static wf_status most_windows(wf_runner *r, int32_t *out) {
+    const int32_t mine = windows(r->schedule), ranks = wf_fabric_ranks(r->fabric);
+    int32_t *const all = calloc((size_t)ranks, sizeof *all);
+    if (!all) return wf_fail(WF_ERR_MEMORY, "no host memory to compare windows of %d ranks", ranks);
+    const wf_status status = wf_fabric_all_gather(r->fabric, &mine, sizeof mine, all);
+    *out = 0;
+    for (int32_t i = 0; i < ranks && status == WF_OK; i++)
+        if (all[i] > *out) *out = all[i];
+    free(all);
+    return status;
+}
+
+static wf_status allocate_windows(wf_runner *r) {
+    const wf_schedule *const s = r->schedule;
+    int32_t count, a = next_window(s, 0);
+    TRY(most_windows(r, &count));
+    for (int32_t i = 0; i < count; i++) {
+        const bool mine = a < s->nallocations;
+        wf_memory *memory = NULL;
+        TRY(wf_fabric_window_create(r->fabric, mine ? s->allocations[a].bytes : 0, &memory));
+        if (!mine) continue;
+        r->memory[a] = memory;
+        r->owned[a] = true;
+        a = next_window(s, a + 1);
+    }
+    return WF_OK;
+}
+
+static void free_memory(wf_runner *r) {
+    for (int32_t a = 0; r->memory && r->owned && a < r->schedule->nallocations; a++) {
+        if (!r->owned[a] || !r->memory[a]) continue;
+        if (r->schedule->allocations[a].space == WF_SPACE_WINDOW)
+            wf_fabric_window_destroy(r->fabric, r->memory[a]);
+        else
+            wf_memory_destroy(r->memory[a]);
+    }
+    free(r->memory);
+    free(r->owned);
+}
+
+/* ---- kernels ------------------------------------------------------------------------------------------- */
+
+static wf_status prepare_kernels(void *context) {
+    wf_runner *const r = context;
+    const wf_schedule *const s = r->schedule;
+    for (int32_t p = 0; p < s->nproblems; p++) {
+        const wf_chosen *const c = &s->problems[p];
+        TRY(wf_kernel_prepare(r->opencl, &c->problem, &c->candidate, &r->kernels[p]));
+        wf_operand operands[WF_OPERANDS];
+        r->operands[p] = wf_operations[c->problem.op]->operands(&c->problem, operands);
+    }
+    return wf_opencl_warm(r->opencl);
+}
+
+/* Views of every kernel step: the problem's operands, then its workspace if it has one. */
+static wf_status check_steps(const wf_runner *r) {
+    const wf_schedule *const s = r->schedule;
+    for (int32_t i = 0; i < s->nsteps; i++) {
+        const wf_step *const step = &s->steps[i];
+        const int32_t views = step->reads + step->updates + step->writes;
+        if (step->kind == WF_STEP_EXCHANGE) {
+            if (s->exchanges[step->exchange].kind == WF_HOP) continue;
+            return wf_fail(WF_ERR_UNSUPPORTED, "step %s is a barrier, which runs do not use yet", step->site);
+        }
+        if (step->problem < 0)
+            return wf_fail(WF_ERR_ARGUMENT, "step %s has no kernel: this schedule is for planning only", step->site);
+        const int32_t want = r->operands[step->problem] + (s->problems[step->problem].workspace_bytes > 0);
+        if (views != want)
+            return wf_fail(WF_ERR_INTERNAL, "step %s has %d views, its problem needs %d", step->site, views, want);
+    }
+    return WF_OK;
+}
+
+/* ---- do the ranks' plans fit? ---------------------------------------------------------------------------- */
+
+static bool shares_group(const wf_schedule *s, int32_t peer) {
+    for (int32_t i = 0; i < s->nmembers; i++)
+        if (s->members[i] == peer) return true;
+    return false;
+}
+
+/* hashes[peer][lane][0]: what I send to the peer; [1]: what I receive from it. */
+typedef uint64_t channel_hashes[WF_LANES][2];
+
+static void hash_channels(const wf_schedule *s, channel_hashes *mine) {
+    for (int32_t peer = 0; peer < s->ranks; peer++) {
+        if (peer == s->rank || !shares_group(s, peer)) continue;
+        for (int lane = 0; lane < WF_LANES; lane++) {
+            mine[peer][lane][0] = wf_schedule_hash_channel(s, s->rank, peer, (wf_lane)lane);
+            mine[peer][lane][1] = wf_schedule_hash_channel(s, peer, s->rank, (wf_lane)lane);
+        }
+    }
+}
+
+static wf_status match(const wf_schedule *s, const channel_hashes *all) {
+    for (int32_t from = 0; from < s->ranks; from++)
+        for (int32_t to = 0; to < s->ranks; to++)
+            for (int lane = 0; lane < WF_LANES; lane++)
+                if (all[(int64_t)from * s->ranks + to][lane][0] != all[(int64_t)to * s->ranks + from][lane][1])
+                    return wf_fail(WF_ERR_MISMATCH,
+                                   "the plans of ranks %d and %d do not fit: what rank %d sends on lane %s is not what "
+                                   "rank %d expects (are model, shape, layout and options the same?)",
+                                   from, to, from, wf_lane_name((wf_lane)lane), to);
+    return WF_OK;
+}
+
+static wf_status compare_plans(wf_runner *r) {
+    const wf_schedule *const s = r->schedule;
+    const size_t n = (size_t)s->ranks;
+    channel_hashes *const mine = calloc(n, sizeof *mine);
+    channel_hashes *const all = calloc(n * n, sizeof *all);
+    wf_status status;
+    if (!mine || !all) {
+        status = wf_fail(WF_ERR_MEMORY, "no host memory to compare the plans of %d ranks", s->ranks);
+        goto done;
+    }
+    hash_channels(s, mine);
+    TRY_GOTO(wf_fabric_all_gather(r->fabric, mine, (int64_t)(n * sizeof *mine), all), done);
+    status = match(s, all);
+done:
+    free(mine);
+    free(all);
+    return status;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------ */
+
+static wf_status local_tables(wf_runner *r) {
+    const wf_schedule *const s = r->schedule;
+    if (!s->placed) return wf_fail(WF_ERR_INTERNAL, "a schedule must be placed before it runs");
+    if (s->ranks != wf_fabric_ranks(r->fabric) || s->rank != wf_fabric_rank(r->fabric))
+        return wf_fail(WF_ERR_ARGUMENT, "the plan is for rank %d of %d, this is rank %d of %d", s->rank, s->ranks,
+                       wf_fabric_rank(r->fabric), wf_fabric_ranks(r->fabric));
+    r->memory = calloc((size_t)s->nallocations + 1, sizeof *r->memory);
+    r->owned = calloc((size_t)s->nallocations + 1, sizeof *r->owned);
+    r->kernels = calloc((size_t)s->nproblems + 1, sizeof *r->kernels);
+    r->operands = calloc((size_t)s->nproblems + 1, sizeof *r->operands);
+    if (!r->memory || !r->owned || !r->kernels || !r->operands)
+        return wf_fail(WF_ERR_MEMORY, "no host memory for a runner's tables");
+    return WF_OK;
+}
+
+/* Everything that can fail on one rank alone is agreed on before the next collective call. */
+static wf_status build(wf_runner *r, wf_store *store) {
+    TRY(wf_fabric_agree(r->fabric, local_tables(r)));
+    TRY(compare_plans(r));
+    wf_status status = wf_store_bind(store, r->schedule, r->memory);
+    if (status == WF_OK) status = allocate_device(r);
+    TRY(wf_fabric_agree(r->fabric, status));
+    TRY(wf_fabric_agree(r->fabric, allocate_windows(r)));
+    TRY(wf_fabric_in_turn(r->fabric, prepare_kernels, r));
+    status = check_steps(r);
+    if (status == WF_OK) status = wf_executor_create(r);
+    return wf_fabric_agree(r->fabric, status);
+}
+
+wf_status wf_runner_create(const wf_schedule *schedule, wf_opencl *opencl, wf_fabric *fabric, wf_store *store,
+                           wf_runner **out) {
+    wf_runner *const r = calloc(1, sizeof *r);
+    if (!r) return wf_fail(WF_ERR_MEMORY, "no host memory for a runner");
+    r->schedule = schedule;
+    r->opencl = opencl;
+    r->fabric = fabric;
+    const wf_status status = build(r, store);
+    if (status != WF_OK) {
+        wf_runner_destroy(r);
+        return status;
+    }
+    *out = r;
+    return WF_OK;
+}
+
+void wf_runner_destroy(wf_runner *r) {
+    if (!r) return;
+    wf_executor_destroy(r);
+    for (int32_t p = 0; r->kernels && p < r->schedule->nproblems; p++) wf_kernel_destroy(r->kernels[p]);
+    free(r->kernels);
+    free(r->operands);
+    free_memory(r);
+    free(r->trace.records);
+    free(r);
+}
+
+/* ---- slots ------------------------------------------------------------------------------------------------ */
+
+wf_status wf_memory_put(wf_opencl *opencl, wf_memory *memory, int64_t offset_bytes, const void *data, int64_t bytes) {
+    wf_event *event = NULL;
+    TRY(wf_queue_write(opencl, WF_QUEUE_COMPUTE, memory, offset_bytes, bytes, data, &event));
+    const wf_status status = wf_event_wait(event);
+    wf_event_release(event);
+    return status;
+}
+
+wf_status wf_memory_get(wf_opencl *opencl, wf_memory *memory, int64_t offset_bytes, void *data, int64_t bytes) {
+    wf_event *event = NULL;
+    TRY(wf_queue_read(opencl, WF_QUEUE_COMPUTE, memory, offset_bytes, bytes, data, &event));
+    const wf_status status = wf_event_wait(event);
+    wf_event_release(event);
+    return status;
+}
+
+static wf_status find_slot(const wf_runner *r, const char *slot, int32_t instance, int64_t bytes, wf_memory **memory_out,
+                           int64_t *offset_out) {
+    const wf_schedule *const s = r->schedule;
+    for (int32_t b = 0; b < s->nbuffers; b++) {
+        const wf_buffer *const x = &s->buffers[b];
+        if (x->life != WF_SLOT || strcmp(x->name, slot) != 0) continue;
+        if (instance < 0 || instance >= x->count || bytes != x->bytes)
+            return wf_fail(WF_ERR_ARGUMENT, "slot %s has %d instances of %lld bytes; asked for instance %d, %lld bytes", slot,
+                           x->count, (long long)x->bytes, instance, (long long)bytes);
+        *memory_out = x->allocation < 0 ? NULL : r->memory[x->allocation];
+        *offset_out = x->offset + instance * x->stride;
+        return WF_OK;
+    }
+    return wf_fail(WF_ERR_ARGUMENT, "this plan has no slot %s", slot);
+}
+
+wf_status wf_runner_write(wf_runner *r, const char *slot, int32_t instance, const void *data, int64_t bytes) {
+    wf_memory *memory;
+    int64_t offset;
+    TRY(find_slot(r, slot, instance, bytes, &memory, &offset));
+    return bytes ? wf_memory_put(r->opencl, memory, offset, data, bytes) : WF_OK;
+}
+
+wf_status wf_runner_read(wf_runner *r, const char *slot, int32_t instance, void *data, int64_t bytes) {
+    wf_memory *memory;
+    int64_t offset;
+    TRY(find_slot(r, slot, instance, bytes, &memory, &offset));
+    return bytes ? wf_memory_get(r->opencl, memory, offset, data, bytes) : WF_OK;
+}
+
+void wf_runner_allocated(const wf_runner *r, int64_t bytes_out[WF_SPACES]) {
+    memset(bytes_out, 0, WF_SPACES * sizeof *bytes_out);
+    for (int32_t a = 0; a < r->schedule->nallocations; a++)
+        if (r->memory[a]) bytes_out[r->schedule->allocations[a].space] += wf_memory_bytes(r->memory[a]);
+}
+
+double wf_runner_idle_s(const wf_runner *r) {
+    return r->idle_s;
+}

@@ -1,0 +1,214 @@
+/* store.c: weights, gradients and optimizer state of one rank, shared by the plans of one model.
+ *
+ * Placement puts the slots of each class into allocations of their own, the same way in every plan
+ * whose slots are the same. So the first plan that needs a class creates its memory here, and later
+ * ones only have to agree in the table of slots. Nothing is ever moved or resized. */
+#include "host/run/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct entry {
+    char *name;
+    int32_t memory, count;
+    int64_t offset, stride, bytes;
+} entry;
+
+typedef struct shelf { /* one class */
+    wf_memory **memory;
+    int32_t nmemory;
+    entry *entries;
+    int32_t nentries;
+    bool bound;
+} shelf;
+
+struct wf_store {
+    wf_opencl *opencl;
+    shelf shelves[WF_CLASSES];
+};
+
+bool wf_store_keeps(const wf_allocation *allocation) {
+    return allocation->life == WF_SLOT &&
+           (allocation->class_ == WF_CLASS_PARAMETER || allocation->class_ == WF_CLASS_GRADIENT ||
+            allocation->class_ == WF_CLASS_OPTIMIZER);
+}
+
+wf_status wf_store_create(wf_opencl *opencl, wf_store **out) {
+    wf_store *const store = calloc(1, sizeof *store);
+    if (!store) return wf_fail(WF_ERR_MEMORY, "no host memory for a parameter store");
+    store->opencl = opencl;
+    *out = store;
+    return WF_OK;
+}
+
+static void clear(shelf *s) {
+    for (int32_t i = 0; i < s->nmemory; i++) wf_memory_destroy(s->memory[i]);
+    for (int32_t i = 0; i < s->nentries; i++) free(s->entries[i].name);
+    free(s->memory);
+    free(s->entries);
+    *s = (shelf){0};
+}
+
+void wf_store_destroy(wf_store *store) {
+    if (!store) return;
+    for (int c = 0; c < WF_CLASSES; c++) clear(&store->shelves[c]);
+    free(store);
+}
+
+/* Number of allocation `a` among the schedule's allocations of its class; -1: not stored. */
+static int32_t rank_in_class(const wf_schedule *s, int32_t a) {
+    if (a < 0 || !wf_store_keeps(&s->allocations[a])) return -1;
+    int32_t n = 0;
+    for (int32_t i = 0; i < a; i++)
+        n += wf_store_keeps(&s->allocations[i]) && s->allocations[i].class_ == s->allocations[a].class_;
+    return n;
+}
+
+static bool in_class(const wf_buffer *b, int class_) {
+    return b->life == WF_SLOT && b->class_ == class_;
+}
+
+static wf_status zero(wf_opencl *opencl, wf_memory *memory) {
+    enum { CHUNK = 1 << 20 };
+    char *const zeros = calloc(1, CHUNK);
+    if (!zeros) return wf_fail(WF_ERR_MEMORY, "no host memory for 1 MiB of zeros");
+    wf_status status = WF_OK;
+    const int64_t bytes = wf_memory_bytes(memory);
+    for (int64_t at = 0; at < bytes && status == WF_OK; at += CHUNK)
+        status = wf_memory_put(opencl, memory, at, zeros, bytes - at < CHUNK ? bytes - at : CHUNK);
+    free(zeros);
+    return status;
+}
+
+static wf_status add_memory(wf_store *store, const wf_schedule *s, int class_, shelf *out) {
+    for (int32_t a = 0; a < s->nallocations; a++) {
+        if (!wf_store_keeps(&s->allocations[a]) || s->allocations[a].class_ != class_) continue;
+        TRY(wf_memory_create(store->opencl, s->allocations[a].bytes, &out->memory[out->nmemory]));
+        TRY(zero(store->opencl, out->memory[out->nmemory++]));
+    }
+    return WF_OK;
+}
+
+static wf_status add_entries(const wf_schedule *s, int class_, shelf *out) {
+    for (int32_t b = 0; b < s->nbuffers; b++) {
+        const wf_buffer *const from = &s->buffers[b];
+        if (!in_class(from, class_)) continue;
+        entry *const e = &out->entries[out->nentries];
+        *e = (entry){strdup(from->name), rank_in_class(s, from->allocation), from->count, from->offset, from->stride,
+                     from->bytes};
+        if (!e->name) return wf_fail(WF_ERR_MEMORY, "no host memory for the name of slot %s", from->name);
+        out->nentries++;
+    }
+    return WF_OK;
+}
+
+static wf_status fill_shelf(wf_store *store, const wf_schedule *s, int class_) {
+    shelf fresh = {0};
+    wf_status status;
+    fresh.memory = calloc((size_t)s->nallocations + 1, sizeof *fresh.memory);
+    fresh.entries = calloc((size_t)s->nbuffers + 1, sizeof *fresh.entries);
+    if (!fresh.memory || !fresh.entries) {
+        status = wf_fail(WF_ERR_MEMORY, "no host memory for the store's table of %s slots", wf_class_name(class_));
+        goto fail;
+    }
+    TRY_GOTO(add_memory(store, s, class_, &fresh), fail);
+    TRY_GOTO(add_entries(s, class_, &fresh), fail);
+    fresh.bound = true;
+    store->shelves[class_] = fresh;
+    return WF_OK;
+fail:
+    clear(&fresh);
+    return status;
+}
+
+/* The plan's slots of the class lie where the store's do? */
+static wf_status compare(const shelf *s, const wf_schedule *schedule, int class_) {
+    int32_t n = 0;
+    for (int32_t b = 0; b < schedule->nbuffers; b++) {
+        const wf_buffer *const x = &schedule->buffers[b];
+        if (!in_class(x, class_)) continue;
+        const entry *const e = n < s->nentries ? &s->entries[n] : NULL;
+        n++;
+        if (e && strcmp(e->name, x->name) == 0 && e->memory == rank_in_class(schedule, x->allocation) &&
+            e->count == x->count && e->offset == x->offset && e->stride == x->stride && e->bytes == x->bytes)
+            continue;
+        return wf_fail(WF_ERR_ARGUMENT,
+                       "the plan's %s slot %s (%lld bytes) is not the one that these params hold (%s, %lld bytes); "
+                       "plans that share params need the same model and layout",
+                       wf_class_name(class_), x->name, (long long)x->bytes, e ? e->name : "none",
+                       (long long)(e ? e->bytes : 0));
+    }
+    if (n != s->nentries)
+        return wf_fail(WF_ERR_ARGUMENT, "the plan has %d %s slots, these params hold %d", n, wf_class_name(class_),
+                       s->nentries);
+    return WF_OK;
+}
+
+static bool needs(const wf_schedule *s, int class_) {
+    for (int32_t b = 0; b < s->nbuffers; b++)
+        if (in_class(&s->buffers[b], class_)) return true;
+    return false;
+}
+
+wf_status wf_store_bind(wf_store *store, const wf_schedule *s, wf_memory **memory) {
+    static const int classes[] = {WF_CLASS_PARAMETER, WF_CLASS_GRADIENT, WF_CLASS_OPTIMIZER};
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
+        const int c = classes[i];
+        if (!needs(s, c)) continue;
+        if (!store->shelves[c].bound) TRY(fill_shelf(store, s, c));
+        TRY(compare(&store->shelves[c], s, c));
+    }
+    for (int32_t a = 0; a < s->nallocations; a++)
+        if (wf_store_keeps(&s->allocations[a]))
+            memory[a] = store->shelves[s->allocations[a].class_].memory[rank_in_class(s, a)];
+    return WF_OK;
+}
+
+wf_status wf_store_prepare(wf_store *store, const wf_schedule *s) {
+    wf_memory **const memory = calloc((size_t)s->nallocations + 1, sizeof(wf_memory *));
+    if (!memory) return wf_fail(WF_ERR_MEMORY, "no host memory for %d allocations", s->nallocations);
+    const wf_status status = wf_store_bind(store, s, memory);
+    free(memory);
+    return status;
+}
+
+int64_t wf_store_bytes(const wf_store *store, wf_class class_) {
+    int64_t bytes = 0;
+    for (int32_t i = 0; i < store->shelves[class_].nmemory; i++)
+        bytes += wf_memory_bytes(store->shelves[class_].memory[i]);
+    return bytes;
+}
+
+bool wf_store_has(const wf_store *store, wf_class class_) {
+    return store->shelves[class_].bound;
+}
+
+static wf_status find(const wf_store *store, const char *slot, int32_t instance, int64_t bytes, wf_memory **memory_out,
+                      int64_t *offset_out) {
+    for (int c = 0; c < WF_CLASSES; c++)
+        for (int32_t i = 0; i < store->shelves[c].nentries; i++) {
+            const entry *const e = &store->shelves[c].entries[i];
+            if (strcmp(e->name, slot) != 0) continue;
+            if (instance < 0 || instance >= e->count || bytes != e->bytes)
+                return wf_fail(WF_ERR_ARGUMENT, "slot %s has %d instances of %lld bytes; asked for instance %d, %lld bytes",
+                               slot, e->count, (long long)e->bytes, instance, (long long)bytes);
+            *memory_out = e->memory < 0 ? NULL : store->shelves[c].memory[e->memory];
+            *offset_out = e->offset + instance * e->stride;
+            return WF_OK;
+        }
+    return wf_fail(WF_ERR_ARGUMENT, "no slot %s in these params (no plan that needs it has been loaded)", slot);
+}
+
+wf_status wf_store_write(wf_store *store, const char *slot, int32_t instance, const void *data, int64_t bytes) {
+    wf_memory *memory;
+    int64_t offset;
+    TRY(find(store, slot, instance, bytes, &memory, &offset));
+    return bytes ? wf_memory_put(store->opencl, memory, offset, data, bytes) : WF_OK;
+}
+
+wf_status wf_store_read(wf_store *store, const char *slot, int32_t instance, void *data, int64_t bytes) {
+    wf_memory *memory;
+    int64_t offset;
+    TRY(find(store, slot, instance, bytes, &memory, &offset));
+    return bytes ? wf_memory_get(store->opencl, memory, offset, data, bytes) : WF_OK;
+}
