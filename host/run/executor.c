@@ -16,7 +16,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define TIMEOUT_S 60.0
 
@@ -269,11 +268,9 @@ static wf_status advance(wf_runner *r, const wf_run_args *args, bool *moved) {
     return WF_OK;
 }
 
-/* Rounds without progress so far decide how long to sleep. */
 static void idle(wf_runner *r, int64_t rounds) {
     const double begin = wf_clock_s();
-    const struct timespec nap = {0, rounds < 50 ? 20000 : 200000};
-    nanosleep(&nap, NULL);
+    wf_fabric_pause(r->fabric, rounds);
     r->idle_s += wf_clock_s() - begin;
 }
 

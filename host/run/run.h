@@ -45,9 +45,10 @@ typedef struct wf_run_args {
 } wf_run_args;
 wf_status wf_runner_run(wf_runner *, const wf_run_args *);
 
-/* Host <-> slot, by slot name and instance; whole instances. Local, blocking. */
+/* Host <-> slot, by slot name and instance: its first `bytes`, or those from byte `from` on. Local,
+ * blocking. */
 wf_status wf_runner_write(wf_runner *, const char *slot, int32_t instance, const void *data, int64_t bytes);
-wf_status wf_runner_read(wf_runner *, const char *slot, int32_t instance, void *data, int64_t bytes);
+wf_status wf_runner_read(wf_runner *, const char *slot, int32_t instance, int64_t from, void *data, int64_t bytes);
 
 /* Allocated bytes per space, counted at creation of each memory object. */
 void wf_runner_allocated(const wf_runner *, int64_t bytes_out[WF_SPACES]);

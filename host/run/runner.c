@@ -238,17 +238,19 @@ wf_status wf_memory_get(wf_opencl *opencl, wf_memory *memory, int64_t offset_byt
     return status;
 }
 
-static wf_status find_slot(const wf_runner *r, const char *slot, int32_t instance, int64_t bytes, wf_memory **memory_out,
-                           int64_t *offset_out) {
+/* The slot's instance, of which bytes [from, from + bytes) are wanted. */
+static wf_status find_slot(const wf_runner *r, const char *slot, int32_t instance, int64_t from, int64_t bytes,
+                           wf_memory **memory_out, int64_t *offset_out) {
     const wf_schedule *const s = r->schedule;
     for (int32_t b = 0; b < s->nbuffers; b++) {
         const wf_buffer *const x = &s->buffers[b];
         if (x->life != WF_SLOT || strcmp(x->name, slot) != 0) continue;
-        if (instance < 0 || instance >= x->count || bytes != x->bytes)
+        if (instance < 0 || instance >= x->count || from < 0 || bytes < 0 || from > x->bytes - bytes)
             return wf_fail(WF_ERR_ARGUMENT, "slot %s has %d instances of %lld bytes; asked for instance %d, %lld bytes", slot,
                            x->count, (long long)x->bytes, instance, (long long)bytes);
-        *memory_out = x->allocation < 0 ? NULL : r->memory[x->allocation];
-        *offset_out = x->offset + instance * x->stride;
+        const wf_location at = wf_buffer_locate(x, instance);
+        *memory_out = at.allocation < 0 ? NULL : r->memory[at.allocation];
+        *offset_out = at.offset_bytes + from;
         return WF_OK;
     }
     return wf_fail(WF_ERR_ARGUMENT, "this plan has no slot %s", slot);
@@ -257,14 +259,14 @@ static wf_status find_slot(const wf_runner *r, const char *slot, int32_t instanc
 wf_status wf_runner_write(wf_runner *r, const char *slot, int32_t instance, const void *data, int64_t bytes) {
     wf_memory *memory;
     int64_t offset;
-    TRY(find_slot(r, slot, instance, bytes, &memory, &offset));
+    TRY(find_slot(r, slot, instance, 0, bytes, &memory, &offset));
     return bytes ? wf_memory_put(r->opencl, memory, offset, data, bytes) : WF_OK;
 }
 
-wf_status wf_runner_read(wf_runner *r, const char *slot, int32_t instance, void *data, int64_t bytes) {
+wf_status wf_runner_read(wf_runner *r, const char *slot, int32_t instance, int64_t from, void *data, int64_t bytes) {
     wf_memory *memory;
     int64_t offset;
-    TRY(find_slot(r, slot, instance, bytes, &memory, &offset));
+    TRY(find_slot(r, slot, instance, from, bytes, &memory, &offset));
     return bytes ? wf_memory_get(r->opencl, memory, offset, data, bytes) : WF_OK;
 }
 

@@ -10,8 +10,7 @@
 
 typedef struct entry {
     char *name;
-    int32_t memory, count;
-    int64_t offset, stride, bytes;
+    wf_buffer buffer;           /* as placed, but .allocation counts in the class's memory */
 } entry;
 
 typedef struct shelf { /* one class */
@@ -94,8 +93,8 @@ static wf_status add_entries(const wf_schedule *s, int class_, shelf *out) {
         const wf_buffer *const from = &s->buffers[b];
         if (!in_class(from, class_)) continue;
         entry *const e = &out->entries[out->nentries];
-        *e = (entry){strdup(from->name), rank_in_class(s, from->allocation), from->count, from->offset, from->stride,
-                     from->bytes};
+        *e = (entry){strdup(from->name), *from};
+        e->buffer.allocation = rank_in_class(s, from->allocation);
         if (!e->name) return wf_fail(WF_ERR_MEMORY, "no host memory for the name of slot %s", from->name);
         out->nentries++;
     }
@@ -121,6 +120,11 @@ fail:
     return status;
 }
 
+static bool same_place(const wf_buffer *a, const wf_buffer *b, int32_t allocation) {
+    return a->allocation == allocation && a->count == b->count && a->bytes == b->bytes && a->offset == b->offset &&
+           a->stride == b->stride && a->per_allocation == b->per_allocation;
+}
+
 /* The plan's slots of the class lie where the store's do? */
 static wf_status compare(const shelf *s, const wf_schedule *schedule, int class_) {
     int32_t n = 0;
@@ -129,14 +133,12 @@ static wf_status compare(const shelf *s, const wf_schedule *schedule, int class_
         if (!in_class(x, class_)) continue;
         const entry *const e = n < s->nentries ? &s->entries[n] : NULL;
         n++;
-        if (e && strcmp(e->name, x->name) == 0 && e->memory == rank_in_class(schedule, x->allocation) &&
-            e->count == x->count && e->offset == x->offset && e->stride == x->stride && e->bytes == x->bytes)
-            continue;
+        if (e && strcmp(e->name, x->name) == 0 && same_place(&e->buffer, x, rank_in_class(schedule, x->allocation))) continue;
         return wf_fail(WF_ERR_ARGUMENT,
                        "the plan's %s slot %s (%lld bytes) is not the one that these params hold (%s, %lld bytes); "
                        "plans that share params need the same model and layout",
                        wf_class_name(class_), x->name, (long long)x->bytes, e ? e->name : "none",
-                       (long long)(e ? e->bytes : 0));
+                       (long long)(e ? e->buffer.bytes : 0));
     }
     if (n != s->nentries)
         return wf_fail(WF_ERR_ARGUMENT, "the plan has %d %s slots, these params hold %d", n, wf_class_name(class_),
@@ -189,11 +191,12 @@ static wf_status find(const wf_store *store, const char *slot, int32_t instance,
         for (int32_t i = 0; i < store->shelves[c].nentries; i++) {
             const entry *const e = &store->shelves[c].entries[i];
             if (strcmp(e->name, slot) != 0) continue;
-            if (instance < 0 || instance >= e->count || bytes != e->bytes)
+            if (instance < 0 || instance >= e->buffer.count || bytes != e->buffer.bytes)
                 return wf_fail(WF_ERR_ARGUMENT, "slot %s has %d instances of %lld bytes; asked for instance %d, %lld bytes",
-                               slot, e->count, (long long)e->bytes, instance, (long long)bytes);
-            *memory_out = e->memory < 0 ? NULL : store->shelves[c].memory[e->memory];
-            *offset_out = e->offset + instance * e->stride;
+                               slot, e->buffer.count, (long long)e->buffer.bytes, instance, (long long)bytes);
+            const wf_location at = wf_buffer_locate(&e->buffer, instance);
+            *memory_out = at.allocation < 0 ? NULL : store->shelves[c].memory[at.allocation];
+            *offset_out = at.offset_bytes;
             return WF_OK;
         }
     return wf_fail(WF_ERR_ARGUMENT, "no slot %s in these params (no plan that needs it has been loaded)", slot);

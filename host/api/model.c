@@ -1,0 +1,69 @@
+/* model.c: models of weft.h: a preset by name, or a Hugging Face config.json by path. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "host/api/objects.h"
+#include "host/model/config.h"
+
+static bool looks_like_path(const char *text) {
+    const size_t n = strlen(text);
+    struct stat st;
+    return strchr(text, '/') || (n > 5 && strcmp(text + n - 5, ".json") == 0) || stat(text, &st) == 0;
+}
+
+/* A folder means its config.json. */
+static wf_status read_path(const char *path, wf_model *out) {
+    struct stat st;
+    char inside[4096];
+    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)) return wf_config_read(path, out);
+    if ((size_t)snprintf(inside, sizeof inside, "%s/config.json", path) >= sizeof inside)
+        return wf_fail(WF_ERR_ARGUMENT, "model path is longer than %zu bytes", sizeof inside);
+    return wf_config_read(inside, out);
+}
+
+static wf_status find(const char *text, wf_model *out) {
+    if (!text || !*text) return wf_fail(WF_ERR_ARGUMENT, "no model was named: give a preset or the path of a config.json");
+    if (looks_like_path(text)) return read_path(text, out);
+    if (wf_model_preset(text, out) == WF_OK) return WF_OK;
+    char why[512];
+    snprintf(why, sizeof why, "%s", wf_last_error());
+    return wf_fail(WF_ERR_ARGUMENT, "%s, and no file has this name", why);
+}
+
+weft_status weft_model_create(const char *preset_or_path, weft_model **out) {
+    weft_model *const m = calloc(1, sizeof *m);
+    if (!m) return weft_from(wf_fail(WF_ERR_MEMORY, "no host memory for a model"));
+    wf_status status = find(preset_or_path, &m->model);
+    if (status == WF_OK) status = wf_model_check(&m->model);
+    if (status != WF_OK) {
+        free(m);
+        return weft_from(status);
+    }
+    *out = m;
+    return WEFT_OK;
+}
+
+void weft_model_destroy(weft_model *m) {
+    free(m);
+}
+
+void weft_model_describe(const weft_model *object, weft_model_info *out) {
+    static const char *const activations[WF_ACTS] = {"none", "gelu_tanh", "gelu", "relu", "silu"};
+    const wf_model *const m = &object->model;
+    *out = (weft_model_info){
+        .layers = m->layers,
+        .hidden = m->hidden,
+        .heads = m->heads,
+        .features = m->features,
+        .vocabulary = m->vocabulary,
+        .positions = m->positions,
+        .parameters = wf_model_parameter_count(m),
+        .dropout_embedding = m->dropout_embedding,
+        .dropout_attention = m->dropout_attention,
+        .dropout_residual = m->dropout_residual,
+        .norm_epsilon = m->norm_epsilon,
+        .activation = activations[m->activation],
+    };
+}

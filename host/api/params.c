@@ -1,0 +1,235 @@
+/* params.c: this rank's weights, gradients and optimizer state.
+ *
+ * The memory is host/run's store, whose placement is the schedules'. Weights are placed and allocated
+ * at once, by a schedule that only evaluates; gradients and optimizer state appear when the first
+ * plan that has them is loaded, zeroed. Initial weights are functions of global indices, computed on
+ * the host, so that they are the same bits under every layout and on every device. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/api/objects.h"
+#include "kernels/philox.h"
+
+/* ---- life ---------------------------------------------------------------------------------------------- */
+
+/* The smallest schedule of the layout that holds the weights: where they lie does not depend on the shape. */
+static wf_status place_weights(weft_params *p) {
+    const wf_layout *const l = &p->layout;
+    const wf_shape shape = {(int64_t)l->microbatches * l->size[WF_AXIS_DP] * l->size[WF_AXIS_EP], 1};
+    wf_schedule *schedule = NULL;
+    wf_limits limits;
+    wf_status status;
+    weft_context_limits(p->context, &limits);
+    TRY_GOTO(wf_lower(&p->model, &shape, l, wf_fabric_rank(p->context->fabric), WF_MODE_EVALUATE, &schedule), done);
+    TRY_GOTO(wf_place(schedule, &limits), done);
+    TRY_GOTO(wf_store_prepare(p->store, schedule), done);
+done:
+    wf_schedule_destroy(schedule);
+    return status;
+}
+
+static wf_status fill_in(weft_params *p) {
+    const int32_t rank = wf_fabric_rank(p->context->fabric), ranks = wf_fabric_ranks(p->context->fabric);
+    if (wf_layout_ranks(&p->layout) != ranks) {
+        char text[128];
+        wf_layout_print(&p->layout, text, sizeof text);
+        return wf_fail(WF_ERR_ARGUMENT, "layout %s is for %d ranks, this context has %d", text,
+                       wf_layout_ranks(&p->layout), ranks);
+    }
+    wf_model_parameters(&p->model, p->info);
+    for (int t = 0; t < WF_TENSORS; t++) wf_model_shard(&p->model, &p->info[t], &p->layout, rank, &p->map[t]);
+    TRY(wf_store_create(p->context->opencl, &p->store));
+    return place_weights(p);
+}
+
+weft_status weft_params_create(weft_context *context, const weft_model *model, const weft_layout *layout, weft_params **out) {
+    const wf_status usable = weft_context_usable(context);
+    if (usable != WF_OK) return weft_from(usable);
+    weft_params *const p = calloc(1, sizeof *p);
+    wf_status status = p ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for params");
+    if (p) {
+        p->context = context;
+        p->model = model->model;
+        p->layout = layout->layout;
+        status = fill_in(p);
+    }
+    status = weft_context_note(context, wf_fabric_agree(context->fabric, status));
+    if (status != WF_OK) {
+        weft_params_destroy(p);
+        return weft_from(status);
+    }
+    *out = p;
+    return WEFT_OK;
+}
+
+void weft_params_destroy(weft_params *p) {
+    if (!p) return;
+    wf_store_destroy(p->store);
+    free(p);
+}
+
+/* ---- names ------------------------------------------------------------------------------------------------ */
+
+static int64_t instances(const weft_params *p, int32_t index) {
+    return p->info[index].per_layer ? p->model.layers : 1;
+}
+
+int32_t weft_params_count(const weft_params *p) {
+    (void)p;
+    return WF_TENSORS;
+}
+
+static wf_status check_index(const weft_params *p, int32_t index, int64_t instance) {
+    if (index < 0 || index >= WF_TENSORS)
+        return wf_fail(WF_ERR_ARGUMENT, "no tensor %d; there are %d, from 0", index, WF_TENSORS);
+    if (instance < 0 || instance >= instances(p, index))
+        return wf_fail(WF_ERR_ARGUMENT, "tensor %s has %lld instances, from 0; %lld was asked for", p->info[index].name,
+                       (long long)instances(p, index), (long long)instance);
+    return WF_OK;
+}
+
+weft_status weft_params_info(const weft_params *p, int32_t index, weft_tensor_info *out) {
+    const wf_status status = check_index(p, index, 0);
+    if (status != WF_OK) return weft_from(status);
+    *out = (weft_tensor_info){p->info[index].name,   instances(p, index),    p->map[index].rows,
+                              p->map[index].columns, p->info[index].rows, p->info[index].columns};
+    return WEFT_OK;
+}
+
+static wf_status slot_name(const weft_params *p, int32_t index, const char *what, char out[128]) {
+    static const char *const known[] = {"", "grad", "m", "v"};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(what ? what : "", known[i]) == 0) {
+            snprintf(out, 128, "%s%s%s", p->info[index].name, i ? "." : "", known[i]);
+            return WF_OK;
+        }
+    return wf_fail(WF_ERR_ARGUMENT, "params hold \"\" (weights), \"grad\", \"m\" and \"v\", not \"%s\"", what);
+}
+
+static int64_t shard_bytes(const wf_shard_map *map) {
+    return map->rows * map->columns * (int64_t)sizeof(float);
+}
+
+static wf_status read_shard(weft_params *p, int32_t index, const char *what, int64_t instance, float *out) {
+    char name[128];
+    TRY(check_index(p, index, instance));
+    TRY(slot_name(p, index, what, name));
+    return wf_store_read(p->store, name, (int32_t)instance, out, shard_bytes(&p->map[index]));
+}
+
+weft_status weft_params_read(weft_params *p, int32_t index, const char *what, int64_t instance, float *out) {
+    return weft_from(read_shard(p, index, what, instance, out));
+}
+
+static wf_status write_shard(weft_params *p, int32_t index, const char *what, int64_t instance, const float *data) {
+    char name[128];
+    TRY(check_index(p, index, instance));
+    TRY(slot_name(p, index, what, name));
+    return wf_store_write(p->store, name, (int32_t)instance, data, shard_bytes(&p->map[index]));
+}
+
+weft_status weft_params_write(weft_params *p, int32_t index, const char *what, int64_t instance, const float *data) {
+    return weft_from(write_shard(p, index, what, instance, data));
+}
+
+/* ---- initialisation ------------------------------------------------------------------------------------------ */
+
+/* Global row of a local row. */
+static int64_t global_row(const wf_shard_map *map, int64_t row) {
+    for (int32_t i = 0; i < map->pieces; i++)
+        if (row >= map->piece[i].local && row < map->piece[i].local + map->piece[i].count)
+            return map->piece[i].global + row - map->piece[i].local;
+    return -1;
+}
+
+static void fill_normal(const weft_params *p, int32_t t, const uint32_t key[2], int64_t layer, double std, float *out) {
+    const wf_shard_map *const map = &p->map[t];
+    for (int64_t row = 0; row < map->rows; row++) {
+        const int64_t from = global_row(map, row);
+        for (int64_t column = 0; column < map->columns; column++)
+            out[row * map->columns + column] =
+                (float)(std * wf_philox_normal(key, WF_SITE_INIT + (uint32_t)t, (uint32_t)layer, from, map->first_column + column));
+    }
+}
+
+static void fill_initial(const weft_params *p, int32_t t, const uint32_t key[2], int64_t layer, float *out) {
+    const int64_t n = p->map[t].rows * p->map[t].columns;
+    switch (p->info[t].initial) {
+    case WF_INIT_NORMAL: fill_normal(p, t, key, layer, p->model.init_std, out); return;
+    case WF_INIT_NORMAL_RESIDUAL:
+        fill_normal(p, t, key, layer, p->model.init_std / sqrt(2.0 * (double)p->model.layers), out);
+        return;
+    default:
+        for (int64_t i = 0; i < n; i++) out[i] = p->info[t].initial == WF_INIT_ONE ? 1.0f : 0.0f;
+    }
+}
+
+static wf_status initialise(weft_params *p, int32_t t, const uint32_t key[2], float *room) {
+    for (int64_t layer = 0; layer < instances(p, t); layer++) {
+        fill_initial(p, t, key, layer, room);
+        TRY(write_shard(p, t, "", layer, room));
+        if (!wf_store_has(p->store, WF_CLASS_OPTIMIZER)) continue;
+        memset(room, 0, (size_t)shard_bytes(&p->map[t]));
+        TRY(write_shard(p, t, "m", layer, room));
+        TRY(write_shard(p, t, "v", layer, room));
+    }
+    return WF_OK;
+}
+
+static int64_t largest_shard(const weft_params *p) {
+    int64_t most = 0;
+    for (int t = 0; t < WF_TENSORS; t++)
+        if (shard_bytes(&p->map[t]) > most) most = shard_bytes(&p->map[t]);
+    return most;
+}
+
+weft_status weft_params_init(weft_params *p, uint64_t seed) {
+    uint32_t key[2];
+    wf_philox_key(seed, -1, key);
+    float *const room = malloc((size_t)largest_shard(p) + 1);
+    if (!room) return weft_from(wf_fail(WF_ERR_MEMORY, "no host memory for a tensor of %lld bytes", (long long)largest_shard(p)));
+    wf_status status = WF_OK;
+    for (int32_t t = 0; t < WF_TENSORS && status == WF_OK; t++) status = initialise(p, t, key, room);
+    free(room);
+    return weft_from(status);
+}
+
+/* ---- gathering --------------------------------------------------------------------------------------------------- */
+
+static void scatter_into(const weft_params *p, int32_t t, int32_t rank, const float *shard, float *whole) {
+    wf_shard_map map;
+    wf_model_shard(&p->model, &p->info[t], &p->layout, rank, &map);
+    for (int64_t row = 0; row < map.rows; row++)
+        memcpy(whole + global_row(&map, row) * p->info[t].columns + map.first_column, shard + row * map.columns,
+               (size_t)map.columns * sizeof *whole);
+}
+
+/* Shards differ in size: each travels in room for the largest. */
+static wf_status gather(weft_params *p, int32_t t, const char *what, int64_t instance, float *out) {
+    const int32_t ranks = wf_fabric_ranks(p->context->fabric);
+    int64_t most = 1;
+    for (int32_t rank = 0; rank < ranks; rank++) {
+        wf_shard_map map;
+        wf_model_shard(&p->model, &p->info[t], &p->layout, rank, &map);
+        if (shard_bytes(&map) > most) most = shard_bytes(&map);
+    }
+    char *const mine = calloc(1, (size_t)most), *const all = calloc((size_t)ranks, (size_t)most);
+    wf_status status = mine && all ? read_shard(p, t, what, instance, (float *)mine)
+                                   : wf_fail(WF_ERR_MEMORY, "no host memory to gather tensor %s", p->info[t].name);
+    TRY_GOTO(wf_fabric_agree(p->context->fabric, status), done);
+    TRY_GOTO(wf_fabric_all_gather(p->context->fabric, mine, most, all), done);
+    for (int32_t rank = 0; rank < ranks; rank++) scatter_into(p, t, rank, (const float *)(all + rank * most), out);
+done:
+    free(mine);
+    free(all);
+    return status;
+}
+
+weft_status weft_params_gather(weft_params *p, int32_t index, const char *what, int64_t instance, float *out) {
+    wf_status status = weft_context_usable(p->context);
+    if (status == WF_OK) status = check_index(p, index, instance);
+    if (status == WF_OK) status = weft_context_note(p->context, gather(p, index, what, instance, out));
+    return weft_from(status);
+}

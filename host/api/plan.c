@@ -1,0 +1,281 @@
+/* plan.c: what one rank does for a model, shape and layout: made, measured and explained. Running
+ * it is run.c's. A plan without a context is pure: any rank of any layout, on any machine. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/api/objects.h"
+
+void weft_plan_options_init(weft_plan_options *options) {
+    memset(options, 0, sizeof *options);
+}
+
+/* ---- is the request sound? -------------------------------------------------------------------------------- */
+
+wf_status weft_plan_share(const wf_layout *layout, const wf_shape *shape, int32_t rank, weft_share *out) {
+    int32_t at[WF_AXES];
+    wf_mesh_coordinates(layout, rank, at);
+    const int64_t parts = (int64_t)layout->size[WF_AXIS_DP] * layout->size[WF_AXIS_EP];
+    const int64_t pieces = parts * layout->microbatches;
+    if (shape->batch % pieces != 0)
+        return wf_fail(WF_ERR_ARGUMENT, "a batch of %lld sequences cannot be cut into %lld equal microbatches",
+                       (long long)shape->batch, (long long)pieces);
+    out->microbatches = layout->microbatches;
+    out->samples = shape->batch / pieces;
+    out->first = (at[WF_AXIS_DP] * (int64_t)layout->size[WF_AXIS_EP] + at[WF_AXIS_EP]) * out->samples * out->microbatches;
+    return WF_OK;
+}
+
+static wf_status check_shape(const weft_plan *p) {
+    if (p->shape.batch < 1 || p->shape.sequence < 1)
+        return wf_fail(WF_ERR_ARGUMENT, "a batch of %lld sequences of %lld tokens is empty", (long long)p->shape.batch,
+                       (long long)p->shape.sequence);
+    if (p->shape.sequence > p->model.positions)
+        return wf_fail(WF_ERR_ARGUMENT, "a sequence of %lld tokens is longer than the model's %lld positions",
+                       (long long)p->shape.sequence, (long long)p->model.positions);
+    weft_share share;
+    return weft_plan_share(&p->layout, &p->shape, p->rank, &share);
+}
+
+static wf_status check_ranks(const weft_plan *p) {
+    char text[128];
+    const int32_t ranks = wf_layout_ranks(&p->layout);
+    wf_layout_print(&p->layout, text, sizeof text);
+    if (p->context && ranks != wf_fabric_ranks(p->context->fabric))
+        return wf_fail(WF_ERR_ARGUMENT, "layout %s is for %d rank%s, but there %s %d", text, ranks, ranks == 1 ? "" : "s",
+                       wf_fabric_ranks(p->context->fabric) == 1 ? "is" : "are", wf_fabric_ranks(p->context->fabric));
+    if (p->rank < 0 || p->rank >= ranks)
+        return wf_fail(WF_ERR_ARGUMENT, "layout %s has ranks 0 to %d, not %d", text, ranks - 1, p->rank);
+    return WF_OK;
+}
+
+/* ---- from the request to a schedule --------------------------------------------------------------------------- */
+
+typedef struct chooser {
+    wf_defaults defaults;
+    const wf_fabric *fabric;
+} chooser;
+
+static wf_status choose_candidate(void *context, const wf_problem *problem, wf_candidate *out, int64_t *workspace_bytes_out) {
+    return wf_defaults_candidate(&((chooser *)context)->defaults, problem, out, workspace_bytes_out);
+}
+
+static wf_transport_kind choose_transport(void *context, int32_t peer) {
+    const wf_fabric *const fabric = ((chooser *)context)->fabric;
+    /* Another rank's plan (weft_plan_check) has this rank among its peers: any pair stands for it. */
+    if (peer == wf_fabric_rank(fabric)) peer = peer ? 0 : wf_fabric_ranks(fabric) - 1;
+    return wf_fabric_transport(fabric, peer);
+}
+
+wf_status weft_plan_schedule(const weft_plan *p, int32_t rank, wf_schedule **out) {
+    chooser chooser = {.defaults.gemm = *p->gemm ? p->gemm : NULL};
+    wf_choices choices = {.candidate = choose_candidate, .context = &chooser};
+    if (p->context) {
+        chooser.defaults.opencl = p->context->opencl;
+        chooser.fabric = p->context->fabric;
+        choices.transport = choose_transport;
+    }
+    wf_schedule *schedule = NULL;
+    wf_limits limits;
+    wf_status status;
+    weft_context_limits(p->context, &limits);
+    TRY(wf_defaults_check(&chooser.defaults));
+    TRY_GOTO(wf_lower(&p->model, &p->shape, &p->layout, rank, p->mode, &schedule), fail);
+    TRY_GOTO(wf_choose(schedule, &choices), fail);
+    TRY_GOTO(wf_place(schedule, &limits), fail);
+    *out = schedule;
+    return WF_OK;
+fail:
+    wf_schedule_destroy(schedule);
+    return status;
+}
+
+/* ---- does it fit? ------------------------------------------------------------------------------------------------ */
+
+static void print_bytes(char *out, size_t out_bytes, double bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    int unit = 0;
+    for (; bytes >= 1024 && unit < 4; unit++) bytes /= 1024;
+    snprintf(out, out_bytes, "%.*f %s", unit ? 1 : 0, bytes, units[unit]);
+}
+
+/* Device memory, and windows where the device's memory is the host's. */
+static int64_t planned_bytes(const wf_schedule *s, const wf_device *device) {
+    wf_bytes bytes;
+    wf_schedule_measure(s, &bytes);
+    return bytes.by_space[WF_SPACE_DEVICE] + (device->host_unified ? bytes.by_space[WF_SPACE_WINDOW] : 0);
+}
+
+static wf_status refuse(const weft_plan *p, int64_t need, int64_t available) {
+    wf_bytes bytes;
+    char text[384], one[32], total[32], free_text[32];
+    size_t used = 0;
+    wf_schedule_measure(p->schedule, &bytes);
+    text[0] = 0;
+    for (int c = 0; c < WF_CLASSES && used < sizeof text - 64; c++) {
+        if (!bytes.by_class[c]) continue;
+        print_bytes(one, sizeof one, (double)bytes.by_class[c]);
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s %s", used ? ", " : "", wf_class_name((wf_class)c), one);
+    }
+    print_bytes(total, sizeof total, (double)need);
+    print_bytes(free_text, sizeof free_text, (double)available);
+    return wf_fail(WF_ERR_MEMORY, "rank %d needs %s (%lld bytes: %s), its device %s has %s (%lld bytes) to give", p->rank, total,
+                   (long long)need, text, wf_opencl_device(p->context->opencl)->name, free_text, (long long)available);
+}
+
+/* Before anything is allocated: the plan alone must fit. */
+static wf_status check_memory(const weft_plan *p) {
+    const wf_device *const device = wf_opencl_device(p->context->opencl);
+    const int64_t need = planned_bytes(p->schedule, device);
+    return need > device->available_bytes ? refuse(p, need, device->available_bytes) : WF_OK;
+}
+
+/* At loading: what these params do not hold yet must fit beside all that is allocated. */
+static wf_status check_room(const weft_plan *p, const weft_params *params) {
+    const wf_device *const device = wf_opencl_device(p->context->opencl);
+    int64_t need = planned_bytes(p->schedule, device);
+    for (int32_t a = 0; a < p->schedule->nallocations; a++) {
+        const wf_allocation *const x = &p->schedule->allocations[a];
+        if (x->life == WF_SLOT && wf_store_has(params->store, (wf_class)x->class_)) need -= x->bytes;
+    }
+    const int64_t available = device->available_bytes - wf_opencl_allocated_bytes(p->context->opencl);
+    return need > available ? refuse(p, need, available) : WF_OK;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------------ */
+
+static wf_status fill_in(weft_plan *p, const weft_plan_options *o) {
+    if (!o->model || !o->layout) return wf_fail(WF_ERR_ARGUMENT, "a plan needs a model and a layout");
+    if ((unsigned)o->mode > (unsigned)WEFT_LOGITS) return wf_fail(WF_ERR_ARGUMENT, "no mode %d", (int)o->mode);
+    p->model = o->model->model;
+    p->layout = o->layout->layout;
+    p->shape = (wf_shape){o->batch, o->sequence};
+    p->mode = (wf_mode)(int)o->mode;
+    p->rank = p->context ? wf_fabric_rank(p->context->fabric) : o->rank;
+    if (o->gemm && (size_t)snprintf(p->gemm, sizeof p->gemm, "%s", o->gemm) >= sizeof p->gemm)
+        return wf_fail(WF_ERR_ARGUMENT, "no GEMM variant has a name as long as \"%.32s...\"", o->gemm);
+    TRY(wf_model_check(&p->model));
+    TRY(check_ranks(p));
+    TRY(check_shape(p));
+    TRY(weft_plan_schedule(p, p->rank, &p->schedule));
+    return p->context ? check_memory(p) : WF_OK;
+}
+
+weft_status weft_plan_create(weft_context *context, const weft_plan_options *options, weft_plan **out) {
+    wf_status status = context ? weft_context_usable(context) : WF_OK;
+    if (status != WF_OK) return weft_from(status);
+    weft_plan *const p = calloc(1, sizeof *p);
+    status = p ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for a plan");
+    if (p) {
+        p->context = context;
+        status = fill_in(p, options);
+    }
+    if (context) status = weft_context_note(context, wf_fabric_agree(context->fabric, status));
+    if (status != WF_OK) {
+        weft_plan_destroy(p);
+        return weft_from(status);
+    }
+    *out = p;
+    return WEFT_OK;
+}
+
+void weft_plan_destroy(weft_plan *p) {
+    if (!p) return;
+    wf_runner_destroy(p->runner);
+    wf_schedule_destroy(p->schedule);
+    free(p->packed);
+    free(p);
+}
+
+static bool same_model(const weft_plan *p, const weft_params *params) {
+    char a[128], b[128];
+    wf_layout_print(&p->layout, a, sizeof a);
+    wf_layout_print(&params->layout, b, sizeof b);
+    const wf_model *const m = &p->model, *const n = &params->model;
+    return m->layers == n->layers && m->hidden == n->hidden && m->heads == n->heads && m->features == n->features &&
+           m->vocabulary == n->vocabulary && m->positions == n->positions && strcmp(a, b) == 0;
+}
+
+static wf_status check_load(const weft_plan *p, const weft_params *params) {
+    if (p->runner) return wf_fail(WF_ERR_ARGUMENT, "this plan is loaded already");
+    if (params->context != p->context) return wf_fail(WF_ERR_ARGUMENT, "plan and params are of different contexts");
+    if (!same_model(p, params))
+        return wf_fail(WF_ERR_ARGUMENT, "plan and params are of different models or layouts");
+    return check_room(p, params);
+}
+
+static wf_status load(weft_plan *p, weft_params *params) {
+    wf_fabric *const fabric = p->context->fabric;
+    weft_share share;
+    wf_status status = check_load(p, params);
+    if (status == WF_OK) status = weft_plan_share(&p->layout, &p->shape, p->rank, &share);
+    if (status == WF_OK) {
+        p->packed = calloc((size_t)(share.samples * p->shape.sequence) + 1, sizeof *p->packed);
+        if (!p->packed) status = wf_fail(WF_ERR_MEMORY, "no host memory for a microbatch of tokens");
+    }
+    TRY(wf_fabric_agree(fabric, status));
+    return wf_runner_create(p->schedule, p->context->opencl, fabric, params->store, &p->runner);
+}
+
+weft_status weft_plan_load(weft_plan *p, weft_params *params) {
+    if (!p->context) return weft_from(wf_fail(WF_ERR_ARGUMENT, "a plan made without a context cannot be loaded"));
+    wf_status status = weft_context_usable(p->context);
+    if (status == WF_OK) status = weft_context_note(p->context, load(p, params));
+    return weft_from(status);
+}
+
+/* ---- reading --------------------------------------------------------------------------------------------------------- */
+
+void weft_plan_describe(const weft_plan *p, weft_plan_info *out) {
+    const wf_schedule *const s = p->schedule;
+    wf_bytes bytes;
+    wf_work work;
+    wf_schedule_measure(s, &bytes);
+    wf_schedule_count(s, &work);
+    *out = (weft_plan_info){
+        .device_bytes = bytes.by_space[WF_SPACE_DEVICE],
+        .window_bytes = bytes.by_space[WF_SPACE_WINDOW],
+        .host_bytes = bytes.by_space[WF_SPACE_HOST] + bytes.by_space[WF_SPACE_PINNED],
+        .parameter_bytes = bytes.by_class[WF_CLASS_PARAMETER],
+        .gradient_bytes = bytes.by_class[WF_CLASS_GRADIENT],
+        .optimizer_bytes = bytes.by_class[WF_CLASS_OPTIMIZER],
+        .activation_bytes = bytes.by_class[WF_CLASS_ACTIVATION],
+        .workspace_bytes = bytes.by_class[WF_CLASS_WORKSPACE],
+        .io_bytes = bytes.by_class[WF_CLASS_IO],
+        .messages = work.messages,
+        .all_gather_bytes = work.sent_bytes[WF_ALL_GATHER],
+        .reduce_scatter_bytes = work.sent_bytes[WF_REDUCE_SCATTER],
+        .segments = s->nsegments,
+        .steps = s->nsteps,
+        .calls = s->ncalls,
+        .hash = wf_schedule_hash(s),
+    };
+    for (int i = 0; i < WF_OPS; i++) out->flops += work.flops[i];
+    for (int i = 0; i < WF_COLLECTIVES; i++) {
+        out->sent_bytes += work.sent_bytes[i];
+        out->received_bytes += work.received_bytes[i];
+    }
+}
+
+weft_status weft_plan_explain(const weft_plan *p, char **text_out) {
+    return weft_from(wf_explain(p->schedule, text_out));
+}
+
+weft_status weft_plan_check(const weft_plan *p) {
+    const int32_t ranks = wf_layout_ranks(&p->layout);
+    wf_schedule **const all = calloc((size_t)ranks, sizeof *all);
+    wf_status status = all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for the schedules of %d ranks", ranks);
+    for (int32_t rank = 0; rank < ranks && status == WF_OK; rank++) status = weft_plan_schedule(p, rank, &all[rank]);
+    if (status == WF_OK) status = wf_check((const wf_schedule *const *)all, ranks);
+    for (int32_t rank = 0; all && rank < ranks; rank++) wf_schedule_destroy(all[rank]);
+    free(all);
+    return weft_from(status);
+}
+
+void weft_plan_allocated(const weft_plan *p, int64_t *device_bytes, int64_t *window_bytes, int64_t *host_bytes) {
+    int64_t bytes[WF_SPACES] = {0};
+    if (p->runner) wf_runner_allocated(p->runner, bytes);
+    *device_bytes = bytes[WF_SPACE_DEVICE];
+    *window_bytes = bytes[WF_SPACE_WINDOW];
+    *host_bytes = bytes[WF_SPACE_HOST] + bytes[WF_SPACE_PINNED];
+}
