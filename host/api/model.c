@@ -6,6 +6,7 @@
 
 #include "host/api/objects.h"
 #include "host/model/config.h"
+#include "kernels/activation.h"
 
 static bool looks_like_path(const char *text) {
     const size_t n = strlen(text);
@@ -50,7 +51,6 @@ void weft_model_destroy(weft_model *m) {
 }
 
 void weft_model_describe(const weft_model *object, weft_model_info *out) {
-    static const char *const activations[WF_ACTS] = {"none", "gelu_tanh", "gelu", "relu", "silu"};
     const wf_model *const m = &object->model;
     *out = (weft_model_info){
         .layers = m->layers,
@@ -64,6 +64,6 @@ void weft_model_describe(const weft_model *object, weft_model_info *out) {
         .dropout_attention = m->dropout_attention,
         .dropout_residual = m->dropout_residual,
         .norm_epsilon = m->norm_epsilon,
-        .activation = activations[m->activation],
+        .activation = wf_activations[m->activation].name,
     };
 }

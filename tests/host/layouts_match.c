@@ -1,0 +1,356 @@
+/* layouts_match.c: does every layout equal one rank? Run under mpirun by check_layouts.sh:
+ *
+ *     layouts_match write|compare REFERENCE CONFIG LAYOUT...
+ *
+ * With "write", one rank records its loss, gradients, initial weights and twenty losses of training;
+ * with "compare", every layout given is held against that record:
+ *   - initial weights: the same bits;
+ *   - loss and every gradient with dropout: largest difference at most 3e-6 of the tensor's largest
+ *     magnitude (DESIGN.md, section 11). The fused QKV bias has an exactly zero part, the key's; it
+ *     is held to the same bound, as one tensor;
+ *   - twenty steps at learning rate 3e-3: each loss within 1e-5, relative, and falling by 0.5;
+ *   - the same run again, and over each forced transport in turn: the same bits, and the bytes
+ *     counted on that transport, and on no other, are those that the plan foresaw;
+ *   - allocated bytes equal planned ones per space, with both variants of GEMM.
+ * Verdicts are of values that all ranks hold, or all-reduced. Prints one line in Check's format. */
+#include <math.h>
+#include <mpi.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/api/weft_mpi.h"
+
+enum { BATCH = 4, SEQUENCE = 61, VOCABULARY = 257, STEPS = 20, REPEATS = 4, SEED = 1234 };
+
+static int rank, ranks, checks, failures;
+static const char *stage = "";
+
+static void __attribute__((format(printf, 2, 3))) expect(bool fine, const char *format, ...) {
+    int mine = !fine, worst;
+    MPI_Allreduce(&mine, &worst, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+    checks++;
+    failures += worst;
+    if (!mine) return;
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "rank %d of %d, %s: %s\n", rank, ranks, stage, text);
+}
+
+/* A call that must succeed for anything after it to make sense. */
+static void must(weft_status status, const char *what) {
+    if (status == WEFT_OK) return;
+    fprintf(stderr, "rank %d of %d, %s: %s: %s\n", rank, ranks, stage, what, weft_last_error());
+    MPI_Abort(MPI_COMM_WORLD, 1);
+}
+
+/* ---- data -------------------------------------------------------------------------------------------------- */
+
+static int32_t tokens[BATCH * SEQUENCE], targets[BATCH * SEQUENCE];
+
+/* Skewed ids with some order in them, so that there is something to learn; a few targets are not counted. */
+static void fill_tokens(void) {
+    uint32_t state = 7;
+    for (int i = 0; i < BATCH * SEQUENCE; i++) {
+        state = state * 1664525u + 1013904223u;
+        const uint32_t a = state >> 16 & 255, b = state >> 24;
+        tokens[i] = (int32_t)(i % 3 ? (a * b) >> 8 : (uint32_t)(17 * (i % 15)));
+    }
+    tokens[5] = VOCABULARY - 1;
+    for (int i = 0; i < BATCH * SEQUENCE; i++) targets[i] = i % SEQUENCE + 1 < SEQUENCE ? tokens[i + 1] : -1;
+    targets[40] = -1;
+}
+
+static weft_args args_of(int64_t step) {
+    weft_args args;
+    weft_args_init(&args);
+    args.tokens = tokens;
+    args.targets = targets;
+    args.seed = SEED;
+    args.step = step;
+    args.learning_rate = 3e-3f;
+    return args;
+}
+
+/* ---- the record ----------------------------------------------------------------------------------------------- */
+
+/* What one rank computed, or a layout: all values whole, not shards. */
+typedef struct record {
+    double loss, losses[STEPS];
+    int64_t n;                  /* elements of all tensors */
+    float *weights, *gradients;
+} record;
+
+static int64_t elements(weft_params *params) {
+    int64_t n = 0;
+    for (int32_t t = 0; t < weft_params_count(params); t++) {
+        weft_tensor_info info;
+        must(weft_params_info(params, t, &info), "params_info");
+        n += info.instances * info.global_rows * info.global_columns;
+    }
+    return n;
+}
+
+static float *gather(weft_params *params, const char *what) {
+    float *const all = calloc((size_t)elements(params), sizeof *all), *at = all;
+    for (int32_t t = 0; t < weft_params_count(params); t++) {
+        weft_tensor_info info;
+        must(weft_params_info(params, t, &info), "params_info");
+        for (int64_t i = 0; i < info.instances; i++, at += info.global_rows * info.global_columns)
+            must(weft_params_gather(params, t, what, i, at), "params_gather");
+    }
+    return all;
+}
+
+static void store(const char *path, const record *r) {
+    FILE *const f = fopen(path, "wb");
+    if (!f || fwrite(&r->loss, sizeof r->loss, 1, f) != 1 || fwrite(r->losses, sizeof r->losses, 1, f) != 1 ||
+        fwrite(&r->n, sizeof r->n, 1, f) != 1 || fwrite(r->weights, sizeof(float), (size_t)r->n, f) != (size_t)r->n ||
+        fwrite(r->gradients, sizeof(float), (size_t)r->n, f) != (size_t)r->n || fclose(f) != 0)
+        must(WEFT_ERR_FILE, path);
+}
+
+static void restore(const char *path, record *r) {
+    FILE *const f = fopen(path, "rb");
+    if (!f || fread(&r->loss, sizeof r->loss, 1, f) != 1 || fread(r->losses, sizeof r->losses, 1, f) != 1 ||
+        fread(&r->n, sizeof r->n, 1, f) != 1)
+        must(WEFT_ERR_FILE, path);
+    r->weights = calloc((size_t)r->n, sizeof(float));
+    r->gradients = calloc((size_t)r->n, sizeof(float));
+    if (fread(r->weights, sizeof(float), (size_t)r->n, f) != (size_t)r->n ||
+        fread(r->gradients, sizeof(float), (size_t)r->n, f) != (size_t)r->n)
+        must(WEFT_ERR_FILE, path);
+    fclose(f);
+}
+
+/* ---- running ------------------------------------------------------------------------------------------------------ */
+
+typedef struct world {
+    weft_bootstrap *bootstrap;
+    weft_model *model;
+    weft_layout *layout;
+    weft_context *context;
+    weft_params *params;
+} world;
+
+static void open_world(world *w, const char *transport) {
+    weft_context_options options;
+    weft_context_options_init(&options);
+    options.transport = transport;
+    must(weft_context_create(&options, ranks > 1 ? w->bootstrap : NULL, &w->context), "context_create");
+    must(weft_params_create(w->context, w->model, w->layout, &w->params), "params_create");
+    must(weft_params_init(w->params, SEED), "params_init");
+}
+
+static void close_world(world *w) {
+    weft_params_destroy(w->params);
+    weft_context_destroy(w->context);
+}
+
+static weft_plan *load(const world *w, weft_mode mode, const char *gemm) {
+    weft_plan_options options;
+    weft_plan *plan;
+    weft_plan_options_init(&options);
+    options.model = w->model;
+    options.layout = w->layout;
+    options.batch = BATCH;
+    options.sequence = SEQUENCE;
+    options.mode = mode;
+    options.gemm = gemm;
+    must(weft_plan_create(w->context, &options, &plan), "plan_create");
+    must(weft_plan_load(plan, w->params), "plan_load");
+    return plan;
+}
+
+static void expect_planned(const weft_plan *plan, const char *what) {
+    weft_plan_info info;
+    int64_t device, window, host;
+    weft_plan_describe(plan, &info);
+    weft_plan_allocated(plan, &device, &window, &host);
+    expect(device == info.device_bytes && window == info.window_bytes && host == info.host_bytes && device > 0,
+           "%s: planned %lld, %lld, %lld bytes of device, window, host; allocated %lld, %lld, %lld", what,
+           (long long)info.device_bytes, (long long)info.window_bytes, (long long)info.host_bytes, (long long)device,
+           (long long)window, (long long)host);
+}
+
+/* Loss and gradients of step 3 (any but 0), all of it gathered. */
+static void run_gradients(weft_plan *plan, world *w, record *out) {
+    const weft_args args = args_of(3);
+    weft_result result;
+    must(weft_plan_run(plan, &args, &result), "gradients");
+    out->loss = result.loss;
+    out->n = elements(w->params);
+    out->gradients = gather(w->params, "grad");
+}
+
+static void run_training(weft_plan *plan, int steps, double *losses) {
+    for (int step = 0; step < steps; step++) {
+        const weft_args args = args_of(step);
+        weft_result result;
+        must(weft_plan_run(plan, &args, &result), "training");
+        losses[step] = result.loss;
+    }
+}
+
+/* ---- comparing ------------------------------------------------------------------------------------------------------ */
+
+static void compare_tensor(const weft_tensor_info *info, int64_t instance, const float *want, const float *got) {
+    const int64_t n = info->global_rows * info->global_columns;
+    double largest = 0, worst = 0;
+    int64_t at = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double difference = fabs((double)got[i] - (double)want[i]);
+        if (fabs((double)want[i]) > largest) largest = fabs((double)want[i]);
+        if (!(difference <= worst)) {
+            worst = difference;
+            at = i;
+        }
+    }
+    expect(worst <= 3e-6 * largest && largest > 0, "%s[%lld]: element (%lld, %lld) is %.9g, on one rank %.9g: %.2g of the largest, %.3g",
+           info->name, (long long)instance, (long long)(at / info->global_columns), (long long)(at % info->global_columns),
+           (double)got[at], (double)want[at], worst / largest, largest);
+}
+
+static void compare_gradients(weft_params *params, const record *want, const float *got) {
+    int64_t offset = 0;
+    for (int32_t t = 0; t < weft_params_count(params); t++) {
+        weft_tensor_info info;
+        must(weft_params_info(params, t, &info), "params_info");
+        for (int64_t i = 0; i < info.instances; i++, offset += info.global_rows * info.global_columns)
+            compare_tensor(&info, i, want->gradients + offset, got + offset);
+    }
+}
+
+static void compare_losses(const record *want, const record *got) {
+    double worst = 0;
+    for (int i = 0; i < STEPS; i++) worst = fmax(worst, fabs(got->losses[i] - want->losses[i]) / want->losses[i]);
+    expect(worst <= 1e-5, "losses of %d steps differ by %.3g from one rank's", STEPS, worst);
+    expect(fabs(got->loss - want->loss) <= 3e-6 * want->loss, "loss %.9g, on one rank %.9g", got->loss, want->loss);
+    if (!rank)
+        printf("  %d ranks, %s: loss %.6f -> %.6f, within %.1e of one rank's\n", ranks, stage, got->losses[0],
+               got->losses[STEPS - 1], worst);
+}
+
+static void expect_falling(const record *r) {
+    expect(r->losses[STEPS - 1] <= r->losses[0] - 0.5, "the loss went from %.4f to %.4f only", r->losses[0], r->losses[STEPS - 1]);
+}
+
+static bool same_gradients(const record *a, const record *b) {
+    return a->n == b->n && memcmp(&a->loss, &b->loss, sizeof a->loss) == 0 &&
+           memcmp(a->gradients, b->gradients, (size_t)a->n * sizeof(float)) == 0;
+}
+
+/* ---- one layout ---------------------------------------------------------------------------------------------------------- */
+
+static void expect_bytes(const world *w, const weft_plan *plan, const char *transport, int runs, const int64_t *before) {
+    static const char *const all[] = {"mpi", "staged", "window"};
+    weft_plan_info info;
+    weft_plan_describe(plan, &info);
+    for (int i = 0; i < 3; i++) {
+        int64_t bytes, messages;
+        must(weft_context_sent(w->context, all[i], &bytes, &messages), "sent");
+        const int64_t want = strcmp(all[i], transport) == 0 ? runs * info.sent_bytes : 0;
+        expect(bytes - before[i] == want && (want == 0) == (messages == 0), "%lld bytes in %lld messages over %s, forced %s: %lld expected",
+               (long long)(bytes - before[i]), (long long)messages, all[i], transport, (long long)want);
+    }
+}
+
+static void try_transport(world *w, const char *transport, const record *want) {
+    record got = {0};
+    const int64_t none[3] = {0};
+    open_world(w, transport);
+    weft_plan *const plan = load(w, WEFT_GRADIENTS, NULL);
+    const weft_args args = args_of(3);
+    weft_result result;
+    must(weft_plan_run(plan, &args, &result), transport);
+    expect_bytes(w, plan, transport, 1, none);
+    expect_planned(plan, transport);
+    got.loss = result.loss;
+    got.n = elements(w->params);
+    got.gradients = gather(w->params, "grad");
+    expect(same_gradients(want, &got), "over %s: other bits", transport);
+    free(got.gradients);
+    weft_plan_destroy(plan);
+    close_world(w);
+}
+
+static void run_layout(world *w, record *out) {
+    record again = {0};
+    double repeated[REPEATS];
+    open_world(w, NULL);
+    out->weights = gather(w->params, "");
+    weft_plan *const gradients = load(w, WEFT_GRADIENTS, NULL);
+    must(weft_plan_check(gradients), "plan_check");
+    run_gradients(gradients, w, out);
+    run_gradients(gradients, w, &again);
+    expect(same_gradients(out, &again), "the same run twice: other bits");
+    free(again.gradients);
+    expect_planned(gradients, "gradients");
+    weft_plan *const train = load(w, WEFT_TRAIN, NULL);
+    expect_planned(train, "train");
+    run_training(train, STEPS, out->losses);
+    must(weft_params_init(w->params, SEED), "params_init");
+    run_training(train, REPEATS, repeated);
+    expect(memcmp(repeated, out->losses, sizeof repeated) == 0, "training twice: other bits");
+    weft_plan_destroy(train);
+    weft_plan_destroy(gradients);
+    close_world(w);
+}
+
+static void try_clblast(world *w, const record *want) {
+    record got = {0};
+    open_world(w, NULL);
+    weft_plan *const plan = load(w, WEFT_GRADIENTS, "clblast");
+    run_gradients(plan, w, &got);
+    expect_planned(plan, "clblast");
+    compare_gradients(w->params, want, got.gradients);
+    free(got.gradients);
+    weft_plan_destroy(plan);
+    close_world(w);
+}
+
+static void try_layout(world *w, const char *text, const char *mode, const char *path) {
+    static const char *const transports[] = {"mpi", "staged", "window"};
+    record want = {0}, got = {0};
+    stage = text;
+    must(weft_layout_parse(text, &w->layout), "layout_parse");
+    run_layout(w, &got);
+    expect_falling(&got);
+    if (strcmp(mode, "write") == 0) {
+        store(path, &got);
+    } else {
+        restore(path, &want);
+        open_world(w, NULL);
+        expect(want.n == got.n && memcmp(want.weights, got.weights, (size_t)got.n * sizeof(float)) == 0, "initial weights: other bits");
+        compare_gradients(w->params, &want, got.gradients);
+        compare_losses(&want, &got);
+        close_world(w);
+        for (size_t i = 0; ranks > 1 && i < 3; i++) try_transport(w, transports[i], &got);
+    }
+    try_clblast(w, strcmp(mode, "write") == 0 ? &got : &want);
+    weft_layout_destroy(w->layout);
+    free(want.weights), free(want.gradients), free(got.weights), free(got.gradients);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 5) return 2;
+    int provided;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    world w = {0};
+    fill_tokens();
+    must(weft_bootstrap_mpi(MPI_COMM_WORLD, &w.bootstrap), "bootstrap");
+    must(weft_model_create(argv[3], &w.model), "model");
+    for (int i = 4; i < argc; i++) try_layout(&w, argv[i], argv[1], argv[2]);
+    weft_model_destroy(w.model);
+    weft_bootstrap_destroy(w.bootstrap);
+    if (!rank)
+        printf("%d%%: Checks: %d, Failures: %d, Errors: 0\n", checks ? 100 * (checks - failures) / checks : 0, checks, failures);
+    MPI_Finalize();
+    return failures ? 1 : 0;
+}
