@@ -17,7 +17,7 @@ run() { # ranks, mode, layouts...
     np=$1 mode=$2
     shift 2
     timeout 240 "$mpirun" --allow-run-as-root --oversubscribe --bind-to none -np "$np" \
-        tests/host/layouts_match "$mode" "$dir/reference" "$dir/config.json" "$@" || failed=1
+        ./tests/host/layouts_match "$mode" "$dir/reference" "$dir/config.json" "$@" || failed=1
 }
 run 1 write tp1.mb2
 run 1 compare tp1.mb2
