@@ -1,17 +1,14 @@
 /* defaults.c: the candidates of an untuned device.
  *
- * Every operation's first variant takes every legal problem, and is the default of all operations
- * but GEMM. GEMM on a GPU: CLBlast, whose database knows many GPUs. GEMM on a CPU: the own kernels
- * in the order of the table below, which is a measurement (see there) and no law: tuning replaces
- * it. A variant that was asked for by name is used or refused, never replaced in silence. */
+ * What an operation prefers on a kind of device stands in its own table (kernels/<op>.c, prefer:
+ * CLBlast for GEMM on GPUs, whose database knows many; register tiles on CPUs), because only there
+ * are variants and parameters known. Here that is asked for, held against the real device, and
+ * replaced where the caller named a variant. A named variant is used or refused, never replaced in
+ * silence. */
 #include "autotune/defaults.h"
 
 #include <stdio.h>
 #include <string.h>
-
-/* Preferred GEMM variants, best first; those that do not exist or refuse are passed over. */
-static const char *const on_gpu[] = {"clblast", NULL};
-static const char *const on_cpu[] = {NULL};
 
 static int find_variant(const wf_operation *op, const char *name) {
     for (int v = 0; v < op->nvariants; v++)
@@ -30,50 +27,44 @@ wf_status wf_defaults_check(const wf_defaults *d) {
     return wf_fail(WF_ERR_ARGUMENT, "no GEMM variant \"%s\"; known: %s", d->gemm, known);
 }
 
-static bool runs(const wf_defaults *d, const wf_problem *problem, const wf_candidate *candidate, const char **why) {
-    if (d->opencl) return wf_kernel_ok(d->opencl, problem, candidate, why);
-    *why = "no device is at hand";
-    return wf_operations[problem->op]->variants[candidate->variant].kind == WF_VARIANT_KERNEL;
+static wf_status refused(const wf_problem *problem, const wf_candidate *candidate, const char *why) {
+    char text[320];
+    wf_problem_print(problem, text, sizeof text);
+    return wf_fail(WF_ERR_UNSUPPORTED, "variant %s cannot compute %s: %s",
+                   wf_operations[problem->op]->variants[candidate->variant].name, text, why);
 }
 
-static int preferred(const wf_defaults *d, const wf_problem *problem, wf_candidate *out) {
-    const wf_operation *const op = wf_operations[problem->op];
-    const bool gpu = d->opencl && wf_opencl_device(d->opencl)->type == WF_DEVICE_GPU;
-    const char *const *names = gpu ? on_gpu : on_cpu;
-    for (; problem->op == WF_OP_GEMM && *names; names++) {
-        const int v = find_variant(op, *names);
-        const char *why;
-        if (v < 0) continue;
-        wf_candidate_default(problem, v, out);
-        if (runs(d, problem, out, &why)) return v;
-    }
-    return 0;
-}
-
-static wf_status workspace(const wf_defaults *d, const wf_problem *problem, const wf_candidate *candidate, int64_t *out) {
-    if (d->opencl) return wf_kernel_workspace(d->opencl, problem, candidate, out);
+/* Without a device nothing is known of a library, not even its workspace. */
+static wf_status without_device(const wf_problem *problem, const wf_candidate *candidate, int64_t *workspace_bytes_out) {
     const wf_variant *const v = &wf_operations[problem->op]->variants[candidate->variant];
-    *out = v->workspace_bytes ? v->workspace_bytes(problem, candidate) : 0;
+    if (v->kind == WF_VARIANT_LIBRARY) return refused(problem, candidate, "no device is at hand that a library could be asked for");
+    *workspace_bytes_out = v->workspace_bytes ? v->workspace_bytes(problem, candidate) : 0;
     return WF_OK;
+}
+
+/* The operation's preference, or the first variant that this device takes. */
+static wf_status untuned(wf_opencl *opencl, const wf_problem *problem, wf_candidate *out) {
+    const char *why = "";
+    TRY(wf_candidate_for_device(problem, wf_opencl_device(opencl), out));
+    if (wf_kernel_ok(opencl, problem, out, &why)) return WF_OK;
+    for (int v = 0; v < wf_operations[problem->op]->nvariants; v++) {
+        wf_candidate_default(problem, v, out);
+        if (wf_kernel_ok(opencl, problem, out, &why)) return WF_OK;
+    }
+    return refused(problem, out, why);
 }
 
 wf_status wf_defaults_candidate(void *context, const wf_problem *problem, wf_candidate *out, int64_t *workspace_bytes_out) {
     const wf_defaults *const d = context;
-    const bool named = problem->op == WF_OP_GEMM && d->gemm;
-    int v = 0;
-    if (named) {
-        TRY(wf_defaults_check(d));
-        v = find_variant(wf_operations[WF_OP_GEMM], d->gemm);
-    } else {
-        v = preferred(d, problem, out);
-    }
-    wf_candidate_default(problem, v, out);
     const char *why = "";
-    if (!runs(d, problem, out, &why)) {
-        char text[256];
-        wf_problem_print(problem, text, sizeof text);
-        return wf_fail(WF_ERR_UNSUPPORTED, "variant %s cannot compute %s: %s", wf_operations[problem->op]->variants[v].name,
-                       text, why);
+    wf_candidate_default(problem, 0, out);
+    if (problem->op == WF_OP_GEMM && d->gemm) {
+        TRY(wf_defaults_check(d));
+        wf_candidate_default(problem, find_variant(wf_operations[WF_OP_GEMM], d->gemm), out);
+        if (d->opencl && !wf_kernel_ok(d->opencl, problem, out, &why)) return refused(problem, out, why);
+    } else if (d->opencl) {
+        TRY(untuned(d->opencl, problem, out));
     }
-    return workspace(d, problem, out, workspace_bytes_out);
+    if (!d->opencl) return without_device(problem, out, workspace_bytes_out);
+    return wf_kernel_workspace(d->opencl, problem, out, workspace_bytes_out);
 }
