@@ -51,7 +51,7 @@ static wf_status most_windows(wf_runner *r, int32_t *out) {
 
 static wf_status allocate_windows(wf_runner *r) {
     const wf_schedule *const s = r->schedule;
-    int32_t count, a = next_window(s, 0);
+    int32_t count = 0, a = next_window(s, 0);
     TRY(most_windows(r, &count));
     for (int32_t i = 0; i < count; i++) {
         const bool mine = a < s->nallocations;
