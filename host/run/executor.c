@@ -201,11 +201,11 @@ static wf_status start(wf_runner *r, wf_lane_state *lane, const wf_instance *i) 
     wf_transport_kind send_by = WF_TRANSPORT_NONE, receive_by = WF_TRANSPORT_NONE;
     if (x->to >= 0) {
         TRY(message(r, i, view++, x->to, &send));
-        send_by = wf_fabric_transport(r->fabric, x->to);
+        send_by = x->transport ? (wf_transport_kind)x->transport : wf_fabric_transport(r->fabric, x->to);
     }
     if (x->from >= 0) {
         TRY(message(r, i, view, x->from, &receive));
-        receive_by = wf_fabric_transport(r->fabric, x->from);
+        receive_by = x->receive_transport ? (wf_transport_kind)x->receive_transport : wf_fabric_transport(r->fabric, x->from);
     }
     lane->record = wf_trace_start(r, i);
     TRY(wf_fabric_start(r->fabric, (wf_lane)i->step->lane, send_by, &send, receive_by, &receive, &lane->transfer));

@@ -295,8 +295,8 @@ static wf_status write_merged(wf_runner *r, const char *path, const char *text, 
 }
 
 wf_status wf_runner_trace_write(wf_runner *r, const char *path) {
-    clock_offset clock;
-    double base_s;
+    clock_offset clock = {0, 0};
+    double base_s = 0;
     char *text = NULL;
     size_t bytes = 0;
     TRY(align(r, &clock));

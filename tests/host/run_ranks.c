@@ -29,7 +29,7 @@ static void must(wf_status status, const char *what) {
 }
 
 /* total = own; then `hops` times: pass on what came last, add what comes. */
-static wf_schedule *ring(int32_t hops) {
+static wf_schedule *ring(wf_fabric *fabric, int32_t hops) {
     wf_schedule *s = NULL;
     int32_t *const members = calloc((size_t)ranks, sizeof *members);
     for (int32_t i = 0; i < ranks; i++) members[i] = i;
@@ -53,7 +53,7 @@ static wf_schedule *ring(int32_t hops) {
     wf_build_segment_end(s);
     call_of(s, begin, 0);
     for (int32_t i = 0; i < hops; i++) call_of(s, turn, 0);
-    must(finish(s), "finish");
+    must(finish(s, fabric), "finish");
     free(members);
     return s;
 }
@@ -146,7 +146,7 @@ static void check_trace(wf_runner *r, int hops) {
 static void try_ring(world *w) {
     enum { ROUNDS = 12 };
     const int hops = ranks * ROUNDS - 1;
-    wf_schedule *const s = ring(hops);
+    wf_schedule *const s = ring(w->fabric, hops);
     wf_runner *r = NULL;
     must(wf_runner_create(s, w->opencl, w->fabric, w->store, &r), "runner");
     write_own(r);
@@ -159,7 +159,7 @@ static void try_ring(world *w) {
 }
 
 static void try_mismatch(world *w) {
-    wf_schedule *const s = ring(rank == ranks - 1 ? 3 : 4);
+    wf_schedule *const s = ring(w->fabric, rank == ranks - 1 ? 3 : 4);
     wf_runner *r = NULL;
     const wf_status status = wf_runner_create(s, w->opencl, w->fabric, w->store, &r);
     char last[16];
@@ -170,7 +170,7 @@ static void try_mismatch(world *w) {
 }
 
 static void try_timeout(world *w) {
-    wf_schedule *const s = ring(3);
+    wf_schedule *const s = ring(w->fabric, 3);
     wf_runner *r = NULL;
     must(wf_runner_create(s, w->opencl, w->fabric, w->store, &r), "runner");
     write_own(r);

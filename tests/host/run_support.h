@@ -38,9 +38,13 @@ static inline void call_of(wf_schedule *s, int32_t segment, int32_t microbatch) 
     wf_build_call(s, &call);
 }
 
-static inline wf_status finish(wf_schedule *s) {
+static inline wf_transport_kind transport_to(void *fabric, int32_t peer) {
+    return wf_fabric_transport(fabric, peer);
+}
+
+static inline wf_status finish(wf_schedule *s, wf_fabric *fabric) {
     TRY(wf_build_finish(s));
-    TRY(wf_choose(s, &(wf_choices){0}));
+    TRY(wf_choose(s, &(wf_choices){.context = fabric, .transport = fabric ? transport_to : NULL}));
     return wf_place(s, &(wf_limits){0});
 }
 
@@ -57,7 +61,7 @@ static inline wf_status adding_schedule(int32_t calls, int32_t count, wf_schedul
     add_step(s, "add", row(scratch, WF_AT_NONE), row(weight, WF_AT_NONE));
     wf_build_segment_end(s);
     for (int32_t i = 0; i < calls; i++) call_of(s, segment, i % INSTANCES);
-    const wf_status status = finish(s);
+    const wf_status status = finish(s, NULL);
     if (status != WF_OK) {
         wf_schedule_destroy(s);
         return status;
