@@ -97,7 +97,7 @@ END_TEST
 
 START_TEST(memory_is_foreseen) {
     weft_plan *p = NULL;
-    weft_plan_options o = options_of(1 << 20, 256, WEFT_TRAIN);
+    weft_plan_options o = options_of(1 << 13, 256, WEFT_TRAIN);
     const weft_status status = weft_plan_create(context, &o, &p);
     ck_assert_msg(status == WEFT_ERR_MEMORY, "status %d: %s", (int)status, weft_last_error());
     ck_assert_ptr_nonnull(strstr(weft_last_error(), "bytes"));
