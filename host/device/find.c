@@ -183,8 +183,9 @@ static bool wished(const wf_found *found, int32_t index, const char *wish) {
     char flat[16], dotted[32];
     snprintf(flat, sizeof flat, "%d", (int)index);
     snprintf(dotted, sizeof dotted, "%d.%d", (int)found->platform_index, (int)found->device_index);
-    if (strspn(wish, "0123456789.") == strlen(wish)) return strcmp(wish, flat) == 0 || strcmp(wish, dotted) == 0;
-    return contains_ignoring_case(found->device.name, wish);
+    if (strcmp(wish, flat) == 0 || strcmp(wish, dotted) == 0) return true;
+    const bool is_index = strspn(wish, "0123456789.") == strlen(wish) && strlen(wish) < 4; /* "3090" is a name's part */
+    return !is_index && contains_ignoring_case(found->device.name, wish);
 }
 
 static int32_t any_of_type(const wf_found *found, int32_t count, wf_device_type type) {

@@ -291,13 +291,13 @@ static wf_found found_named(int32_t platform, int32_t index, const char *name, w
 
 START_TEST(devices_are_chosen_by_wish_and_shared_out) {
     const wf_found found[] = {found_named(0, 0, "Some CPU", WF_DEVICE_CPU), found_named(1, 0, "Big GPU", WF_DEVICE_GPU),
-                              found_named(1, 1, "big gpu two", WF_DEVICE_GPU)};
+                              found_named(1, 1, "big gpu 3090", WF_DEVICE_GPU)};
     static const struct {
         const char *wish;
         int rank, ranks, index, sharer, sharers;
     } cases[] = {
         {NULL, 0, 1, 1, 0, 1}, {NULL, 1, 2, 2, 0, 1}, {NULL, 2, 3, 1, 1, 2}, {NULL, 1, 3, 2, 0, 1}, {"0", 1, 2, 0, 1, 2},
-        {"1.1", 0, 1, 2, 0, 1}, {"cpu", 3, 4, 0, 3, 4},   {"BIG", 3, 5, 2, 1, 2},   {"BIG", 4, 5, 1, 2, 3}};
+        {"1.1", 0, 1, 2, 0, 1}, {"cpu", 3, 4, 0, 3, 4},   {"BIG", 3, 5, 2, 1, 2},   {"BIG", 4, 5, 1, 2, 3},   {"3090", 1, 2, 2, 1, 2}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int32_t index = -1, sharer = -1, sharers = -1;
         ck_ok(wf_find_choose(found, 3, cases[i].wish, cases[i].rank, cases[i].ranks, &index, &sharer, &sharers));
