@@ -118,7 +118,7 @@ void wf_lower_norm_backward(wf_lowering *L, const char *const site[3], wf_view d
 
 void wf_lower_tail(wf_lowering *L, const wf_tail_sites *site, wf_view in, const wf_tail *tail, wf_view out) {
     const int stages = (tail->bias != NULL) + (tail->dropout > 0) + (tail->residual != NULL);
-    wf_problem p = {.op = WF_OP_REDUCE, .size = {in.extent[0], in.extent[1], 1}};
+    wf_problem p = {.op = WF_OP_REDUCE, .size = {in.extent[0], in.extent[1], 1, 0, 1}};
     int left = stages;
 #define WF_NEXT(name) (--left ? wf_lower_scratch(L, name, in.extent[0], in.extent[1]) : out)
     if (tail->bias) {
@@ -161,7 +161,7 @@ void wf_lower_add(wf_lowering *L, const char *site, const wf_view *parts, int32_
         if (done) n = 1; /* views[0]: the sum so far */
         while (n < MOST && done < count) views[n++] = parts[done++];
         views[n] = done == count ? out : wf_lower_scratch(L, site, out.extent[0], out.extent[1]);
-        const wf_problem p = {.op = WF_OP_REDUCE, .size = {out.extent[0], out.extent[1], n}};
+        const wf_problem p = {.op = WF_OP_REDUCE, .size = {out.extent[0], out.extent[1], n, 0, 1}};
         wf_lower_kernel(L, site, &p, views, n + 1);
         views[0] = views[n];
     }
