@@ -118,6 +118,7 @@ typedef struct queue {          /* of one lane: instances read from the cursor, 
     int32_t first, length, capacity;
     int64_t done;               /* sequence number of the last complete instance, -1 */
     bool posted, sent, received; /* of the exchange in front */
+    bool visited;               /* by the search for a circle */
 } queue;
 
 typedef struct player {
@@ -297,44 +298,88 @@ static wf_status advance(play *all, player *p, bool *moved) {
 
 /* ---- what a deadlock looks like ----------------------------------------------------------------------- */
 
-static size_t append(char *out, size_t used, size_t out_bytes, const char *text) {
-    if (used >= out_bytes) return used;
-    const int n = snprintf(out + used, out_bytes - used, "%s", text);
-    return used + (n < 0 ? 0 : (size_t)n);
-}
+typedef struct stuck {          /* a lane that stands before a step; lane -1: nothing stands there */
+    int32_t rank;
+    int lane;
+} stuck;
 
-/* "; rank 1, recv in recv.forward (...) on lane pp.recv.f waits for rank 0, which has ended" */
-static size_t describe_front(const play *all, const player *p, const queue *q, char *out, size_t used, size_t bytes) {
+/* The lane whose step in front must complete (or come) first. */
+static stuck blocker_of(const play *all, stuck at) {
+    const player *p = &all->players[at.rank];
+    const queue *q = &p->lanes[at.lane];
     const wf_instance *i = front(q);
-    char one[256], line[640];
-    describe(p, i, one, sizeof one);
     if (!q->posted) {
         int lane = 0;
         while (i->wait[lane] <= p->lanes[lane].done) lane++;
-        snprintf(line, sizeof line, "; %s waits for its own lane %s", one, wf_lane_name((wf_lane)lane));
-        return append(out, used, bytes, line);
+        return (stuck){at.rank, lane};
     }
     const wf_exchange *e = exchange_of(p, i);
     const bool sends = e->to >= 0 && !q->sent;
-    const int32_t peer = sends ? e->to : e->from;
-    bool over = all->players[peer].ended;
-    for (int l = 0; l < WF_LANES; l++) over = over && all->players[peer].lanes[l].length == 0;
-    snprintf(line, sizeof line, "; %s %s rank %d%s", one, sends ? "sends to" : "receives from", peer,
-             over ? ", whose program is over" : ", which does not come to it");
-    return append(out, used, bytes, line);
+    const wf_lane channel = wf_lane_channel((wf_lane)at.lane);
+    const stuck peer = {sends ? e->to : e->from, sends ? receive_lane(channel) : channel};
+    return (stuck){peer.rank, front(&all->players[peer.rank].lanes[peer.lane]) ? peer.lane : -1};
 }
 
-static wf_status fail_deadlock(const play *all) {
+static bool is_over(const player *p) {
+    for (int l = 0; l < WF_LANES; l++)
+        if (p->lanes[l].length > 0) return false;
+    return p->ended;
+}
+
+static void append(char *out, size_t out_bytes, const char *text) {
+    const size_t used = strlen(out);
+    snprintf(out + used, out_bytes - used, "%s", text);
+}
+
+/* "rank 1, send in send.forward (layer 3, microbatch 2) on lane pp.send.f sends to" */
+static void append_stuck(const play *all, stuck at, bool first, char *out, size_t out_bytes) {
+    const player *p = &all->players[at.rank];
+    const queue *q = &p->lanes[at.lane];
+    char text[256];
+    describe(p, front(q), text, sizeof text);
+    append(out, out_bytes, text);
+    if (!first) append(out, out_bytes, ", which");
+    if (!q->posted)
+        append(out, out_bytes, " waits for ");
+    else
+        append(out, out_bytes, exchange_of(p, front(q))->to >= 0 && !q->sent ? " sends to " : " receives from ");
+}
+
+/* Follows blockers from a lane: into a circle, or to the end of a program. Steps of the way that
+ * leads into the circle are left out. */
+static void describe_chain(play *all, stuck at, char *out, size_t out_bytes) {
+    stuck walk = at;
+    while (walk.lane >= 0 && !all->players[walk.rank].lanes[walk.lane].visited) {
+        all->players[walk.rank].lanes[walk.lane].visited = true;
+        walk = blocker_of(all, walk);
+    }
+    const bool circle = walk.lane >= 0;
+    const stuck begin = circle ? walk : at;
+    stuck link = begin;
+    do {
+        append_stuck(all, link, out[0] == '\0', out, out_bytes);
+        link = blocker_of(all, link);
+    } while (link.lane >= 0 && !(link.rank == begin.rank && link.lane == begin.lane));
+    char text[96];
+    if (circle)
+        snprintf(text, sizeof text, "rank %d on lane %s: a circle", link.rank, wf_lane_name((wf_lane)link.lane));
+    else
+        snprintf(text, sizeof text, "rank %d, %s", link.rank,
+                 is_over(&all->players[link.rank]) ? "whose program is over" : "which never comes to it");
+    append(out, out_bytes, text);
+}
+
+static wf_status fail_deadlock(play *all) {
     char text[900] = "";
-    size_t used = 0;
-    for (int pass = 0; pass < 2; pass++) /* exchanges first: they are between ranks */
-        for (int32_t r = 0; r < all->n; r++)
-            for (int l = 0; l < WF_LANES; l++) {
-                const queue *q = &all->players[r].lanes[l];
-                if (q->length > 0 && q->posted == (pass == 0))
-                    used = describe_front(all, &all->players[r], q, text, used, sizeof text);
-            }
-    return wf_fail(WF_ERR_MISMATCH, "the schedule deadlocks%s", text);
+    stuck from = {-1, -1};
+    for (int32_t r = 0; r < all->n; r++)
+        for (int l = 0; l < WF_LANES; l++) {
+            if (all->players[r].lanes[l].length == 0) continue;
+            const bool ends = blocker_of(all, (stuck){r, l}).lane < 0; /* says at once who is missing */
+            if (from.rank < 0 || (ends && blocker_of(all, from).lane >= 0)) from = (stuck){r, l};
+        }
+    describe_chain(all, from, text, sizeof text);
+    return wf_fail(WF_ERR_MISMATCH, "the schedule deadlocks: %s", text);
 }
 
 static wf_status play_out(play *all) {
@@ -366,7 +411,8 @@ static wf_status seat(play *all, const wf_schedule *const *schedules) {
 }
 
 wf_status wf_check(const wf_schedule *const *schedules, int32_t count) {
-    play all = {.n = count, .players = calloc((size_t)count + 1, sizeof *all.players)};
+    if (count < 1) return wf_fail(WF_ERR_ARGUMENT, "a check needs the schedules of all ranks");
+    play all = {.n = count, .players = calloc((size_t)count, sizeof *all.players)};
     if (!all.players) return wf_fail(WF_ERR_MEMORY, "no host memory to check a schedule");
     wf_status status = seat(&all, schedules);
     if (status == WF_OK) status = play_out(&all);
