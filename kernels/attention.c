@@ -1,0 +1,398 @@
+/* attention.c: the problems ATTENTION, ATTENTION_DELTA and ATTENTION_BACKWARD and their variants:
+ * sizes, operands, operations, parameters, geometry and arguments, as data.
+ *
+ * Flash attention (Dao, Fu, Ermon, Rudra, Re 2022; Dao 2023) with the online softmax of Milakov and
+ * Gimelshein 2018: no s x kv array, the backward recomputes P from lse. dQ and dK/dV are launches of
+ * their own, so that nothing is summed by atomics.
+ *
+ * Masks are two numbers: query i sees the keys clamp(i + low) <= j < clamp(i + high), from the causal
+ * flag, the window and both global positions; blocks outside of it are skipped, not computed.
+ *
+ *     variant  for       a group                                     source
+ *     simple   anything  16 lanes x teams, tiles in local memory     attention_simple.cl, ...
+ *     panel    CPUs      one work-item, one vector lane per own row  attention_panel.cl, ...
+ *
+ * What it does not do: other dtypes, packed documents, merging of partial results. */
+#include "kernels/attention.h"
+
+#include <math.h>
+
+#include "kernels/philox.h"
+#include "kernels/table.h"
+
+enum { B, S, KV, HQ, HKV, D, HEAD0, HEADS, POS0, KPOS0, SITE, WINDOW };
+
+enum { largest_head_dim = 256, largest_grid = 65535 /* groups along y and z on some devices */ };
+
+/* ---- sizes -------------------------------------------------------------------------------------- */
+
+wf_attention wf_attention_sizes(const wf_problem *p) {
+    const int64_t *n = p->size;
+    wf_attention a = {.b = n[B], .s = n[S], .kv = n[KV], .hq = n[HQ], .hkv = n[HKV], .d = n[D],
+                      .head0 = n[HEAD0], .heads = n[HEADS], .pos0 = n[POS0], .kpos0 = n[KPOS0],
+                      .site = n[SITE], .window = n[WINDOW],
+                      .per_kv = n[HKV] ? n[HQ] / n[HKV] : 1,
+                      .dropout = (p->flags & WF_DROPOUT) != 0, .p = p->real[0]};
+    const int64_t shift = a.pos0 - a.kpos0, everything = (int64_t)1 << 40;
+    a.low = a.window ? shift - a.window + 1 : -everything;
+    a.high = p->flags & WF_CAUSAL ? shift + 1 : a.window ? shift + a.window : everything;
+    return a;
+}
+
+static wf_status check_heads(const wf_attention *a) {
+    if (a->hkv == 0 ? a->hq != 0 : a->hq % a->hkv != 0)
+        return wf_fail(WF_ERR_ARGUMENT, "attention: %lld query heads cannot share %lld kv heads",
+                       (long long)a->hq, (long long)a->hkv);
+    if (a->d < 1 || a->d > largest_head_dim)
+        return wf_fail(WF_ERR_UNSUPPORTED, "attention: head size %lld, legal are 1 to %d",
+                       (long long)a->d, largest_head_dim);
+    if (a->b > largest_grid || a->hq > largest_grid)
+        return wf_fail(WF_ERR_UNSUPPORTED, "attention: at most %d samples and heads, not %lld, %lld",
+                       largest_grid, (long long)a->b, (long long)a->hq);
+    return WF_OK;
+}
+
+static wf_status check(const wf_problem *p) {
+    const wf_attention a = wf_attention_sizes(p);
+    TRY(check_heads(&a));
+    const int64_t longest = INT32_MAX - 1024; /* kernels count rows of a shard in 32 bits */
+    if (a.s > longest || a.kv > longest)
+        return wf_fail(WF_ERR_UNSUPPORTED, "attention: %lld queries and %lld keys, at most %lld",
+                       (long long)a.s, (long long)a.kv, (long long)longest);
+    if (!a.dropout) return WF_OK;
+    if (!(a.p >= 0 && a.p < 1))
+        return wf_fail(WF_ERR_ARGUMENT, "attention: dropout p = %g, legal is 0 <= p < 1", a.p);
+    if (a.head0 + a.hq > a.heads || a.heads > UINT32_MAX || a.site > 255 ||
+        a.pos0 + a.s > (int64_t)UINT32_MAX || a.kpos0 + a.kv > (int64_t)UINT32_MAX)
+        return wf_fail(WF_ERR_ARGUMENT,
+                       "attention: dropout needs heads %lld + %lld <= %lld, site %lld <= 255 and "
+                       "positions of 32 bits",
+                       (long long)a.head0, (long long)a.hq, (long long)a.heads, (long long)a.site);
+    return WF_OK;
+}
+
+/* Case texts: keys are as long as queries, kv heads as many as heads, unless said otherwise. */
+static void complete(wf_problem *p, uint32_t given) {
+    if (!(given & 1u << KV)) p->size[KV] = p->size[S];
+    if (!(given & 1u << HKV)) p->size[HKV] = p->size[HQ];
+    if (!(given & 1u << HEADS)) p->size[HEADS] = p->size[HEAD0] + p->size[HQ];
+}
+
+/* ---- operands ----------------------------------------------------------------------------------- */
+
+static wf_operand rows_operand(const char *name, wf_access access, int64_t positions,
+                               int64_t heads, const wf_attention *a) {
+    return (wf_operand){name, (uint8_t)access, WF_F32, 4, {positions, a->b, heads, a->d}};
+}
+
+static wf_operand numbers_operand(const char *name, wf_access access, const wf_attention *a) {
+    return (wf_operand){name, (uint8_t)access, WF_F32, 3, {a->b, a->hq, a->s}};
+}
+
+enum { Q, K, V, O, LSE, FORWARD_OPERANDS };
+static int forward_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
+    const wf_attention a = wf_attention_sizes(p);
+    out[Q] = rows_operand("Q", WF_READ, a.s, a.hq, &a);
+    out[K] = rows_operand("K", WF_READ, a.kv, a.hkv, &a);
+    out[V] = rows_operand("V", WF_READ, a.kv, a.hkv, &a);
+    out[O] = rows_operand("O", WF_WRITE, a.s, a.hq, &a);
+    out[LSE] = numbers_operand("lse", WF_WRITE, &a);
+    return FORWARD_OPERANDS;
+}
+
+static int delta_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
+    const wf_attention a = wf_attention_sizes(p);
+    out[0] = rows_operand("O", WF_READ, a.s, a.hq, &a);
+    out[1] = rows_operand("dO", WF_READ, a.s, a.hq, &a);
+    out[2] = numbers_operand("delta", WF_WRITE, &a);
+    return 3;
+}
+
+enum { DO = 3, BACKWARD_LSE, DELTA, DQ, DK, DV, BACKWARD_OPERANDS };
+static int backward_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
+    const wf_attention a = wf_attention_sizes(p);
+    out[Q] = rows_operand("Q", WF_READ, a.s, a.hq, &a);
+    out[K] = rows_operand("K", WF_READ, a.kv, a.hkv, &a);
+    out[V] = rows_operand("V", WF_READ, a.kv, a.hkv, &a);
+    out[DO] = rows_operand("dO", WF_READ, a.s, a.hq, &a);
+    out[BACKWARD_LSE] = numbers_operand("lse", WF_READ, &a);
+    out[DELTA] = numbers_operand("delta", WF_READ, &a);
+    out[DQ] = rows_operand("dQ", WF_WRITE, a.s, a.hq, &a);
+    out[DK] = rows_operand("dK", WF_WRITE, a.kv, a.hkv, &a);
+    out[DV] = rows_operand("dV", WF_WRITE, a.kv, a.hkv, &a);
+    return BACKWARD_OPERANDS;
+}
+
+/* ---- operations --------------------------------------------------------------------------------- */
+
+/* sum over 0 <= i < s of clamp(i + from, 0, kv): nothing, then a ramp, then kv each. */
+static double ramp_sum(int64_t s, int64_t from, int64_t kv) {
+    const int64_t rise = from >= 0 ? 0 : -from < s ? -from : s;
+    int64_t flat = kv - from;
+    flat = flat < rise ? rise : flat > s ? s : flat;
+    const double n = (double)(flat - rise), first = (double)(rise + from);
+    return (n > 0 ? n * first + n * (n - 1) / 2 : 0) + (double)(s - flat) * (double)kv;
+}
+
+/* Pairs (query, key) that see each other, over all samples and heads. */
+static double pairs(const wf_attention *a) {
+    const double one_head = ramp_sum(a->s, a->high, a->kv) - ramp_sum(a->s, a->low, a->kv);
+    return one_head * (double)a->b * (double)a->hq;
+}
+
+/* Two products: Q K^T and P V. */
+static double forward_flops(const wf_problem *p) {
+    const wf_attention a = wf_attention_sizes(p);
+    return 4 * (double)a.d * pairs(&a);
+}
+
+static double delta_flops(const wf_problem *p) {
+    const wf_attention a = wf_attention_sizes(p);
+    return 2 * (double)(a.b * a.hq) * (double)(a.s * a.d);
+}
+
+/* Five products: Q K^T and dO V^T (once, though both launches compute them), dQ, dK, dV. */
+static double backward_flops(const wf_problem *p) {
+    const wf_attention a = wf_attention_sizes(p);
+    return 10 * (double)a.d * pairs(&a);
+}
+
+/* ---- arguments, the same for all variants --------------------------------------------------------- */
+
+static void view_4d(wf_launch *launch, int view) {
+    wf_launch_view(launch, view);
+    for (int dim = 0; dim < 3; dim++) wf_launch_stride(launch, view, dim);
+}
+
+static void view_3d(wf_launch *launch, int view) {
+    wf_launch_view(launch, view);
+    for (int dim = 0; dim < 2; dim++) wf_launch_stride(launch, view, dim);
+}
+
+/* Matches SIZE_ARGUMENTS and DROPOUT_ARGUMENTS of attention.clh. */
+static void common_arguments(wf_launch *launch, const wf_attention *a) {
+    wf_launch_i32(launch, a->s);
+    wf_launch_i32(launch, a->kv);
+    wf_launch_i32(launch, a->per_kv);
+    wf_launch_i64(launch, a->low);
+    wf_launch_i64(launch, a->high);
+    wf_launch_i64(launch, a->kpos0);
+    wf_launch_f32(launch, 1 / sqrt((double)a->d));
+    if (!a->dropout) return;
+    wf_launch_run(launch, WF_RUN_KEY0);
+    wf_launch_run(launch, WF_RUN_KEY1);
+    wf_launch_run(launch, WF_RUN_LAYER);
+    wf_launch_run(launch, WF_RUN_SAMPLE0);
+    wf_launch_i64(launch, a->site);
+    wf_launch_i64(launch, a->heads);
+    wf_launch_i64(launch, a->head0);
+    wf_launch_i64(launch, a->pos0);
+    wf_launch_i64(launch, wf_philox_threshold(a->p));
+    wf_launch_f32(launch, 1 / (1 - a->p));
+}
+
+static void options(const wf_problem *p, const wf_candidate *c, char *out, size_t out_bytes) {
+    wf_append(out, out_bytes, " -DHEAD_DIM=%d -DDROPOUT=%d", (int)p->size[D],
+              p->flags & WF_DROPOUT ? 1 : 0);
+}
+
+static int64_t tiles(int64_t n, int64_t tile) {
+    return (n + tile - 1) / tile;
+}
+
+/* Key tiles begin at multiples of 4 of the global position, where a block of random words does. */
+static int64_t key_tiles(const wf_attention *a, int64_t tile) {
+    return a->kv ? tiles(a->kv + (a->kpos0 & 3), tile) : 0;
+}
+
+/* Groups of `local` items over (tiles, heads, samples); false when there is nothing to do. */
+static bool begin_launch(wf_launch *launch, const char *entry, int64_t ntiles, int64_t heads,
+                         int64_t samples, int32_t local) {
+    if (!ntiles || !heads || !samples) return false;
+    *launch = (wf_launch){.entry = entry};
+    wf_launch_geometry(launch, 3, (const int64_t[3]){ntiles, heads, samples},
+                       (const int32_t[3]){local, 1, 1});
+    return true;
+}
+
+static int forward_launches(const wf_problem *p, int64_t rows, int32_t local, wf_launch *out) {
+    const wf_attention a = wf_attention_sizes(p);
+    if (!begin_launch(out, "attention_forward", tiles(a.s, rows), a.hq, a.b, local)) return 0;
+    for (int view = Q; view <= O; view++) view_4d(out, view);
+    view_3d(out, LSE);
+    common_arguments(out, &a);
+    return 1;
+}
+
+static void backward_inputs(wf_launch *launch) {
+    for (int view = Q; view <= DO; view++) view_4d(launch, view);
+    view_3d(launch, BACKWARD_LSE);
+    view_3d(launch, DELTA);
+}
+
+static int backward_launches(const wf_problem *p, int64_t rows, int32_t local, wf_launch *out) {
+    const wf_attention a = wf_attention_sizes(p);
+    int n = 0;
+    if (begin_launch(&out[n], "attention_dq", tiles(a.s, rows), a.hq, a.b, local)) {
+        backward_inputs(&out[n]);
+        view_4d(&out[n], DQ);
+        common_arguments(&out[n++], &a);
+    }
+    if (begin_launch(&out[n], "attention_dkdv", key_tiles(&a, rows), a.hkv, a.b, local)) {
+        backward_inputs(&out[n]);
+        view_4d(&out[n], DK);
+        view_4d(&out[n], DV);
+        common_arguments(&out[n++], &a);
+    }
+    return n;
+}
+
+/* ---- variant simple ------------------------------------------------------------------------------- */
+
+enum { TILE_ROWS, TILE_COLS, ITEM_ROWS, CHUNK };
+enum { simple_lanes = 16 };
+
+#define SIMPLE_PARAMETERS(item_rows)                                                               \
+    {                                                                                              \
+        {"TILE_ROWS", 3, {32, 16, 64}, "rows that a group owns"},                                  \
+        {"TILE_COLS", 3, {32, 16, 64}, "rows of the other side that it streams at a time"},        \
+        {"ITEM_ROWS", 3, item_rows, "rows of the tile that a work-item computes"},                 \
+        {"CHUNK", 3, {32, 16, 64}, "head dimensions in local memory at a time"},                   \
+    }
+#define ROWS_4 {4, 2, 8}
+#define ROWS_2 {2, 4, 8}
+static const wf_parameter forward_parameters[] = SIMPLE_PARAMETERS(ROWS_4);
+/* Two accumulators for dK and dV: fewer rows per work-item keep them in registers. */
+static const wf_parameter backward_parameters[] = SIMPLE_PARAMETERS(ROWS_2);
+
+static int32_t simple_group(const wf_candidate *c) {
+    return simple_lanes * (c->value[TILE_ROWS] / c->value[ITEM_ROWS]);
+}
+
+/* As the sources declare: two tiles, `weights` weight arrays, per-row maxima, kept quads. */
+static int64_t simple_local_bytes(const wf_candidate *c, int weights) {
+    const int64_t rows = c->value[TILE_ROWS], cols = c->value[TILE_COLS];
+    return 4 * ((rows + cols) * (c->value[CHUNK] + 4) + weights * rows * (cols + 4) +
+                rows * simple_lanes) + rows * cols / 4;
+}
+
+static bool simple_ok(const wf_candidate *c, const wf_device *device, int weights,
+                      const char **why) {
+    const int32_t group = simple_group(c);
+    *why = group > 256 || group > device->max_group ? "the work-group is too large"
+           : simple_local_bytes(c, weights) > device->local_bytes ? "not enough local memory"
+                                                                  : NULL;
+    return !*why;
+}
+
+static bool forward_simple_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
+                              const char **why) {
+    return simple_ok(c, device, 1, why);
+}
+
+static bool backward_simple_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
+                               const char **why) {
+    return simple_ok(c, device, 2, why);
+}
+
+static int forward_simple(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    return forward_launches(p, c->value[TILE_ROWS], simple_group(c), out);
+}
+
+static int backward_simple(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    return backward_launches(p, c->value[TILE_ROWS], simple_group(c), out);
+}
+
+enum { delta_rows = 16 };
+static bool delta_simple_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
+                            const char **why) {
+    *why = device->max_group < 16 * delta_rows ? "the work-group is too large" : NULL;
+    return !*why;
+}
+
+static int delta_simple(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    const wf_attention a = wf_attention_sizes(p);
+    if (!begin_launch(out, "attention_delta", tiles(a.s, delta_rows), a.hq, a.b, 16 * delta_rows))
+        return 0;
+    view_4d(out, 0);
+    view_4d(out, 1);
+    view_3d(out, 2);
+    wf_launch_i32(out, a.s);
+    wf_launch_i32(out, a.d);
+    return 1;
+}
+
+/* ---- variant panel -------------------------------------------------------------------------------- */
+
+enum { panel_lanes = 16 };
+static const wf_parameter panel_parameters[] = {
+    {"STEP", 3, {32, 16, 64}, "rows of the other side between two updates of the sums"},
+};
+
+static bool panel_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
+                     const char **why) {
+    *why = device->type != WF_DEVICE_CPU ? "made for CPUs: a work-item keeps kilobytes" : NULL;
+    return !*why;
+}
+
+static int forward_panel(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    return forward_launches(p, panel_lanes, 1, out);
+}
+
+static int backward_panel(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    return backward_launches(p, panel_lanes, 1, out);
+}
+
+/* On CPUs nobody has tuned: no barriers, wide vectors. */
+static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
+    if (device->type == WF_DEVICE_CPU) wf_candidate_default(p, 1, candidate);
+}
+
+/* ---- tables ---------------------------------------------------------------------------------------- */
+
+#define COUNT(array) (int32_t)(sizeof(array) / sizeof *(array))
+
+static const wf_variant forward_variants[] = {
+    {.name = "simple", .source = "attention_simple.cl", .nparameters = COUNT(forward_parameters),
+     .parameters = forward_parameters, .ok = forward_simple_ok, .launches = forward_simple,
+     .options = options},
+    {.name = "panel", .source = "attention_panel.cl", .nparameters = COUNT(panel_parameters),
+     .parameters = panel_parameters, .ok = panel_ok, .launches = forward_panel,
+     .options = options},
+};
+
+static const wf_variant delta_variants[] = {
+    {.name = "simple", .source = "attention_delta_simple.cl", .ok = delta_simple_ok,
+     .launches = delta_simple},
+};
+
+static const wf_variant backward_variants[] = {
+    {.name = "simple", .source = "attention_backward_simple.cl",
+     .nparameters = COUNT(backward_parameters), .parameters = backward_parameters,
+     .ok = backward_simple_ok, .launches = backward_simple, .options = options},
+    {.name = "panel", .source = "attention_backward_panel.cl",
+     .nparameters = COUNT(panel_parameters), .parameters = panel_parameters, .ok = panel_ok,
+     .launches = backward_panel, .options = options},
+};
+
+#define ATTENTION_SIZES                                                                            \
+    .size_names = {"b", "s", "t", "h", "kv", "d", "ho", "hn", "po", "ko", "site", "w"},            \
+    .real_names = {"p"}, .flags = WF_CAUSAL | WF_DROPOUT, .check = check, .complete = complete
+
+const wf_operation wf_attention_operation = {
+    .name = "attention", ATTENTION_SIZES, .operands = forward_operands, .flops = forward_flops,
+    .reference = wf_attention_reference, .tolerance_run = wf_attention_bound,
+    .prefer = prefer,
+    .nvariants = COUNT(forward_variants), .variants = forward_variants};
+
+/* Takes the flags of the forward problem, which do not change it. */
+const wf_operation wf_attention_delta_operation = {
+    .name = "attention_delta", ATTENTION_SIZES, .operands = delta_operands, .flops = delta_flops,
+    .reference = wf_attention_delta_reference, .tolerance = wf_attention_delta_bound,
+    .nvariants = COUNT(delta_variants), .variants = delta_variants};
+
+const wf_operation wf_attention_backward_operation = {
+    .name = "attention_backward", ATTENTION_SIZES, .operands = backward_operands,
+    .flops = backward_flops, .reference = wf_attention_backward_reference,
+    .tolerance_run = wf_attention_backward_bound, .prefer = prefer, .nvariants = COUNT(backward_variants),
+    .variants = backward_variants};
