@@ -10,9 +10,9 @@ extern "C" {
 #endif
 
 extern const wf_operation wf_gemm_operation;
-extern const wf_operation wf_attention_operation __attribute__((weak));
-extern const wf_operation wf_attention_delta_operation __attribute__((weak));
-extern const wf_operation wf_attention_backward_operation __attribute__((weak));
+extern const wf_operation wf_attention_operation;
+extern const wf_operation wf_attention_delta_operation;
+extern const wf_operation wf_attention_backward_operation;
 extern const wf_operation wf_norm_operation;
 extern const wf_operation wf_norm_backward_operation;
 extern const wf_operation wf_norm_wgrad_operation;

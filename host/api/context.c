@@ -28,6 +28,10 @@ void weft_bootstrap_destroy(weft_bootstrap *b) {
     free(b);
 }
 
+bool weft_mpi_launched(void) {
+    return wf_env_launcher() != NULL;
+}
+
 /* ---- options: what is not said comes from the environment ----------------------------------------------------- */
 
 void weft_context_options_init(weft_context_options *options) {

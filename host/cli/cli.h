@@ -1,0 +1,84 @@
+/* cli.h: what the files of the command share. The command is a user of weft.h and weft_mpi.h and of
+ * nothing else of the library. stdout carries results, stderr everything else; exit statuses are
+ * 0, 1 (a check failed), 2 (usage), 3 (environment). */
+#ifndef WEFT_CLI_H
+#define WEFT_CLI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "weft_mpi.h"
+
+enum { EXIT_FINE = 0, EXIT_CHECK = 1, EXIT_USAGE = 2, EXIT_ENVIRONMENT = 3 };
+
+/* ---- options (options.c) ------------------------------------------------------------------------ */
+
+typedef enum option_kind { OPTION_FLAG, OPTION_TEXT, OPTION_LIST, OPTION_INTEGER, OPTION_REAL } option_kind;
+
+typedef struct text_list {
+    const char **text;
+    int count;
+} text_list;
+
+/* One row of a command's table: what is parsed, checked and shown by --help. */
+typedef struct option {
+    const char *name;       /* "layout": --layout */
+    option_kind kind;
+    const char *argument;   /* "LAYOUT"; NULL for flags */
+    const char *help;
+    void *target;           /* bool, const char *, text_list, int64_t, double; holds the default */
+    double least, most;     /* of numbers, inclusive; both 0: any */
+} option;
+
+/* Parses what follows the command's name; operands (no dash) go to `operands`, NULL: none allowed.
+ * A list takes every argument up to the next option. Returns false after one sentence on stderr. */
+bool options_parse(const char *command, const option *options, int count, int argc, char **argv, text_list *operands);
+void options_help(const option *options, int count, FILE *out);
+void text_list_add(text_list *list, const char *text);
+
+/* ---- commands (main.c has the table) ---------------------------------------------------------------- */
+
+typedef struct command {
+    const char *name, *usage, *summary, *about;
+    const option *options;
+    int noptions;
+    int (*run)(int argc, char **argv); /* exit status */
+} command;
+extern const command command_info, command_verify, command_plan, command_train;
+
+/* One sentence on stderr, "weft: ..."; returns the exit status that fits. */
+int complain(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same for a library status, with weft_last_error(). */
+int complain_status(weft_status status);
+
+/* ---- ranks (launch.c) --------------------------------------------------------------------------------- */
+
+/* This process's place among the ranks, and how they find each other. */
+typedef struct ranks {
+    int rank, count;
+    bool mpi;                   /* MPI was initialised */
+    weft_bootstrap *bootstrap;  /* NULL when alone without MPI */
+} ranks;
+
+/* Options that every command with ranks takes; rows for its table. */
+typedef struct context_arguments {
+    int64_t ranks;              /* --ranks: 0 when not given */
+    const char *device, *transport;
+    double timeout_s;
+} context_arguments;
+#define CONTEXT_OPTIONS(a)                                                                         \
+    {"ranks", OPTION_INTEGER, "N", "start N ranks under mpirun (default: what the layout needs)", &(a).ranks, 1, 4096}, \
+    {"device", OPTION_TEXT, "NAME", "device by index, platform.device or part of its name", &(a).device, 0, 0}, \
+    {"transport", OPTION_TEXT, "NAME", "force mpi, staged or window instead of the self-test's choice", &(a).transport, 0, 0}, \
+    {"timeout", OPTION_REAL, "S", "deadline of every wait in seconds", &(a).timeout_s, 0.1, 1e6}
+
+/* Makes this process one of `needed` ranks: joins when a launcher started it, starts itself under
+ * mpirun otherwise (then it does not return on success), stays alone without MPI when needed == 1.
+ * Returns an exit status, EXIT_FINE to go on. */
+int ranks_join(int needed, char **argv, ranks *out);
+/* Ends MPI. A failure that other ranks may not know of aborts the job. */
+int ranks_leave(ranks *ranks, int status);
+weft_status context_open(const context_arguments *, const ranks *, bool profile, weft_context **out);
+
+#endif

@@ -1,0 +1,135 @@
+#!/bin/bash
+# check_command.sh: the command as its user meets it: help, mistakes, results. Every mistake must give one
+# line on stderr, the right exit status, and nothing on stdout.
+set -u
+weft=${top_builddir:-.}/weft
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+checks=0 failures=0
+
+fails() { failures=$((failures + 1)); echo "FAILED: $*"; sed 's/^/  stderr: /' "$scratch/err" | head -5; }
+# run: the command with a wall-clock limit; stdout and stderr to files; its status in $status.
+run() { timeout 120 "$@" >"$scratch/out" 2>"$scratch/err" </dev/null; status=$?; checks=$((checks + 1)); }
+# mistake STATUS PATTERN COMMAND...
+mistake() {
+    local want=$1 pattern=$2; shift 2
+    run "$@"
+    [ $status = "$want" ] || { fails "exit status $status, not $want: $*"; return; }
+    [ "$(wc -l <"$scratch/err")" = 1 ] || { fails "not one line on stderr: $*"; return; }
+    grep -qE "$pattern" "$scratch/err" || { fails "no '$pattern': $*"; return; }
+    [ ! -s "$scratch/out" ] || fails "stdout is not empty: $*"
+}
+# fine PATTERN COMMAND...: pattern in stdout
+fine() {
+    local pattern=$1; shift
+    run "$@"
+    [ $status = 0 ] || { fails "exit status $status: $*"; return; }
+    grep -qE "$pattern" "$scratch/out" || fails "no '$pattern' on stdout: $*"
+}
+
+text=$scratch/text
+seq -f 'Paragraph %g says that the quick brown fox number %g jumps over the lazy dog.' 1 600 | sed 's/$/\n/' >"$text"
+config() { # config KEY=VALUE...: a small gpt2 config.json with changes; VALUE empty removes the key
+    local file=$scratch/config.json
+    printf '{"model_type": "gpt2", "n_layer": 2, "n_embd": 48, "n_head": 3, "n_positions": 64, "vocab_size": 257' >"$file"
+    for change in "$@"; do printf ', "%s": %s' "${change%%=*}" "${change#*=}" >>"$file"; done
+    echo '}' >>"$file"
+    echo "$file"
+}
+small=(--model "$(config)" --text "$text" --batch 2 --sequence 32 --steps 3 --evaluate-batches 1)
+cp "$scratch/config.json" "$scratch/small.json"
+small[1]=$scratch/small.json
+
+# help
+fine 'usage: weft' "$weft" --help
+fine 'weft [0-9]' "$weft" --version
+for command in info verify plan train; do fine "usage: weft $command" "$weft" $command --help; done
+
+# flags
+mistake 2 "unknown command 'trian'" "$weft" trian
+mistake 2 "unknown option '--laoyut'" "$weft" train --laoyut tp2
+mistake 2 "unknown option '-x'" "$weft" plan -x
+mistake 2 'needs a value' "$weft" train --text "$text" --layout
+mistake 2 "whole number.*'ten'" "$weft" train --text "$text" --steps ten
+mistake 2 'must lie between' "$weft" train --text "$text" --steps 0
+mistake 2 'takes no value' "$weft" train --json=yes
+mistake 2 "unexpected argument 'tiny'" "$weft" plan tiny
+mistake 2 'mode' "$weft" plan --mode trian
+mistake 2 'shape' "$weft" plan --shape 8x128
+
+# layouts
+mistake 2 'tq2' "$weft" plan --layout tq2.sp
+mistake 2 'tp' "$weft" plan --layout tp.sp
+mistake 2 'tp0' "$weft" plan --layout tp0
+mistake 2 '(tp2|twice)' "$weft" plan --layout tp2.tp2
+mistake 2 'cp2ring' "$weft" plan --layout cp2ring
+mistake 2 'pp2' "$weft" plan --layout pp2.1f1b
+mistake 2 'ranks' "$weft" train --text "$text" --layout tp2.sp --ranks 3
+mistake 2 '[Mm]icrobatch|mb3' "$weft" plan --layout mb3 --shape b8s128
+mistake 2 'position' "$weft" plan --model "$scratch/small.json" --shape b1s65
+mistake 2 'rank' "$weft" plan --layout tp2 --rank 2
+
+# cases
+mistake 2 "gem" "$weft" verify gem:f32:m1n1k1:nn
+mistake 2 "(character|position|place).*" "$weft" verify gemm:f32:m10n10q10:nn
+mistake 2 "f33" "$weft" verify gemm:f33:m1n1k1:nn
+mistake 2 "turbo" "$weft" verify gemm:f32:m1n1k1:nn.turbo
+
+# text
+mistake 2 'text' "$weft" train
+mistake 2 "no-such-file" "$weft" train --text "$scratch/no-such-file"
+: >"$scratch/empty"
+mistake 2 'empty' "$weft" train --text "$scratch/empty"
+printf 'a\0b' >"$scratch/binary"
+mistake 2 'zero bytes' "$weft" train --text "$scratch/binary"
+echo 'too short' >"$scratch/short"
+mistake 2 'too short' "$weft" train --text "$scratch/short" --ranks 1
+mkdir -p "$scratch/folder"; mistake 2 'empty' "$weft" train --text "$scratch/folder"
+
+# models
+mistake 2 "tinny" "$weft" plan --model tinny
+mistake 2 "no-such.json" "$weft" plan --model "$scratch/no-such.json"
+echo '{"n_layer": 2' >"$scratch/broken.json"; mistake 2 'broken.json' "$weft" plan --model "$scratch/broken.json"
+echo '{"model_type": "gpt2", "n_embd": 48}' >"$scratch/missing.json"; mistake 2 'n_layer|n_head' "$weft" plan --model "$scratch/missing.json"
+for bad in n_layer=-1 n_layer=1e30 'n_layer="two"' n_embd=0 n_embd=49 n_head=0 vocab_size=0 vocab_size=99999999999999 \
+    n_positions=-5 resid_pdrop=1.5 attn_pdrop=-0.1 'activation_function="swish9"' layer_norm_epsilon=-1 'model_type="llama"' \
+    scale_attn_by_inverse_layer_idx=true; do
+    mistake 2 "${bad%%=*}" "$weft" plan --model "$(config "$bad")" --shape b1s16
+done
+mistake 2 'vocabulary' "$weft" train --text "$text" --model "$(config vocab_size=200)" --batch 2 --sequence 32 --steps 1
+
+# environment
+mistake 3 '[Dd]evice|platform' env OCL_ICD_VENDORS=/nonexistent OCL_ICD_FILENAMES= "$weft" verify gemm:f32:m1n1k1:nn
+mistake 3 '[Dd]evice|platform' env OCL_ICD_VENDORS=/nonexistent OCL_ICD_FILENAMES= "$weft" train "${small[@]}"
+mistake 3 'memory.*[0-9]' "$weft" train --model gpt2 --text "$text" --batch 100000 --sequence 512 --steps 1
+mistake 2 'transport|telepathy' "$weft" train "${small[@]}" --transport telepathy
+
+# results
+fine 'WEFT_' "$weft" info
+fine '^\{' "$weft" info --json
+fine 'passed, 0 failed' "$weft" verify gemm:f32:m17n9k5:nt.bias
+fine 'all-gather' "$weft" plan --layout tp2.sp --explain --check
+fine '"checked":' "$weft" plan --layout tp4.sp.mb2 --json
+run "$weft" train "${small[@]}" --ranks 2 --json --seed 3
+[ $status = 0 ] || fails "train --json: exit status $status"
+python=$(command -v python3 || true)
+if [ "$(wc -l <"$scratch/out")" != 3 ] || [ "$(grep -cE '^\{"step":[0-9]+,"loss":[0-9.e+-]+,"tokens_per_s":[0-9.e+-]+,"grad_norm":[0-9.e+-]+\}$' "$scratch/out")" != 3 ]; then
+    fails "train --json: not three objects of step, loss, tokens_per_s, grad_norm: $(head -2 "$scratch/out")"
+fi
+sed 's/,"tokens_per_s":[^,]*//' "$scratch/out" >"$scratch/first"
+run "$weft" train "${small[@]}" --ranks 2 --json --seed 3
+sed 's/,"tokens_per_s":[^,]*//' "$scratch/out" | cmp -s - "$scratch/first" || fails "the same seed gives other losses"
+run "$weft" train "${small[@]}" --ranks 2 --json --seed 4
+sed 's/,"tokens_per_s":[^,]*//' "$scratch/out" | cmp -s - "$scratch/first" && fails "another seed gives the same losses"
+run "$weft" train "${small[@]}" --ranks 2 --trace "$scratch/trace.json" --sample 5
+[ $status = 0 ] && [ -s "$scratch/trace.json" ] || fails "train --trace wrote nothing (status $status)"
+if [ -n "$python" ]; then
+    run "$python" -c 'import json, sys
+events = json.load(open(sys.argv[1]))["traceEvents"]
+assert {e["pid"] for e in events if e.get("ph") == "X"} == {0, 1}, "not both ranks"
+assert any("all" in e["name"] or "gather" in str(e) for e in events)' "$scratch/trace.json"
+    [ $status = 0 ] || fails "the trace is no JSON with both ranks' events"
+fi
+
+echo "100%: Checks: $checks, Failures: $failures, Errors: 0"
+[ $failures = 0 ]
