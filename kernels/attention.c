@@ -252,18 +252,12 @@ static int backward_launches(const wf_problem *p, int64_t rows, int32_t local, w
 enum { TILE_ROWS, TILE_COLS, ITEM_ROWS, CHUNK };
 enum { simple_lanes = 16 };
 
-#define SIMPLE_PARAMETERS(item_rows)                                                               \
-    {                                                                                              \
-        {"TILE_ROWS", 3, {32, 16, 64}, "rows that a group owns"},                                  \
-        {"TILE_COLS", 3, {32, 16, 64}, "rows of the other side that it streams at a time"},        \
-        {"ITEM_ROWS", 3, item_rows, "rows of the tile that a work-item computes"},                 \
-        {"CHUNK", 3, {32, 16, 64}, "head dimensions in local memory at a time"},                   \
-    }
-#define ROWS_4 {4, 2, 8}
-#define ROWS_2 {2, 4, 8}
-static const wf_parameter forward_parameters[] = SIMPLE_PARAMETERS(ROWS_4);
-/* Two accumulators for dK and dV: fewer rows per work-item keep them in registers. */
-static const wf_parameter backward_parameters[] = SIMPLE_PARAMETERS(ROWS_2);
+static const wf_parameter simple_parameters[] = {
+    {"TILE_ROWS", 3, {32, 16, 64}, "rows that a group owns"},
+    {"TILE_COLS", 3, {32, 16, 64}, "rows of the other side that it streams at a time"},
+    {"ITEM_ROWS", 3, {2, 4, 8}, "rows of the tile that a work-item computes"},
+    {"CHUNK", 3, {32, 16, 64}, "head dimensions in local memory at a time"},
+};
 
 static int32_t simple_group(const wf_candidate *c) {
     return simple_lanes * (c->value[TILE_ROWS] / c->value[ITEM_ROWS]);
@@ -353,8 +347,8 @@ static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *c
 #define COUNT(array) (int32_t)(sizeof(array) / sizeof *(array))
 
 static const wf_variant forward_variants[] = {
-    {.name = "simple", .source = "attention_simple.cl", .nparameters = COUNT(forward_parameters),
-     .parameters = forward_parameters, .ok = forward_simple_ok, .launches = forward_simple,
+    {.name = "simple", .source = "attention_simple.cl", .nparameters = COUNT(simple_parameters),
+     .parameters = simple_parameters, .ok = forward_simple_ok, .launches = forward_simple,
      .options = options},
     {.name = "panel", .source = "attention_panel.cl", .nparameters = COUNT(panel_parameters),
      .parameters = panel_parameters, .ok = panel_ok, .launches = forward_panel,
@@ -368,7 +362,7 @@ static const wf_variant delta_variants[] = {
 
 static const wf_variant backward_variants[] = {
     {.name = "simple", .source = "attention_backward_simple.cl",
-     .nparameters = COUNT(backward_parameters), .parameters = backward_parameters,
+     .nparameters = COUNT(simple_parameters), .parameters = simple_parameters,
      .ok = backward_simple_ok, .launches = backward_simple, .options = options},
     {.name = "panel", .source = "attention_backward_panel.cl",
      .nparameters = COUNT(panel_parameters), .parameters = panel_parameters, .ok = panel_ok,

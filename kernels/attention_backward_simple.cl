@@ -23,6 +23,7 @@ void tile_product(float sum[ITEM_ROWS][ITEM_COLS], local float *a, local float *
     for (int r = 0; r < ITEM_ROWS; r++)
 #pragma unroll
         for (int c = 0; c < ITEM_COLS; c++) sum[r][c] = 0.0f;
+#pragma unroll 1
     for (int c = 0; c < CHUNKS; c++) {
         barrier(CLK_LOCAL_MEM_FENCE);
         load_tile(a, TILE_ROWS, x, x_stride, row0, nrows, c * CHUNK, item);

@@ -51,6 +51,7 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
     for (int col0 = seen_first - (int)((kpos0 + seen_first) & 3); col0 < seen_end;
          col0 += TILE_COLS) {
         float s[ITEM_ROWS][ITEM_COLS] = {{0.0f}};
+#pragma unroll 1
         for (int c = 0; c < CHUNKS; c++) {
             barrier(CLK_LOCAL_MEM_FENCE);
             load_tile(a, TILE_ROWS, my_q, q_s, row0, queries, c * CHUNK, item);
@@ -79,6 +80,7 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
         for (int r = 0; r < ITEM_ROWS; r++) {
             const int row = team * ITEM_ROWS + r;
             float largest = m[r];
+#pragma unroll 4
             for (int i = 0; i < LANES; i++) largest = fmax(largest, best[row * LANES + i]);
             const float shrink = exp(m[r] - largest);
             m[r] = largest;
@@ -116,6 +118,7 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
     for (int r = 0; r < ITEM_ROWS; r++) {
         const int row = team * ITEM_ROWS + r;
         float total = 0.0f;
+#pragma unroll 4
         for (int i = 0; i < LANES; i++) total += best[row * LANES + i];
         factor[r] = total > 0.0f ? 1.0f / total : total; /* NaN stays visible */
         if (lane == 0 && row0 + row < queries)
