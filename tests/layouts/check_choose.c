@@ -1,0 +1,186 @@
+/* check_choose.c: what fuses and what must not; candidates, workspace, transports. */
+#include <check.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "layouts/build.h"
+#include "layouts/lower.h"
+
+static wf_schedule *lowered(const char *text, wf_mode mode) {
+    const wf_model model = {.layers = 2, .hidden = 12, .heads = 3, .kv_heads = 3, .head_size = 4, .features = 10,
+                            .vocabulary = 7, .positions = 5, .activation = WF_ACT_GELU_TANH, .norm_epsilon = 1e-5,
+                            .init_std = 0.02, .dropout_embedding = 0.1, .dropout_attention = 0.1,
+                            .dropout_residual = 0.1, .tied_head = true};
+    const wf_shape shape = {2, 5};
+    wf_layout layout;
+    wf_schedule *s;
+    ck_assert_int_eq(wf_layout_parse(text, &layout), WF_OK);
+    ck_assert_msg(wf_lower(&model, &shape, &layout, 0, mode, &s) == WF_OK, "%s", wf_last_error());
+    return s;
+}
+
+/* The kernels' sites of a segment, one per line. */
+static void sites(const wf_schedule *s, const char *segment, char *out, size_t out_bytes) {
+    size_t used = 0;
+    out[0] = 0;
+    for (int32_t i = 0; i < s->nsegments; i++)
+        for (int32_t j = 0; strcmp(s->segments[i].name, segment) == 0 && j < s->segments[i].steps; j++) {
+            const wf_step *step = &s->steps[s->segments[i].step + j];
+            if (step->kind == WF_STEP_KERNEL)
+                used += (size_t)snprintf(out + used, out_bytes - used, "%s%s\n", step->site, step->fused ? " fused" : "");
+        }
+}
+
+static const char fused_alone[] = "norm1\nattn.qkv+bias fused\nattn\nattn.proj\n"
+                                  "attn.proj.bias+dropout+residual+norm2 fused\nmlp.fc1\nmlp.fc2\n"
+                                  "mlp.fc2.bias+dropout+residual fused\n";
+static const char fused_tp2[] = "norm1\nattn.qkv+bias fused\nattn\nattn.proj\nattn.proj.sum\n"
+                                "attn.proj.bias+dropout+residual+norm2 fused\nmlp.fc1\nmlp.fc2\nmlp.fc2.sum\n"
+                                "mlp.fc2.bias+dropout+residual fused\n";
+static const char fused_sp[] = "norm1\nnorm1.gather\nattn.qkv+bias fused\nattn\nattn.proj\n"
+                               "attn.proj.sum+bias+dropout+residual+norm2 fused\nnorm2.gather\nmlp.fc1\nmlp.fc2\n"
+                               "mlp.fc2.sum+bias+dropout+residual fused\n";
+
+START_TEST(a_layer_fuses) {
+    const struct { const char *layout, *expected; } cases[] = {
+        {"tp1", fused_alone}, {"tp2", fused_tp2}, {"tp2.sp", fused_sp}};
+    for (int i = 0; i < 3; i++) {
+        wf_schedule *s = lowered(cases[i].layout, WF_MODE_TRAIN);
+        char text[1024];
+        ck_assert_msg(wf_choose(s, NULL) == WF_OK, "%s", wf_last_error());
+        sites(s, "layer.forward", text, sizeof text);
+        ck_assert_str_eq(text, cases[i].expected);
+        sites(s, "layer.backward.first", text, sizeof text);
+        ck_assert_ptr_nonnull(strstr(text, "norm2.backward+residual fused\n"));
+        ck_assert_ptr_nonnull(strstr(text, "norm1.backward+residual fused\n"));
+        wf_schedule_destroy(s);
+    }
+}
+END_TEST
+
+START_TEST(nothing_fuses_when_asked) {
+    wf_schedule *s = lowered("tp2.sp", WF_MODE_TRAIN);
+    const int32_t steps = s->nsteps;
+    ck_assert_int_eq(wf_choose(s, &(wf_choices){.no_fusion = true}), WF_OK);
+    ck_assert_int_eq(s->nsteps, steps);
+    for (int32_t i = 0; i < s->nsteps; i++) ck_assert(!s->steps[i].fused);
+    wf_schedule_destroy(s);
+}
+END_TEST
+
+/* a -> b (+bias) -> c (+residual), and a second reader of b when asked; returns the steps left. */
+static int32_t chain(bool second_reader, uint32_t first, uint32_t second) {
+    wf_schedule *s;
+    ck_assert_int_eq(wf_schedule_create(0, 1, &s), WF_OK);
+    const int32_t slot = wf_build_slot(s, "in", WF_CLASS_IO, WF_F32, 15, 1);
+    const int32_t bias = wf_build_slot(s, "bias", WF_CLASS_IO, WF_F32, 5, 1);
+    const int32_t out = wf_build_slot(s, "out", WF_CLASS_IO, WF_F32, 15, 2);
+    wf_build_segment(s, "chain");
+    const int32_t between = wf_build_scratch(s, "between", WF_F32, 15);
+    const wf_view a = wf_matrix(slot, WF_AT_NONE, 0, 3, 5, 5), b = wf_matrix(between, WF_AT_NONE, 0, 3, 5, 5);
+    const wf_view c = wf_matrix(out, WF_AT_NONE, 0, 3, 5, 5), d = wf_matrix(out, WF_AT_LAYER, 0, 3, 5, 5);
+    const wf_view v = wf_vector(bias, WF_AT_NONE, 0, 5);
+    const uint32_t flags[] = {first, second};
+    for (int i = 0; i < 2; i++) {
+        const wf_problem p = {.op = WF_OP_REDUCE, .flags = flags[i], .size = {3, 5, 1, 0, 1}};
+        const wf_view views[] = {i ? b : a, flags[i] & WF_BIAS ? v : a, i ? c : b};
+        wf_build_kernel(s, i ? "second" : "first", &p, views, 3);
+    }
+    const wf_problem copy = {.op = WF_OP_COPY, .size = {3, 5}};
+    if (second_reader) wf_build_kernel(s, "copy", &copy, (const wf_view[]){b, d}, 2);
+    wf_build_segment_end(s);
+    wf_build_call(s, &(wf_call){0});
+    ck_assert_msg(wf_build_finish(s) == WF_OK, "%s", wf_last_error());
+    ck_assert_msg(wf_choose(s, NULL) == WF_OK, "%s", wf_last_error());
+    const int32_t steps = s->nsteps;
+    wf_schedule_destroy(s);
+    return steps;
+}
+
+START_TEST(only_what_may_fuses) {
+    ck_assert_int_eq(chain(false, WF_BIAS, WF_RESIDUAL), 1);
+    ck_assert_int_eq(chain(true, WF_BIAS, WF_RESIDUAL), 3);  /* somebody else reads the intermediate */
+    ck_assert_int_eq(chain(false, WF_RESIDUAL, WF_BIAS), 2); /* residual before bias is another sum */
+    ck_assert_int_eq(chain(false, WF_RESIDUAL, WF_RESIDUAL), 2);
+}
+END_TEST
+
+/* ---- candidates and workspace --------------------------------------------------------------------------- */
+
+typedef struct asked { int count; wf_status status; } asked;
+
+static wf_status candidate(void *context, const wf_problem *problem, wf_candidate *out, int64_t *workspace_bytes_out) {
+    asked *a = context;
+    a->count++;
+    *out = (wf_candidate){0};
+    *workspace_bytes_out = problem->op == WF_OP_GEMM ? 130 : 0;
+    return a->status == WF_OK ? WF_OK : wf_fail(a->status, "no candidate");
+}
+
+START_TEST(each_problem_is_asked_for_once) {
+    wf_schedule *s = lowered("tp2.sp", WF_MODE_TRAIN);
+    asked a = {0};
+    ck_assert_int_eq(wf_choose(s, &(wf_choices){.candidate = candidate, .context = &a}), WF_OK);
+    ck_assert_int_eq(a.count, s->nproblems);
+    int gemms = 0;
+    for (int32_t i = 0; i < s->nsteps; i++) {
+        const wf_step *step = &s->steps[i];
+        if (step->kind != WF_STEP_KERNEL || s->problems[step->problem].problem.op != WF_OP_GEMM) continue;
+        const wf_view *last = &s->views[step->view + step->reads + step->updates + step->writes - 1];
+        const wf_buffer *b = &s->buffers[last->buffer];
+        ck_assert_int_eq(b->class_, WF_CLASS_WORKSPACE);
+        ck_assert_int_eq(b->life, WF_SCRATCH);
+        ck_assert_int_eq(b->bytes, 132); /* whole elements */
+        gemms++;
+    }
+    ck_assert_int_gt(gemms, 10);
+    wf_schedule_destroy(s);
+    s = lowered("tp1", WF_MODE_EVALUATE);
+    a.status = WF_ERR_DEVICE;
+    ck_assert_int_eq(wf_choose(s, &(wf_choices){.candidate = candidate, .context = &a}), WF_ERR_DEVICE);
+    wf_schedule_destroy(s);
+}
+END_TEST
+
+/* ---- transports -------------------------------------------------------------------------------------------- */
+
+static wf_transport_kind transport(void *context, int32_t peer) {
+    return peer == 1 ? WF_TRANSPORT_WINDOW : *(const wf_transport_kind *)context;
+}
+
+START_TEST(what_a_window_sends_lies_in_it) {
+    wf_transport_kind far = WF_TRANSPORT_MPI;
+    wf_schedule *s = lowered("tp3.sp", WF_MODE_TRAIN);
+    ck_assert_int_eq(wf_choose(s, &(wf_choices){.transport = transport, .context = &far}), WF_OK);
+    int windows = 0;
+    for (int32_t i = 0; i < s->nsteps; i++) {
+        const wf_step *step = &s->steps[i];
+        if (step->kind != WF_STEP_EXCHANGE) continue;
+        const wf_exchange *e = &s->exchanges[step->exchange];
+        if (e->to >= 0) ck_assert_int_eq(e->transport, e->to == 1 ? WF_TRANSPORT_WINDOW : WF_TRANSPORT_MPI);
+        if (e->from >= 0) ck_assert_int_eq(e->receive_transport, e->from == 1 ? WF_TRANSPORT_WINDOW : WF_TRANSPORT_MPI);
+        if (e->to == 1) ck_assert_int_eq(s->buffers[s->views[step->view].buffer].space, WF_SPACE_WINDOW);
+        windows += e->to == 1;
+    }
+    ck_assert_int_gt(windows, 10);
+    for (int32_t i = 0; i < s->nbuffers; i++) /* slots stay where the caller's memory is */
+        if (s->buffers[i].life == WF_SLOT) ck_assert_int_eq(s->buffers[i].space, WF_SPACE_DEVICE);
+    wf_schedule_destroy(s);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("choose");
+    TCase *tests = tcase_create("choose");
+    tcase_add_test(tests, a_layer_fuses);
+    tcase_add_test(tests, nothing_fuses_when_asked);
+    tcase_add_test(tests, only_what_may_fuses);
+    tcase_add_test(tests, each_problem_is_asked_for_once);
+    tcase_add_test(tests, what_a_window_sends_lies_in_it);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
