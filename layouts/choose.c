@@ -2,16 +2,17 @@
  * workspace a view, and sets each exchange's transport.
  *
  * A pair fuses when producer and consumer stand next to each other, the consumer reads exactly what
- * the producer writes, and that is scratch which nobody else touches (or stays as an output). So the
- * order of steps, and the order of every sum, is what it was; the intermediate's trip through memory
- * is gone. Chains fuse link by link, from the front. Equal on all ranks: nothing here asks a device. */
+ * the producer writes, and that is scratch which nobody else touches (or stays as an output). So
+ * the order of steps, and the order of every sum, is what it was; the intermediate's trip through
+ * memory is gone. Chains fuse link by link, from the front. Equal on all ranks: nothing here asks a
+ * device. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "layouts/build.h"
 #include "layouts/lower.h"
 
-/* ---- fusing ------------------------------------------------------------------------------------------ */
+/* ---- fusing ---------------------------------------------------------------------------------- */
 
 enum { MOST_VIEWS = 24 };
 
@@ -23,8 +24,8 @@ typedef struct link {
 } link;
 
 typedef struct pair {
-    int producer, consumer;                 /* wf_op */
-    bool keeps;                             /* the intermediate stays as an output */
+    int producer, consumer; /* wf_op */
+    bool keeps;             /* the intermediate stays as an output */
     bool (*fuse)(const link *p, const link *c, link *out);
 } pair;
 
@@ -33,9 +34,11 @@ static int count(const link *l) {
 }
 
 static bool same_view(const wf_view *a, const wf_view *b) {
-    if (a->buffer != b->buffer || a->at != b->at || a->ndim != b->ndim || a->offset != b->offset) return false;
+    if (a->buffer != b->buffer || a->at != b->at || a->ndim != b->ndim || a->offset != b->offset)
+        return false;
     for (int d = 0; d < a->ndim; d++)
-        if (a->extent[d] != b->extent[d] || (a->extent[d] > 1 && a->stride[d] != b->stride[d])) return false;
+        if (a->extent[d] != b->extent[d] || (a->extent[d] > 1 && a->stride[d] != b->stride[d]))
+            return false;
     return true;
 }
 
@@ -99,10 +102,12 @@ static bool reduce_norm(const link *p, const link *c, link *out) {
     return true;
 }
 
-/* Only where the bias is all that follows: behind a sum, dropout or residual it rides along there. */
+/* Only where the bias is all that follows: behind a sum, dropout or residual it rides along there.
+ */
 static bool gemm_bias(const link *p, const link *c, link *out) {
     if (p->problem.flags & ~(uint32_t)(WF_TRANS_A | WF_TRANS_B)) return false;
-    if (c->problem.flags & ~(uint32_t)WF_BIAS || c->problem.size[PARTS] != 1 || c->problem.size[BIAS_GROUP])
+    if (c->problem.flags & ~(uint32_t)WF_BIAS || c->problem.size[PARTS] != 1 ||
+        c->problem.size[BIAS_GROUP])
         return false;
     *out = (link){.problem = p->problem};
     out->problem.flags |= c->problem.flags;
@@ -113,7 +118,8 @@ static bool gemm_bias(const link *p, const link *c, link *out) {
 }
 
 static bool norm_backward_residual(const link *p, const link *c, link *out) {
-    if (p->problem.flags || c->problem.flags != WF_RESIDUAL || c->problem.size[PARTS] != 1) return false;
+    if (p->problem.flags || c->problem.flags != WF_RESIDUAL || c->problem.size[PARTS] != 1)
+        return false;
     *out = (link){.problem = p->problem};
     out->problem.flags = WF_RESIDUAL;
     for (int i = 0; i < p->reads; i++) add_read(out, &p->views[i]);
@@ -132,7 +138,9 @@ static const pair pairs[] = {
 enum { PAIRS = sizeof pairs / sizeof *pairs };
 
 static link link_of(const wf_schedule *s, const wf_step *step) {
-    link l = {.problem = s->problems[step->problem].problem, .reads = step->reads, .updates = step->updates,
+    link l = {.problem = s->problems[step->problem].problem,
+              .reads = step->reads,
+              .updates = step->updates,
               .writes = step->writes};
     memcpy(l.views, s->views + step->view, (size_t)count(&l) * sizeof *l.views);
     return l;
@@ -148,8 +156,8 @@ static int uses(const wf_schedule *s, const wf_step *steps, int32_t nsteps, int3
 }
 
 /* Is the consumer's first operand the producer's first output, and free to vanish if it must? */
-static bool joined(const wf_schedule *s, const wf_step *steps, int32_t nsteps, const pair *rule, const link *p,
-                   const link *c) {
+static bool joined(const wf_schedule *s, const wf_step *steps, int32_t nsteps, const pair *rule,
+                   const link *p, const link *c) {
     if (p->updates || c->updates || count(p) + count(c) > MOST_VIEWS) return false;
     const wf_view *made = &p->views[p->reads];
     if (!same_view(made, &c->views[0])) return false;
@@ -167,11 +175,13 @@ static const char *last_word(const char *site) {
 static bool fuse_at(wf_schedule *s, wf_step *steps, int32_t nsteps, int32_t at, const pair *rule) {
     wf_step *p = &steps[at], *c = &steps[at + 1];
     if (p->problem < 0 || c->problem < 0 || p->lane != c->lane) return false;
-    if (s->problems[p->problem].problem.op != rule->producer || s->problems[c->problem].problem.op != rule->consumer)
+    if (s->problems[p->problem].problem.op != rule->producer ||
+        s->problems[c->problem].problem.op != rule->consumer)
         return false;
     const link from = link_of(s, p), to = link_of(s, c);
     link fused;
-    if (!joined(s, steps, nsteps, rule, &from, &to) || !rule->fuse(&from, &to, &fused)) return false;
+    if (!joined(s, steps, nsteps, rule, &from, &to) || !rule->fuse(&from, &to, &fused))
+        return false;
     c->problem = wf_build_problem(s, &fused.problem);
     c->view = wf_build_views(s, fused.views, count(&fused));
     c->reads = (uint8_t)fused.reads;
@@ -201,14 +211,15 @@ static void fuse(wf_schedule *s) {
     for (int32_t i = 0; i < s->nsegments; i++) {
         wf_segment *segment = &s->segments[i];
         fuse_segment(s, segment);
-        memmove(s->steps + end, s->steps + segment->step, (size_t)segment->steps * sizeof *s->steps);
+        memmove(s->steps + end, s->steps + segment->step,
+                (size_t)segment->steps * sizeof *s->steps);
         segment->step = end;
         end += segment->steps;
     }
     s->nsteps = end;
 }
 
-/* ---- candidates and workspace --------------------------------------------------------------------------- */
+/* ---- candidates and workspace ---------------------------------------------------------------- */
 
 /* Leaves out the problems that only vanished steps had. (The builder's index of problems is not
  * asked again after this pass.) */
@@ -236,7 +247,8 @@ static wf_status ask_candidates(wf_schedule *s, const wf_choices *choices) {
         wf_chosen *chosen = &s->problems[i];
         chosen->workspace_bytes = 0;
         if (choices->candidate) {
-            TRY(choices->candidate(choices->context, &chosen->problem, &chosen->candidate, &chosen->workspace_bytes));
+            TRY(choices->candidate(choices->context, &chosen->problem, &chosen->candidate,
+                                   &chosen->workspace_bytes));
             continue;
         }
         const wf_variant *plain = &wf_operations[chosen->problem.op]->variants[0];
@@ -253,9 +265,10 @@ static void add_workspace(wf_schedule *s, int32_t segment, wf_step *step) {
     const int64_t elements = (bytes + wf_dtype_bytes(WF_F32) - 1) / wf_dtype_bytes(WF_F32);
     if (elements <= 0) return;
     link l = link_of(s, step);
-    const wf_view view = wf_vector(
-        wf_build_scratch_of(s, segment, wf_build_text(s, "%s.workspace", step->site), WF_CLASS_WORKSPACE, WF_F32, elements),
-        WF_AT_NONE, 0, elements);
+    const wf_view view =
+        wf_vector(wf_build_scratch_of(s, segment, wf_build_text(s, "%s.workspace", step->site),
+                                      WF_CLASS_WORKSPACE, WF_F32, elements),
+                  WF_AT_NONE, 0, elements);
     add_write(&l, &view);
     step->view = wf_build_views(s, l.views, count(&l));
     step->writes++;
@@ -269,7 +282,7 @@ static void add_workspaces(wf_schedule *s) {
         }
 }
 
-/* ---- transports --------------------------------------------------------------------------------------------- */
+/* ---- transports ------------------------------------------------------------------------------ */
 
 /* Where a hop's two peers are reached by different transports, each direction keeps its own. */
 static void set_transports(wf_schedule *s, const wf_choices *choices) {
@@ -277,8 +290,10 @@ static void set_transports(wf_schedule *s, const wf_choices *choices) {
         const wf_step *step = &s->steps[i];
         if (step->kind != WF_STEP_EXCHANGE) continue;
         wf_exchange *e = &s->exchanges[step->exchange];
-        const wf_transport_kind to = e->to >= 0 ? choices->transport(choices->context, e->to) : WF_TRANSPORT_NONE;
-        const wf_transport_kind from = e->from >= 0 ? choices->transport(choices->context, e->from) : WF_TRANSPORT_NONE;
+        const wf_transport_kind to =
+            e->to >= 0 ? choices->transport(choices->context, e->to) : WF_TRANSPORT_NONE;
+        const wf_transport_kind from =
+            e->from >= 0 ? choices->transport(choices->context, e->from) : WF_TRANSPORT_NONE;
         e->transport = (uint8_t)(e->to >= 0 ? to : from);
         e->receive_transport = (uint8_t)(e->from >= 0 ? from : to);
         for (int32_t v = 0; v < step->reads && to == WF_TRANSPORT_WINDOW; v++)

@@ -1,6 +1,6 @@
-/* explain.c: a schedule as text, in which a reader recognises Megatron's figure: per segment one line
- * per step with its lane, what it computes or exchanges, what it reads and writes, what is kept for the
- * backward pass, and which computation hides an exchange. Then the bytes.
+/* explain.c: a schedule as text, in which a reader recognises Megatron's figure: per segment one
+ * line per step with its lane, what it computes or exchanges, what it reads and writes, what is
+ * kept for the backward pass, and which computation hides an exchange. Then the bytes.
  *
  * Everything is read off the schedule; nothing here knows a layer. */
 #include <stdio.h>
@@ -9,7 +9,7 @@
 
 #include "layouts/lower.h"
 
-/* ---- views ------------------------------------------------------------------------------------------ */
+/* ---- views ----------------------------------------------------------------------------------- */
 
 static bool is_gradient(const wf_view *view) {
     return view->at == WF_AT_DX_IN || view->at == WF_AT_DX_OUT;
@@ -26,7 +26,8 @@ static bool *find_kept(const wf_schedule *s) {
                 for (int32_t v = 0; v < step->reads + step->updates; v++) {
                     const wf_view *view = &s->views[step->view + v];
                     backward |= is_gradient(view);
-                    if (pass && backward && !is_gradient(view) && s->buffers[view->buffer].life == WF_POOL)
+                    if (pass && backward && !is_gradient(view) &&
+                        s->buffers[view->buffer].life == WF_POOL)
                         kept[view->buffer] = true;
                 }
             }
@@ -42,7 +43,8 @@ static bool is_whole(const wf_schedule *s, const wf_view *view) {
 static void print_view(FILE *out, const wf_schedule *s, const wf_view *view, const bool *kept) {
     fprintf(out, " %s", s->buffers[view->buffer].name);
     if (!is_whole(s, view) && view->offset) fprintf(out, "+%lld", (long long)view->offset);
-    for (int d = 0; d < view->ndim; d++) fprintf(out, "%c%lld", d ? 'x' : '[', (long long)view->extent[d]);
+    for (int d = 0; d < view->ndim; d++)
+        fprintf(out, "%c%lld", d ? 'x' : '[', (long long)view->extent[d]);
     fprintf(out, view->ndim ? "]%s" : "%s", kept && kept[view->buffer] ? "*" : "");
 }
 
@@ -53,7 +55,7 @@ static void print_views(FILE *out, const wf_schedule *s, const wf_step *step, co
     for (int v = reads; v < all; v++) print_view(out, s, &s->views[step->view + v], kept);
 }
 
-/* ---- exchanges ----------------------------------------------------------------------------------------- */
+/* ---- exchanges ------------------------------------------------------------------------------- */
 
 static bool overlap(const wf_schedule *s, const wf_view *a, const wf_view *b) {
     int64_t first[2], end[2];
@@ -88,17 +90,21 @@ static void print_hidden(FILE *out, const wf_schedule *s, const wf_segment *segm
 static void print_exchange(FILE *out, const wf_schedule *s, const wf_segment *segment, int32_t at) {
     const wf_step *step = &s->steps[segment->step + at];
     const wf_exchange *e = &s->exchanges[step->exchange];
-    fprintf(out, "%s", e->kind == WF_BARRIER ? "barrier" : wf_collective_name((wf_collective)e->collective));
-    if (e->group >= 0 && e->group < s->ngroups) fprintf(out, " of %d ranks, hop %d", s->groups[e->group].members, e->hop);
+    fprintf(out, "%s",
+            e->kind == WF_BARRIER ? "barrier" : wf_collective_name((wf_collective)e->collective));
+    if (e->group >= 0 && e->group < s->ngroups)
+        fprintf(out, " of %d ranks, hop %d", s->groups[e->group].members, e->hop);
     if (e->transport) fprintf(out, " (%s)", wf_transport_name((wf_transport_kind)e->transport));
-    if (step->reads) fprintf(out, ": %lld bytes to rank %d", (long long)wf_view_bytes(s, &s->views[step->view]), e->to);
+    if (step->reads)
+        fprintf(out, ": %lld bytes to rank %d", (long long)wf_view_bytes(s, &s->views[step->view]),
+                e->to);
     if (step->writes)
         fprintf(out, "%s %lld bytes from rank %d", step->reads ? "," : ":",
                 (long long)wf_view_bytes(s, &s->views[step->view + step->reads]), e->from);
     print_hidden(out, s, segment, at);
 }
 
-/* ---- segments ------------------------------------------------------------------------------------------- */
+/* ---- segments -------------------------------------------------------------------------------- */
 
 static void print_kernel(FILE *out, const wf_schedule *s, const wf_step *step) {
     char text[256];
@@ -119,8 +125,8 @@ static void print_segment(FILE *out, const wf_schedule *s, int32_t index, const 
     const wf_segment *segment = &s->segments[index];
     int64_t calls = 0;
     for (int32_t i = 0; i < s->ncalls; i++) calls += s->calls[i].segment == index;
-    fprintf(out, "\n%s: %d steps, called %lld time%s\n", segment->name, segment->steps, (long long)calls,
-            calls == 1 ? "" : "s");
+    fprintf(out, "\n%s: %d steps, called %lld time%s\n", segment->name, segment->steps,
+            (long long)calls, calls == 1 ? "" : "s");
     for (int32_t j = 0; j < segment->steps; j++) {
         const wf_step *step = &s->steps[segment->step + j];
         fprintf(out, "  %-8s %-32s ", wf_lane_name((wf_lane)step->lane), step->site);
@@ -134,7 +140,7 @@ static void print_segment(FILE *out, const wf_schedule *s, int32_t index, const 
     }
 }
 
-/* ---- bytes and work ------------------------------------------------------------------------------------- */
+/* ---- bytes and work -------------------------------------------------------------------------- */
 
 static void print_bytes(FILE *out, const wf_schedule *s) {
     wf_bytes bytes;
@@ -142,10 +148,12 @@ static void print_bytes(FILE *out, const wf_schedule *s) {
     wf_schedule_measure(s, &bytes);
     fprintf(out, "\nbytes by space:");
     for (int i = 0; i < WF_SPACES; i++)
-        if (bytes.by_space[i]) fprintf(out, " %s %lld", wf_space_name((wf_space)i), (long long)bytes.by_space[i]);
+        if (bytes.by_space[i])
+            fprintf(out, " %s %lld", wf_space_name((wf_space)i), (long long)bytes.by_space[i]);
     fprintf(out, "\nbytes by class:");
     for (int i = 0; i < WF_CLASSES; i++)
-        if (bytes.by_class[i]) fprintf(out, " %s %lld", wf_class_name((wf_class)i), (long long)bytes.by_class[i]);
+        if (bytes.by_class[i])
+            fprintf(out, " %s %lld", wf_class_name((wf_class)i), (long long)bytes.by_class[i]);
     fprintf(out, "\n");
 }
 
@@ -157,7 +165,8 @@ static void print_work(FILE *out, const wf_schedule *s) {
     fprintf(out, "one run: %.4g flops, %lld messages; sent:", flops, (long long)work.messages);
     for (int c = 0; c < WF_COLLECTIVES; c++)
         if (work.sent_bytes[c])
-            fprintf(out, " %s %lld bytes", wf_collective_name((wf_collective)c), (long long)work.sent_bytes[c]);
+            fprintf(out, " %s %lld bytes", wf_collective_name((wf_collective)c),
+                    (long long)work.sent_bytes[c]);
     fprintf(out, work.messages ? "\n" : " nothing\n");
 }
 
@@ -170,8 +179,8 @@ wf_status wf_explain(const wf_schedule *s, char **text_out) {
         free(kept);
         return wf_fail(WF_ERR_MEMORY, "no host memory to explain a schedule");
     }
-    fprintf(out, "rank %d of %d: %d segments of %d steps, %d calls\n", s->rank, s->ranks, s->nsegments, s->nsteps,
-            s->ncalls);
+    fprintf(out, "rank %d of %d: %d segments of %d steps, %d calls\n", s->rank, s->ranks,
+            s->nsegments, s->nsteps, s->ncalls);
     fprintf(out, "lane, step, what | reads -> writes (+> adds to); * kept for the backward pass\n");
     for (int32_t i = 0; i < s->nsegments; i++) print_segment(out, s, i, kept);
     print_bytes(out, s);

@@ -14,8 +14,8 @@ enum { LARGEST = 1 << 24 }; /* of any number, and of the ranks in all: far beyon
 /* Where a term's value goes, and what it is when the term is left out. */
 typedef struct term {
     const char *name;
-    size_t offset;      /* of an int32_t in wf_layout */
-    int32_t value;      /* of a term without number */
+    size_t offset;             /* of an int32_t in wf_layout */
+    int32_t value;             /* of a term without number */
     int32_t smallest, largest; /* of a term with one; largest 0: takes no number */
 } term;
 
@@ -42,10 +42,10 @@ enum { TERMS = sizeof terms / sizeof *terms };
 static const char *const cp_forms[] = {"", "ring", "ulysses", "gather", "usp"};
 
 typedef struct parser {
-    const char *text, *at;      /* at: where the term begins */
-    int length;                 /* of the term */
+    const char *text, *at; /* at: where the term begins */
+    int length;            /* of the term */
     wf_layout *out;
-    uint32_t seen;              /* bits of terms */
+    uint32_t seen; /* bits of terms */
 } parser;
 
 static bool is_flag(const term *t) {
@@ -108,12 +108,13 @@ static wf_status parse_number(parser *p, const term *t, const char *at, const ch
     const int64_t value = number(&at, end);
     if (value < t->smallest || value > t->largest) {
         char why[80];
-        snprintf(why, sizeof why, "needs a number from %d to %d after \"%s\"", t->smallest, t->largest,
-                 t->name);
+        snprintf(why, sizeof why, "needs a number from %d to %d after \"%s\"", t->smallest,
+                 t->largest, t->name);
         return refuse(p, why);
     }
     set(p->out, t, (int32_t)value);
-    if (t->offset == AT(size[WF_AXIS_CP]) && (value > 1 || at != end)) return parse_cp_form(p, at, end);
+    if (t->offset == AT(size[WF_AXIS_CP]) && (value > 1 || at != end))
+        return parse_cp_form(p, at, end);
     return at == end ? WF_OK : refuse(p, "has something after its number");
 }
 
@@ -123,7 +124,8 @@ static const term *find(const parser *p) {
         const int length = (int)strlen(terms[i].name);
         const bool numbered = terms[i].largest > 0;
         if (strncmp(p->at, terms[i].name, (size_t)length) != 0) continue;
-        if (numbered ? (p->length == length || isdigit((unsigned char)p->at[length])) && p->length >= length
+        if (numbered ? (p->length == length || isdigit((unsigned char)p->at[length])) &&
+                           p->length >= length
                      : p->length == length)
             return &terms[i];
     }
@@ -134,8 +136,9 @@ static wf_status parse_term(parser *p) {
     const term *t = p->length ? find(p) : NULL;
     if (!p->length) return refuse(p, "is an empty term between dots");
     if (!t)
-        return refuse(p, "is no term; terms are tp2 sp cp2ring ep2 dp2 zero1 pp2 vp2 gpipe 1f1b pipedream "
-                         "mb2 recompute-full recompute-attention chunks2 offload-activations");
+        return refuse(
+            p, "is no term; terms are tp2 sp cp2ring ep2 dp2 zero1 pp2 vp2 gpipe 1f1b pipedream "
+               "mb2 recompute-full recompute-attention chunks2 offload-activations");
     for (int i = 0; i < TERMS; i++)
         if ((p->seen >> i & 1) && terms[i].offset == t->offset) {
             char why[80];
@@ -154,11 +157,12 @@ static wf_status check(const char *text, const wf_layout *layout) {
     for (int axis = 0; axis < WF_AXES; axis++) {
         ranks *= layout->size[axis];
         if (ranks > LARGEST)
-            return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\" needs more than %d ranks", text, LARGEST);
+            return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\" needs more than %d ranks", text,
+                           LARGEST);
     }
     if (layout->size[WF_AXIS_PP] == 1 && (layout->pipeline || layout->virtual_stages > 1))
-        return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\" says how to pipeline, but has no pp of 2 or more",
-                       text);
+        return wf_fail(WF_ERR_ARGUMENT,
+                       "layout \"%s\" says how to pipeline, but has no pp of 2 or more", text);
     return WF_OK;
 }
 
@@ -193,7 +197,8 @@ void wf_layout_print(const wf_layout *layout, char *out, size_t out_bytes) {
         const term *t = &terms[i];
         if (is_default(layout, t)) continue;
         used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", used ? "." : "", t->name);
-        if (t->largest > 0) used += (size_t)snprintf(text + used, sizeof text - used, "%d", get(layout, t));
+        if (t->largest > 0)
+            used += (size_t)snprintf(text + used, sizeof text - used, "%d", get(layout, t));
         if (t->offset != AT(size[WF_AXIS_CP])) continue;
         used += (size_t)snprintf(text + used, sizeof text - used, "%s", cp_forms[layout->cp_form]);
         if (layout->cp_form == WF_CP_USP)

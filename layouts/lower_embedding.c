@@ -1,6 +1,6 @@
 /* lower_embedding.c: token and position embedding. The token table is split by ids: a rank gives 0
- * for ids that it does not hold, and the sum over tp is the row (Shoeybi et al., 2019). A position's
- * row is a bias shared by its b samples. */
+ * for ids that it does not hold, and the sum over tp is the row (Shoeybi et al., 2019). A
+ * position's row is a bias shared by its b samples. */
 #include "kernels/philox.h"
 #include "layouts/lowering.h"
 
@@ -22,15 +22,17 @@ int32_t wf_lower_embedding_forward(wf_lowering *L) {
                   wf_lower_parameter(L, WF_KIND_VALUE, WF_T_TOKEN_EMBEDDING), partial);
     else
         wf_lower_fill(L, "embedding", partial, 0);
-    const wf_view sum =
-        wf_lower_sum(L, &(wf_sum_sites){"embedding.scatter", "embedding.sum", "embedding.gather"}, partial);
-    const wf_view positions = wf_lower_rows(wf_lower_parameter(L, WF_KIND_VALUE, WF_T_POSITION_EMBEDDING),
-                                            (wf_rows){L->positions.first, L->positions.count});
-    const wf_tail tail = {.bias = &positions, .bias_group = L->b,
+    const wf_view sum = wf_lower_sum(
+        L, &(wf_sum_sites){"embedding.scatter", "embedding.sum", "embedding.gather"}, partial);
+    const wf_view positions =
+        wf_lower_rows(wf_lower_parameter(L, WF_KIND_VALUE, WF_T_POSITION_EMBEDDING),
+                      (wf_rows){L->positions.first, L->positions.count});
+    const wf_tail tail = {.bias = &positions,
+                          .bias_group = L->b,
                           .dropout = L->training ? L->model->dropout_embedding : 0,
                           .dropout_site = WF_SITE_EMBEDDING};
-    wf_lower_tail(L, &(wf_tail_sites){.bias = "embedding.position", .dropout = "embedding.dropout"}, sum, &tail,
-                  wf_matrix(L->x, WF_AT_X_OUT, 0, L->own.count, h, h));
+    wf_lower_tail(L, &(wf_tail_sites){.bias = "embedding.position", .dropout = "embedding.dropout"},
+                  sum, &tail, wf_matrix(L->x, WF_AT_X_OUT, 0, L->own.count, h, h));
     wf_lower_end(L);
     return L->s->nsegments - 1;
 }
@@ -41,9 +43,11 @@ static void position_grad(wf_lowering *L, wf_view own) {
     const int64_t h = L->model->hidden;
     const wf_view table = wf_lower_parameter(L, WF_KIND_GRAD, WF_T_POSITION_EMBEDDING);
     if (L->first)
-        wf_lower_fill(L, "embedding.position.grad",
-                      wf_lower_rows(table, (wf_rows){L->sequence, L->model->positions - L->sequence}), 0);
-    const wf_problem p = {.op = WF_OP_SUM_ROWS, .flags = L->first ? 0 : WF_ACCUMULATE,
+        wf_lower_fill(
+            L, "embedding.position.grad",
+            wf_lower_rows(table, (wf_rows){L->sequence, L->model->positions - L->sequence}), 0);
+    const wf_problem p = {.op = WF_OP_SUM_ROWS,
+                          .flags = L->first ? 0 : WF_ACCUMULATE,
                           .size = {L->positions.count, L->b, h}};
     WF_DEFER(L, "embedding.position.grad", &p, own,
              wf_lower_rows(table, (wf_rows){L->positions.first, L->positions.count}));
@@ -54,9 +58,9 @@ int32_t wf_lower_embedding_backward(wf_lowering *L, bool first) {
     wf_lower_begin(L, first ? "embed.backward.first" : "embed.backward", first);
     const wf_view dx = wf_matrix(L->dx, WF_AT_DX_IN, 0, L->own.count, h, h);
     wf_view own;
-    const wf_view whole =
-        wf_lower_branch(L, &(wf_branch_sites){"embedding.dropout.backward", NULL, "embedding.dgrad.gather"}, dx,
-                        L->model->dropout_embedding, WF_SITE_EMBEDDING, -1, &own);
+    const wf_view whole = wf_lower_branch(
+        L, &(wf_branch_sites){"embedding.dropout.backward", NULL, "embedding.dgrad.gather"}, dx,
+        L->model->dropout_embedding, WF_SITE_EMBEDDING, -1, &own);
     position_grad(L, own);
     const wf_problem p = embedding_problem(L, WF_OP_EMBEDDING_BACKWARD);
     WF_KERNEL(L, "embedding.wgrad", &p, ids_view(L, L->tokens), whole,

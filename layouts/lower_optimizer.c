@@ -1,13 +1,13 @@
-/* lower_optimizer.c: after the last microbatch: sums of replicated tensors' gradients over tp (under
- * sp each rank has seen its own tokens only), the norm of the whole gradient with every element
- * counted once, and AdamW.
+/* lower_optimizer.c: after the last microbatch: sums of replicated tensors' gradients over tp
+ * (under sp each rank has seen its own tokens only), the norm of the whole gradient with every
+ * element counted once, and AdamW.
  *
- * Squares: one element of a vector per kind of tensor, a layer's added to the layers' before it; the
- * ranks' vectors are gathered and summed in one order on every rank. Tensors that every rank holds
- * count on tp rank 0 only. */
+ * Squares: one element of a vector per kind of tensor, a layer's added to the layers' before it;
+ * the ranks' vectors are gathered and summed in one order on every rank. Tensors that every rank
+ * holds count on tp rank 0 only. */
 #include "layouts/lowering.h"
 
-/* ---- replicated gradients ------------------------------------------------------------------------ */
+/* ---- replicated gradients -------------------------------------------------------------------- */
 
 /* sum over tp of a flat vector, on every rank: reduce-scatter, add, all-gather. */
 static wf_view all_reduce_flat(wf_lowering *L, wf_view flat) {
@@ -23,7 +23,8 @@ static wf_view all_reduce_flat(wf_lowering *L, wf_view flat) {
     const int64_t mine = block[L->me].count;
     for (int32_t i = 0; i < L->tp; i++) /* as one row: kernels run along it */
         parts[i] = wf_matrix(parts[i].buffer, (wf_at)parts[i].at, parts[i].offset, 1, mine, mine);
-    wf_lower_add(L, "grad.sum", parts, L->tp, wf_matrix(sum.buffer, WF_AT_NONE, block[L->me].first, 1, mine, mine));
+    wf_lower_add(L, "grad.sum", parts, L->tp,
+                 wf_matrix(sum.buffer, WF_AT_NONE, block[L->me].first, 1, mine, mine));
     wf_build_all_gather(L->s, "grad.gather", WF_LANE_TP, L->group, &sum, block);
     return sum;
 }
@@ -37,18 +38,21 @@ static wf_view as_row(wf_view flat, int64_t offset, int64_t n) {
 static void sum_vectors(wf_lowering *L, bool per_layer) {
     int64_t n = 0, at = 0;
     for (int t = 0; t < WF_TENSORS; t++)
-        if (L->table[t].per_layer == per_layer && L->table[t].split == WF_REPLICATED && !L->table[t].matrix)
+        if (L->table[t].per_layer == per_layer && L->table[t].split == WF_REPLICATED &&
+            !L->table[t].matrix)
             n += L->table[t].rows;
     const wf_view flat = wf_lower_scratch(L, "grad.packed", n, 1);
     for (int pass = 0; pass < 2; pass++) {
         const wf_view packed = pass ? all_reduce_flat(L, flat) : flat;
         at = 0;
         for (int t = 0; t < WF_TENSORS; t++) {
-            if (L->table[t].per_layer != per_layer || L->table[t].split != WF_REPLICATED || L->table[t].matrix)
+            if (L->table[t].per_layer != per_layer || L->table[t].split != WF_REPLICATED ||
+                L->table[t].matrix)
                 continue;
             const int64_t rows = L->table[t].rows;
             const wf_view grad = as_row(wf_lower_flat(L, WF_KIND_GRAD, t), 0, rows);
-            wf_lower_copy(L, pass ? "grad.unpack" : "grad.pack", pass ? as_row(packed, at, rows) : grad,
+            wf_lower_copy(L, pass ? "grad.unpack" : "grad.pack",
+                          pass ? as_row(packed, at, rows) : grad,
                           pass ? grad : as_row(packed, at, rows));
             at += rows;
         }
@@ -74,7 +78,7 @@ static void gather_positions(wf_lowering *L) {
     wf_lower_copy(L, "grad.positions", wf_lower_rows(whole, after), wf_lower_rows(grad, after));
 }
 
-/* ---- the norm ---------------------------------------------------------------------------------------- */
+/* ---- the norm -------------------------------------------------------------------------------- */
 
 static void squares_of(wf_lowering *L, int tensor, wf_view out) {
     const wf_view grad = wf_lower_flat(L, WF_KIND_GRAD, tensor);
@@ -83,7 +87,8 @@ static void squares_of(wf_lowering *L, int tensor, wf_view out) {
     if (counted && grad.extent[0])
         WF_KERNEL(L, "grad.squares", &p, grad, out);
     else
-        wf_lower_fill(L, "grad.squares", wf_matrix(out.buffer, (wf_at)out.at, out.offset, 1, 1, 1), 0);
+        wf_lower_fill(L, "grad.squares", wf_matrix(out.buffer, (wf_at)out.at, out.offset, 1, 1, 1),
+                      0);
 }
 
 /* The tensors of a layer stand together in the table: [first, first + count). */
@@ -112,7 +117,8 @@ static void squares_of_layer(wf_lowering *L) {
     for (int64_t i = 0; i < count; i++)
         squares_of(L, (int)(first + i), wf_vector(layer.buffer, WF_AT_NONE, i, 1));
     const wf_problem p = {.op = WF_OP_SUM_ROWS, .flags = WF_ACCUMULATE, .size = {1, 1, count}};
-    WF_KERNEL(L, "grad.squares.sum", &p, layer, wf_matrix(L->squares, WF_AT_NONE, first, 1, count, count));
+    WF_KERNEL(L, "grad.squares.sum", &p, layer,
+              wf_matrix(L->squares, WF_AT_NONE, first, 1, count, count));
 }
 
 int32_t wf_lower_gradnorm(wf_lowering *L) {
@@ -128,12 +134,13 @@ int32_t wf_lower_gradnorm(wf_lowering *L) {
     }
     const int64_t n = (int64_t)L->tp * WF_TENSORS;
     const wf_problem p = {.op = WF_OP_GRAD_NORM, .size = {n}};
-    WF_KERNEL(L, "gradnorm", &p, wf_vector(all.buffer, (wf_at)all.at, 0, n), wf_vector(L->clip, WF_AT_NONE, 0, 2));
+    WF_KERNEL(L, "gradnorm", &p, wf_vector(all.buffer, (wf_at)all.at, 0, n),
+              wf_vector(L->clip, WF_AT_NONE, 0, 2));
     wf_lower_end(L);
     return L->s->nsegments - 1;
 }
 
-/* ---- segments ------------------------------------------------------------------------------------------ */
+/* ---- segments -------------------------------------------------------------------------------- */
 
 int32_t wf_lower_finish(wf_lowering *L) {
     if (!L->sp && L->mode != WF_MODE_TRAIN) return -1;
@@ -161,10 +168,12 @@ int32_t wf_lower_optimizer(wf_lowering *L, bool per_layer) {
     const wf_view clip = wf_vector(L->clip, WF_AT_NONE, 0, 2);
     for (int t = 0; t < WF_TENSORS; t++) {
         if (L->table[t].per_layer != per_layer) continue;
-        const wf_problem p = {.op = WF_OP_ADAMW, .flags = L->table[t].matrix ? WF_DECAY : 0,
+        const wf_problem p = {.op = WF_OP_ADAMW,
+                              .flags = L->table[t].matrix ? WF_DECAY : 0,
                               .size = {L->shard[t].rows * L->shard[t].columns}};
-        WF_KERNEL(L, "adamw", &p, wf_lower_flat(L, WF_KIND_GRAD, t), clip, wf_lower_flat(L, WF_KIND_VALUE, t),
-                  wf_lower_flat(L, WF_KIND_M, t), wf_lower_flat(L, WF_KIND_V, t));
+        WF_KERNEL(L, "adamw", &p, wf_lower_flat(L, WF_KIND_GRAD, t), clip,
+                  wf_lower_flat(L, WF_KIND_VALUE, t), wf_lower_flat(L, WF_KIND_M, t),
+                  wf_lower_flat(L, WF_KIND_V, t));
     }
     wf_lower_end(L);
     return L->s->nsegments - 1;

@@ -11,17 +11,20 @@ wf_view wf_lower_parameter(const wf_lowering *L, wf_kind kind, int tensor) {
     const wf_parameter_info *info = &L->table[tensor];
     const wf_shard_map *map = &L->shard[tensor];
     const wf_at at = info->per_layer ? WF_AT_LAYER : WF_AT_NONE;
-    return info->matrix ? wf_matrix(L->slot[kind][tensor], at, 0, map->rows, map->columns, map->columns)
-                        : wf_vector(L->slot[kind][tensor], at, 0, map->rows);
+    return info->matrix
+               ? wf_matrix(L->slot[kind][tensor], at, 0, map->rows, map->columns, map->columns)
+               : wf_vector(L->slot[kind][tensor], at, 0, map->rows);
 }
 
 wf_view wf_lower_flat(const wf_lowering *L, wf_kind kind, int tensor) {
     const wf_at at = L->table[tensor].per_layer ? WF_AT_LAYER : WF_AT_NONE;
-    return wf_vector(L->slot[kind][tensor], at, 0, L->shard[tensor].rows * L->shard[tensor].columns);
+    return wf_vector(L->slot[kind][tensor], at, 0,
+                     L->shard[tensor].rows * L->shard[tensor].columns);
 }
 
 wf_view wf_lower_scratch(wf_lowering *L, const char *name, int64_t rows, int64_t columns) {
-    return wf_matrix(wf_build_scratch(L->s, name, WF_F32, rows * columns), WF_AT_NONE, 0, rows, columns, columns);
+    return wf_matrix(wf_build_scratch(L->s, name, WF_F32, rows * columns), WF_AT_NONE, 0, rows,
+                     columns, columns);
 }
 
 wf_view wf_lower_rows(wf_view whole, wf_rows rows) {
@@ -30,7 +33,7 @@ wf_view wf_lower_rows(wf_view whole, wf_rows rows) {
     return whole;
 }
 
-/* ---- segments and deferred steps -------------------------------------------------------------- */
+/* ---- segments and deferred steps ------------------------------------------------------------- */
 
 void wf_lower_begin(wf_lowering *L, const char *name, bool first) {
     L->first = first;
@@ -54,11 +57,13 @@ void wf_lower_end(wf_lowering *L) {
     wf_build_segment_end(L->s);
 }
 
-void wf_lower_kernel(wf_lowering *L, const char *site, const wf_problem *problem, const wf_view *views, int nviews) {
+void wf_lower_kernel(wf_lowering *L, const char *site, const wf_problem *problem,
+                     const wf_view *views, int nviews) {
     wf_build_kernel(L->s, site, problem, views, nviews);
 }
 
-void wf_lower_defer(wf_lowering *L, const char *site, const wf_problem *problem, const wf_view *views, int nviews) {
+void wf_lower_defer(wf_lowering *L, const char *site, const wf_problem *problem,
+                    const wf_view *views, int nviews) {
     assert(nviews <= WF_MOST_VIEWS);
     if (L->ndeferred == WF_DEFERRED) flush(L);
     wf_deferred *d = &L->deferred[L->ndeferred++];
@@ -66,7 +71,7 @@ void wf_lower_defer(wf_lowering *L, const char *site, const wf_problem *problem,
     for (int i = 0; i < nviews; i++) d->views[i] = views[i];
 }
 
-/* ---- kernels ------------------------------------------------------------------------------------ */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 void wf_lower_copy(wf_lowering *L, const char *site, wf_view from, wf_view to) {
     const wf_problem p = {.op = WF_OP_COPY, .size = {from.extent[0], from.extent[1]}};
@@ -74,11 +79,13 @@ void wf_lower_copy(wf_lowering *L, const char *site, wf_view from, wf_view to) {
 }
 
 void wf_lower_fill(wf_lowering *L, const char *site, wf_view out, double value) {
-    const wf_problem p = {.op = WF_OP_FILL, .size = {out.extent[0], out.extent[1]}, .real = {value}};
+    const wf_problem p = {
+        .op = WF_OP_FILL, .size = {out.extent[0], out.extent[1]}, .real = {value}};
     WF_KERNEL(L, site, &p, out);
 }
 
-void wf_lower_gemm(wf_lowering *L, const char *site, uint32_t flags, wf_view a, wf_view b, wf_view c) {
+void wf_lower_gemm(wf_lowering *L, const char *site, uint32_t flags, wf_view a, wf_view b,
+                   wf_view c) {
     const int64_t k = a.extent[flags & WF_TRANS_A ? 0 : 1];
     const wf_problem p = {.op = WF_OP_GEMM, .flags = flags, .size = {c.extent[0], c.extent[1], k}};
     if (k)
@@ -89,7 +96,8 @@ void wf_lower_gemm(wf_lowering *L, const char *site, uint32_t flags, wf_view a, 
 
 void wf_lower_wgrad(wf_lowering *L, const char *site, wf_view dy, wf_view x, int tensor) {
     const wf_view dw = wf_lower_parameter(L, WF_KIND_GRAD, tensor);
-    const wf_problem p = {.op = WF_OP_GEMM, .flags = WF_TRANS_A | (L->first ? 0 : WF_ACCUMULATE),
+    const wf_problem p = {.op = WF_OP_GEMM,
+                          .flags = WF_TRANS_A | (L->first ? 0 : WF_ACCUMULATE),
                           .size = {dw.extent[0], dw.extent[1], dy.extent[0]}};
     WF_DEFER(L, site, &p, dy, x, dw);
 }
@@ -97,26 +105,30 @@ void wf_lower_wgrad(wf_lowering *L, const char *site, wf_view dy, wf_view x, int
 void wf_lower_bias_grad(wf_lowering *L, const char *site, wf_view dy, int tensor) {
     const wf_view db = wf_lower_parameter(L, WF_KIND_GRAD, tensor);
     const wf_view row = wf_matrix(db.buffer, db.at, 0, 1, db.extent[0], db.extent[0]);
-    const wf_problem p = {.op = WF_OP_SUM_ROWS, .flags = L->first ? 0 : WF_ACCUMULATE,
+    const wf_problem p = {.op = WF_OP_SUM_ROWS,
+                          .flags = L->first ? 0 : WF_ACCUMULATE,
                           .size = {1, dy.extent[0], dy.extent[1]}};
     WF_DEFER(L, site, &p, dy, row);
 }
 
-void wf_lower_norm_backward(wf_lowering *L, const char *const site[3], wf_view dy, wf_view x, wf_view stats,
-                            int weight, const wf_view *residual, wf_view out) {
+void wf_lower_norm_backward(wf_lowering *L, const char *const site[3], wf_view dy, wf_view x,
+                            wf_view stats, int weight, const wf_view *residual, wf_view out) {
     const int64_t n = dy.extent[1];
     const wf_view gamma = wf_lower_parameter(L, WF_KIND_VALUE, weight);
     const wf_problem backward = {.op = WF_OP_NORM_BACKWARD, .size = {dy.extent[0], n}};
     const wf_view dx = residual ? wf_lower_scratch(L, site[0], dy.extent[0], n) : out;
     WF_KERNEL(L, site[0], &backward, dy, x, stats, gamma, dx);
-    if (residual) wf_lower_tail(L, &(wf_tail_sites){.residual = site[1]}, dx, &(wf_tail){.residual = residual}, out);
-    const wf_problem wgrad = {.op = WF_OP_NORM_WGRAD, .flags = L->first ? 0 : WF_ACCUMULATE,
-                              .size = {dy.extent[0], n}};
+    if (residual)
+        wf_lower_tail(L, &(wf_tail_sites){.residual = site[1]}, dx,
+                      &(wf_tail){.residual = residual}, out);
+    const wf_problem wgrad = {
+        .op = WF_OP_NORM_WGRAD, .flags = L->first ? 0 : WF_ACCUMULATE, .size = {dy.extent[0], n}};
     WF_DEFER(L, site[2], &wgrad, dy, x, stats, wf_lower_parameter(L, WF_KIND_GRAD, weight),
              wf_lower_parameter(L, WF_KIND_GRAD, weight + 1)); /* the table has bias after weight */
 }
 
-void wf_lower_tail(wf_lowering *L, const wf_tail_sites *site, wf_view in, const wf_tail *tail, wf_view out) {
+void wf_lower_tail(wf_lowering *L, const wf_tail_sites *site, wf_view in, const wf_tail *tail,
+                   wf_view out) {
     const int stages = (tail->bias != NULL) + (tail->dropout > 0) + (tail->residual != NULL);
     wf_problem p = {.op = WF_OP_REDUCE, .size = {in.extent[0], in.extent[1], 1, 0, 1}};
     int left = stages;
@@ -132,7 +144,8 @@ void wf_lower_tail(wf_lowering *L, const wf_tail_sites *site, wf_view in, const 
     if (tail->dropout > 0) {
         wf_problem dropout = p;
         dropout.flags = WF_DROPOUT;
-        dropout.size[4] = L->b, dropout.size[5] = L->positions.first, dropout.size[6] = tail->dropout_site;
+        dropout.size[4] = L->b, dropout.size[5] = L->positions.first,
+        dropout.size[6] = tail->dropout_site;
         dropout.real[0] = tail->dropout;
         const wf_view to = WF_NEXT(site->dropout);
         WF_KERNEL(L, site->dropout, &dropout, in, to);
@@ -146,14 +159,15 @@ void wf_lower_tail(wf_lowering *L, const wf_tail_sites *site, wf_view in, const 
     assert(stages > 0);
 }
 
-/* ---- sums and exchanges --------------------------------------------------------------------------- */
+/* ---- sums and exchanges ---------------------------------------------------------------------- */
 
 void wf_lower_gather(wf_lowering *L, const char *site, wf_view whole) {
     if (L->sp) wf_build_all_gather(L->s, site, WF_LANE_TP, L->group, &whole, L->block);
     flush(L);
 }
 
-void wf_lower_add(wf_lowering *L, const char *site, const wf_view *parts, int32_t count, wf_view out) {
+void wf_lower_add(wf_lowering *L, const char *site, const wf_view *parts, int32_t count,
+                  wf_view out) {
     enum { MOST = 8 };
     wf_view views[MOST + 1];
     for (int32_t done = 0; done < count;) {

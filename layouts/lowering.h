@@ -1,9 +1,9 @@
 /* lowering.h: what the files of lowering share: the sizes of this rank's shards, the buffers, and
  * the small steps that layers, embedding, head and optimizer are written in.
  *
- * Rows of activations are tokens, position-major. `own` rows are what norm, dropout and residual work
- * on: the rank's positions under sp, else all rows. `block` cuts rows for exchanges: the positions'
- * blocks under sp, else balanced rows. Private to layouts/lower*.c. */
+ * Rows of activations are tokens, position-major. `own` rows are what norm, dropout and residual
+ * work on: the rank's positions under sp, else all rows. `block` cuts rows for exchanges: the
+ * positions' blocks under sp, else balanced rows. Private to layouts/lower*.c. */
 #ifndef WF_LAYOUTS_LOWERING_H
 #define WF_LAYOUTS_LOWERING_H
 
@@ -12,8 +12,21 @@
 
 /* Values of a layer, in the order of its forward pass. */
 typedef enum wf_value {
-    WF_V_X, WF_V_STATS1, WF_V_NORM1, WF_V_NORM1_ALL, WF_V_QKV, WF_V_ATTN, WF_V_LSE, WF_V_X1,
-    WF_V_STATS2, WF_V_NORM2, WF_V_NORM2_ALL, WF_V_PRE, WF_V_ACT, WF_V_OUT, WF_LAYER_VALUES
+    WF_V_X,
+    WF_V_STATS1,
+    WF_V_NORM1,
+    WF_V_NORM1_ALL,
+    WF_V_QKV,
+    WF_V_ATTN,
+    WF_V_LSE,
+    WF_V_X1,
+    WF_V_STATS2,
+    WF_V_NORM2,
+    WF_V_NORM2_ALL,
+    WF_V_PRE,
+    WF_V_ACT,
+    WF_V_OUT,
+    WF_LAYER_VALUES
 } wf_value;
 
 /* The four slots of a parameter. */
@@ -32,64 +45,69 @@ typedef struct wf_lowering {
     const wf_model *model;
     wf_layout layout;
     wf_mode mode;
-    bool training;                      /* TRAIN, GRADIENTS: dropout, and a backward pass follows */
+    bool training; /* TRAIN, GRADIENTS: dropout, and a backward pass follows */
 
-    int64_t b, sequence, rows;          /* samples and tokens of a microbatch */
+    int64_t b, sequence, rows; /* samples and tokens of a microbatch */
     int32_t microbatches;
-    int32_t tp, me, group;              /* tp ranks, own index, group (-1: alone) */
-    bool sp;                            /* of the layout, and more than one tp rank */
-    wf_range positions;                 /* of the own rows */
+    int32_t tp, me, group; /* tp ranks, own index, group (-1: alone) */
+    bool sp;               /* of the layout, and more than one tp rank */
+    wf_range positions;    /* of the own rows */
     wf_rows own;
-    wf_rows *block;                     /* [tp] */
-    wf_range heads, features, ids;      /* own shards */
+    wf_rows *block;                /* [tp] */
+    wf_range heads, features, ids; /* own shards */
 
     wf_parameter_info table[WF_TENSORS];
     wf_shard_map shard[WF_TENSORS];
     int32_t slot[WF_KINDS][WF_TENSORS];
     int32_t tokens, targets, loss, clip, logits, hidden; /* slots */
-    int32_t x, dx, saved[WF_LAYER_VALUES], squares; /* pools; saved: -1 where not kept */
+    int32_t x, dx, saved[WF_LAYER_VALUES], squares;      /* pools; saved: -1 where not kept */
 
     /* of the open segment */
-    bool first;                         /* first microbatch: gradients are written, not added to */
-    bool backward;                      /* saved values are there; others are lowered again */
+    bool first;    /* first microbatch: gradients are written, not added to */
+    bool backward; /* saved values are there; others are lowered again */
     bool has[WF_LAYER_VALUES];
     wf_view value[WF_LAYER_VALUES];
-    int32_t whole[2];                   /* gathered buffer of norm 1, 2 whose own block is in place; -1 */
-    wf_deferred deferred[WF_DEFERRED];  /* weight gradients that wait for the next exchange */
+    int32_t whole[2]; /* gathered buffer of norm 1, 2 whose own block is in place; -1 */
+    wf_deferred deferred[WF_DEFERRED]; /* weight gradients that wait for the next exchange */
     int ndeferred;
 } wf_lowering;
 
-/* ---- small steps: lower_steps.c ------------------------------------------------------------------ */
+/* ---- small steps: lower_steps.c -------------------------------------------------------------- */
 
-wf_view wf_lower_parameter(const wf_lowering *, wf_kind, int tensor);      /* 2-D or 1-D, own shard */
-wf_view wf_lower_flat(const wf_lowering *, wf_kind, int tensor);           /* 1-D */
+wf_view wf_lower_parameter(const wf_lowering *, wf_kind, int tensor); /* 2-D or 1-D, own shard */
+wf_view wf_lower_flat(const wf_lowering *, wf_kind, int tensor);      /* 1-D */
 wf_view wf_lower_scratch(wf_lowering *, const char *name, int64_t rows, int64_t columns);
-wf_view wf_lower_rows(wf_view whole, wf_rows rows);                        /* a row block of a matrix */
+wf_view wf_lower_rows(wf_view whole, wf_rows rows); /* a row block of a matrix */
 
 void wf_lower_begin(wf_lowering *, const char *name, bool first);
 void wf_lower_end(wf_lowering *);
 
-void wf_lower_kernel(wf_lowering *, const char *site, const wf_problem *, const wf_view *views, int nviews);
-#define WF_KERNEL(lowering, site, problem, ...)                                                        \
-    wf_lower_kernel(lowering, site, problem, (const wf_view[]){__VA_ARGS__},                           \
+void wf_lower_kernel(wf_lowering *, const char *site, const wf_problem *, const wf_view *views,
+                     int nviews);
+#define WF_KERNEL(lowering, site, problem, ...)                                                    \
+    wf_lower_kernel(lowering, site, problem, (const wf_view[]){__VA_ARGS__},                       \
                     (int)(sizeof((const wf_view[]){__VA_ARGS__}) / sizeof(wf_view)))
-/* The same, but after the next exchange is posted (which it then hides), or at the segment's end. */
-void wf_lower_defer(wf_lowering *, const char *site, const wf_problem *, const wf_view *views, int nviews);
-#define WF_DEFER(lowering, site, problem, ...)                                                         \
-    wf_lower_defer(lowering, site, problem, (const wf_view[]){__VA_ARGS__},                            \
+/* The same, but after the next exchange is posted (which it then hides), or at the segment's end.
+ */
+void wf_lower_defer(wf_lowering *, const char *site, const wf_problem *, const wf_view *views,
+                    int nviews);
+#define WF_DEFER(lowering, site, problem, ...)                                                     \
+    wf_lower_defer(lowering, site, problem, (const wf_view[]){__VA_ARGS__},                        \
                    (int)(sizeof((const wf_view[]){__VA_ARGS__}) / sizeof(wf_view)))
 
 void wf_lower_copy(wf_lowering *, const char *site, wf_view from, wf_view to);
 void wf_lower_fill(wf_lowering *, const char *site, wf_view out, double value);
 
 /* c = epilogue(a b); flags TRANS_A, TRANS_B, ACCUMULATE. An empty sum is a fill. */
-void wf_lower_gemm(wf_lowering *, const char *site, uint32_t flags, wf_view a, wf_view b, wf_view c);
+void wf_lower_gemm(wf_lowering *, const char *site, uint32_t flags, wf_view a, wf_view b,
+                   wf_view c);
 /* Weight gradient dy^T x of a matrix, and the bias gradient's row sum; deferred. */
 void wf_lower_wgrad(wf_lowering *, const char *site, wf_view dy, wf_view x, int tensor);
 void wf_lower_bias_grad(wf_lowering *, const char *site, wf_view dy, int tensor);
-/* dx = LayerNorm'(dy) of own rows (+ residual when not NULL) into out; weights' gradients deferred. */
-void wf_lower_norm_backward(wf_lowering *, const char *const site[3], wf_view dy, wf_view x, wf_view stats,
-                            int weight, const wf_view *residual, wf_view out);
+/* dx = LayerNorm'(dy) of own rows (+ residual when not NULL) into out; weights' gradients deferred.
+ */
+void wf_lower_norm_backward(wf_lowering *, const char *const site[3], wf_view dy, wf_view x,
+                            wf_view stats, int weight, const wf_view *residual, wf_view out);
 
 /* Element-wise steps after a sum, each left out when NULL or 0. */
 typedef struct wf_tail {
@@ -99,30 +117,39 @@ typedef struct wf_tail {
     int32_t dropout_site;
     const wf_view *residual;
 } wf_tail;
-typedef struct wf_tail_sites { const char *bias, *dropout, *residual; } wf_tail_sites;
+typedef struct wf_tail_sites {
+    const char *bias, *dropout, *residual;
+} wf_tail_sites;
 void wf_lower_tail(wf_lowering *, const wf_tail_sites *, wf_view in, const wf_tail *, wf_view out);
 
 /* Own block of `whole` is in place: gather the others' (sp only; does nothing when alone). */
 void wf_lower_gather(wf_lowering *, const char *site, wf_view whole);
-/* Own rows of the sum of all tp ranks' partial [rows, n]: reduce-scatter under sp, all-reduce else. */
-typedef struct wf_sum_sites { const char *scatter, *sum, *gather; } wf_sum_sites;
+/* Own rows of the sum of all tp ranks' partial [rows, n]: reduce-scatter under sp, all-reduce else.
+ */
+typedef struct wf_sum_sites {
+    const char *scatter, *sum, *gather;
+} wf_sum_sites;
 wf_view wf_lower_sum(wf_lowering *, const wf_sum_sites *, wf_view partial);
 /* out = parts[0] + parts[1] + ..., in this order, in steps of at most 8. */
-void wf_lower_add(wf_lowering *, const char *site, const wf_view *parts, int32_t count, wf_view out);
+void wf_lower_add(wf_lowering *, const char *site, const wf_view *parts, int32_t count,
+                  wf_view out);
 /* Gradient d of a row-parallel layer's output, on all rows: dropout's backward, the bias gradient
  * (tensor -1: none), and under sp the gather. *own_out: the own rows of it. */
-typedef struct wf_branch_sites { const char *dropout, *bias, *gather; } wf_branch_sites;
-wf_view wf_lower_branch(wf_lowering *, const wf_branch_sites *, wf_view dx, double dropout, int32_t dropout_site,
-                        int bias_tensor, wf_view *own_out);
+typedef struct wf_branch_sites {
+    const char *dropout, *bias, *gather;
+} wf_branch_sites;
+wf_view wf_lower_branch(wf_lowering *, const wf_branch_sites *, wf_view dx, double dropout,
+                        int32_t dropout_site, int bias_tensor, wf_view *own_out);
 
-/* ---- segments, each lowered once; the segment's index is returned ---------------------------------- */
+/* ---- segments, each lowered once; the segment's index is returned ---------------------------- */
 
 int32_t wf_lower_embedding_forward(wf_lowering *);
 int32_t wf_lower_embedding_backward(wf_lowering *, bool first);
 int32_t wf_lower_layer_forward(wf_lowering *);
 int32_t wf_lower_layer_backward(wf_lowering *, bool first);
 int32_t wf_lower_head(wf_lowering *, bool first);
-/* Sums of replicated gradients under sp, squares for the norm, the norm, AdamW. -1: nothing to do. */
+/* Sums of replicated gradients under sp, squares for the norm, the norm, AdamW. -1: nothing to do.
+ */
 int32_t wf_lower_finish(wf_lowering *);
 int32_t wf_lower_layer_finish(wf_lowering *);
 int32_t wf_lower_gradnorm(wf_lowering *);

@@ -20,5 +20,6 @@ int32_t wf_mesh_group(const wf_layout *layout, int32_t rank, wf_axis axis, int32
 
 wf_range wf_shard(int64_t extent, int32_t parts, int32_t index) {
     const int64_t each = extent / parts, more = extent % parts;
-    return (wf_range){.first = each * index + (index < more ? index : more), .count = each + (index < more)};
+    return (wf_range){.first = each * index + (index < more ? index : more),
+                      .count = each + (index < more)};
 }

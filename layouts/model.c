@@ -1,20 +1,45 @@
-/* model.c: presets, what lowering supports, and the table of parameters: one row per tensor with its
- * shape, how tp splits it, how it starts and whether weight decay applies (Radford et al., "Language
- * Models are Unsupervised Multitask Learners", 2019: GPT-2's names and shapes; the head is tied to
- * the token embedding). */
+/* model.c: presets, what lowering supports, and the table of parameters: one row per tensor with
+ * its shape, how tp splits it, how it starts and whether weight decay applies (Radford et al.,
+ * "Language Models are Unsupervised Multitask Learners", 2019: GPT-2's names and shapes; the head
+ * is tied to the token embedding). */
 #include "layouts/model.h"
 
 #include <math.h>
 #include <string.h>
 
-static const struct { const char *name; wf_model model; } presets[] = {
-    {"tiny", {.layers = 4, .hidden = 128, .heads = 4, .kv_heads = 4, .head_size = 32, .features = 512,
-              .vocabulary = 257, .positions = 256, .activation = WF_ACT_GELU_TANH,
-              .norm_epsilon = 1e-5, .init_std = 0.02, .tied_head = true}},
-    {"gpt2", {.layers = 12, .hidden = 768, .heads = 12, .kv_heads = 12, .head_size = 64, .features = 3072,
-              .vocabulary = 50257, .positions = 1024, .activation = WF_ACT_GELU_TANH,
-              .norm_epsilon = 1e-5, .init_std = 0.02, .dropout_embedding = 0.1,
-              .dropout_attention = 0.1, .dropout_residual = 0.1, .tied_head = true}},
+static const struct {
+    const char *name;
+    wf_model model;
+} presets[] = {
+    {"tiny",
+     {.layers = 4,
+      .hidden = 128,
+      .heads = 4,
+      .kv_heads = 4,
+      .head_size = 32,
+      .features = 512,
+      .vocabulary = 257,
+      .positions = 256,
+      .activation = WF_ACT_GELU_TANH,
+      .norm_epsilon = 1e-5,
+      .init_std = 0.02,
+      .tied_head = true}},
+    {"gpt2",
+     {.layers = 12,
+      .hidden = 768,
+      .heads = 12,
+      .kv_heads = 12,
+      .head_size = 64,
+      .features = 3072,
+      .vocabulary = 50257,
+      .positions = 1024,
+      .activation = WF_ACT_GELU_TANH,
+      .norm_epsilon = 1e-5,
+      .init_std = 0.02,
+      .dropout_embedding = 0.1,
+      .dropout_attention = 0.1,
+      .dropout_residual = 0.1,
+      .tied_head = true}},
 };
 
 wf_status wf_model_preset(const char *name, wf_model *out) {
@@ -23,7 +48,8 @@ wf_status wf_model_preset(const char *name, wf_model *out) {
             *out = presets[i].model;
             return WF_OK;
         }
-    return wf_fail(WF_ERR_ARGUMENT, "there is no model \"%s\"; the presets are tiny and gpt2", name);
+    return wf_fail(WF_ERR_ARGUMENT, "there is no model \"%s\"; the presets are tiny and gpt2",
+                   name);
 }
 
 /* Extents beyond this are mistakes; within it, products of two are exact in 64 bits. */
@@ -31,20 +57,27 @@ static const int64_t LARGEST = (int64_t)1 << 24;
 static const double MOST_PARAMETERS = 0x1p50;
 
 static wf_status check_extents(const wf_model *m) {
-    const struct { const char *name; int64_t value; } extents[] = {
-        {"layers", m->layers},     {"hidden", m->hidden},         {"heads", m->heads},
-        {"kv_heads", m->kv_heads}, {"head_size", m->head_size},   {"features", m->features},
-        {"vocabulary", m->vocabulary}, {"positions", m->positions}};
+    const struct {
+        const char *name;
+        int64_t value;
+    } extents[] = {{"layers", m->layers},         {"hidden", m->hidden},
+                   {"heads", m->heads},           {"kv_heads", m->kv_heads},
+                   {"head_size", m->head_size},   {"features", m->features},
+                   {"vocabulary", m->vocabulary}, {"positions", m->positions}};
     for (size_t i = 0; i < sizeof extents / sizeof *extents; i++)
         if (extents[i].value < 1 || extents[i].value > LARGEST)
-            return wf_fail(WF_ERR_ARGUMENT, "the model's %s is %lld, which is not between 1 and 2^24",
+            return wf_fail(WF_ERR_ARGUMENT,
+                           "the model's %s is %lld, which is not between 1 and 2^24",
                            extents[i].name, (long long)extents[i].value);
     const double attention = (double)m->heads * (double)m->head_size;
-    const double parameters = (double)m->hidden * (double)(m->vocabulary + m->positions) +
-                              (double)m->layers * (double)m->hidden * (4 * attention + 2 * (double)m->features);
+    const double parameters =
+        (double)m->hidden * (double)(m->vocabulary + m->positions) +
+        (double)m->layers * (double)m->hidden * (4 * attention + 2 * (double)m->features);
     if (attention > (double)LARGEST || parameters > MOST_PARAMETERS)
-        return wf_fail(WF_ERR_ARGUMENT, "the model has about %.3g parameters, more than 2^50, or heads that are "
-                                        "wider than 2^24 together", parameters);
+        return wf_fail(WF_ERR_ARGUMENT,
+                       "the model has about %.3g parameters, more than 2^50, or heads that are "
+                       "wider than 2^24 together",
+                       parameters);
     return WF_OK;
 }
 
@@ -63,50 +96,54 @@ wf_status wf_model_check(const wf_model *m) {
     if (m->activation <= WF_ACT_NONE || m->activation >= WF_ACTS)
         return wf_fail(WF_ERR_ARGUMENT, "the model has no known activation (%d)", m->activation);
     if (m->kv_heads != m->heads)
-        return wf_fail(WF_ERR_UNSUPPORTED, "%lld kv heads for %lld heads: grouped queries are not lowered yet",
+        return wf_fail(WF_ERR_UNSUPPORTED,
+                       "%lld kv heads for %lld heads: grouped queries are not lowered yet",
                        (long long)m->kv_heads, (long long)m->heads);
     if (!m->tied_head)
-        return wf_fail(WF_ERR_UNSUPPORTED, "a head that is not tied to the token embedding is not lowered yet");
+        return wf_fail(WF_ERR_UNSUPPORTED,
+                       "a head that is not tied to the token embedding is not lowered yet");
     return WF_OK;
 }
 
-#define LAYER true
+#define LAYER   true
 #define OUTSIDE false
-#define MATRIX true
-#define VECTOR false
+#define MATRIX  true
+#define VECTOR  false
 void wf_model_parameters(const wf_model *m, wf_parameter_info out[WF_TENSORS]) {
     const int64_t h = m->hidden, a = m->heads * m->head_size, f = m->features;
     const wf_parameter_info table[WF_TENSORS] = {
-        [WF_T_TOKEN_EMBEDDING] = {"embedding.token", "wte.weight", OUTSIDE, MATRIX, WF_SPLIT_VOCABULARY,
-                                  WF_INIT_NORMAL, m->vocabulary, h},
-        [WF_T_POSITION_EMBEDDING] = {"embedding.position", "wpe.weight", OUTSIDE, MATRIX, WF_REPLICATED,
-                                     WF_INIT_NORMAL, m->positions, h},
-        [WF_T_NORM1_WEIGHT] = {"layer.norm1.weight", "h.%d.ln_1.weight", LAYER, VECTOR, WF_REPLICATED,
-                               WF_INIT_ONE, h, 1},
+        [WF_T_TOKEN_EMBEDDING] = {"embedding.token", "wte.weight", OUTSIDE, MATRIX,
+                                  WF_SPLIT_VOCABULARY, WF_INIT_NORMAL, m->vocabulary, h},
+        [WF_T_POSITION_EMBEDDING] = {"embedding.position", "wpe.weight", OUTSIDE, MATRIX,
+                                     WF_REPLICATED, WF_INIT_NORMAL, m->positions, h},
+        [WF_T_NORM1_WEIGHT] = {"layer.norm1.weight", "h.%d.ln_1.weight", LAYER, VECTOR,
+                               WF_REPLICATED, WF_INIT_ONE, h, 1},
         [WF_T_NORM1_BIAS] = {"layer.norm1.bias", "h.%d.ln_1.bias", LAYER, VECTOR, WF_REPLICATED,
                              WF_INIT_ZERO, h, 1},
         [WF_T_QKV_WEIGHT] = {"layer.attn.qkv.weight", "h.%d.attn.c_attn.weight", LAYER, MATRIX,
                              WF_SPLIT_HEADS, WF_INIT_NORMAL, 3 * a, h},
-        [WF_T_QKV_BIAS] = {"layer.attn.qkv.bias", "h.%d.attn.c_attn.bias", LAYER, VECTOR, WF_SPLIT_HEADS,
-                           WF_INIT_ZERO, 3 * a, 1},
+        [WF_T_QKV_BIAS] = {"layer.attn.qkv.bias", "h.%d.attn.c_attn.bias", LAYER, VECTOR,
+                           WF_SPLIT_HEADS, WF_INIT_ZERO, 3 * a, 1},
         [WF_T_PROJ_WEIGHT] = {"layer.attn.proj.weight", "h.%d.attn.c_proj.weight", LAYER, MATRIX,
                               WF_SPLIT_HEAD_COLUMNS, WF_INIT_NORMAL_RESIDUAL, h, a},
-        [WF_T_PROJ_BIAS] = {"layer.attn.proj.bias", "h.%d.attn.c_proj.bias", LAYER, VECTOR, WF_REPLICATED,
-                            WF_INIT_ZERO, h, 1},
-        [WF_T_NORM2_WEIGHT] = {"layer.norm2.weight", "h.%d.ln_2.weight", LAYER, VECTOR, WF_REPLICATED,
-                               WF_INIT_ONE, h, 1},
+        [WF_T_PROJ_BIAS] = {"layer.attn.proj.bias", "h.%d.attn.c_proj.bias", LAYER, VECTOR,
+                            WF_REPLICATED, WF_INIT_ZERO, h, 1},
+        [WF_T_NORM2_WEIGHT] = {"layer.norm2.weight", "h.%d.ln_2.weight", LAYER, VECTOR,
+                               WF_REPLICATED, WF_INIT_ONE, h, 1},
         [WF_T_NORM2_BIAS] = {"layer.norm2.bias", "h.%d.ln_2.bias", LAYER, VECTOR, WF_REPLICATED,
                              WF_INIT_ZERO, h, 1},
         [WF_T_FC1_WEIGHT] = {"layer.mlp.fc1.weight", "h.%d.mlp.c_fc.weight", LAYER, MATRIX,
                              WF_SPLIT_FEATURES, WF_INIT_NORMAL, f, h},
-        [WF_T_FC1_BIAS] = {"layer.mlp.fc1.bias", "h.%d.mlp.c_fc.bias", LAYER, VECTOR, WF_SPLIT_FEATURES,
-                           WF_INIT_ZERO, f, 1},
+        [WF_T_FC1_BIAS] = {"layer.mlp.fc1.bias", "h.%d.mlp.c_fc.bias", LAYER, VECTOR,
+                           WF_SPLIT_FEATURES, WF_INIT_ZERO, f, 1},
         [WF_T_FC2_WEIGHT] = {"layer.mlp.fc2.weight", "h.%d.mlp.c_proj.weight", LAYER, MATRIX,
                              WF_SPLIT_FEATURE_COLUMNS, WF_INIT_NORMAL_RESIDUAL, h, f},
-        [WF_T_FC2_BIAS] = {"layer.mlp.fc2.bias", "h.%d.mlp.c_proj.bias", LAYER, VECTOR, WF_REPLICATED,
-                           WF_INIT_ZERO, h, 1},
-        [WF_T_NORMF_WEIGHT] = {"normf.weight", "ln_f.weight", OUTSIDE, VECTOR, WF_REPLICATED, WF_INIT_ONE, h, 1},
-        [WF_T_NORMF_BIAS] = {"normf.bias", "ln_f.bias", OUTSIDE, VECTOR, WF_REPLICATED, WF_INIT_ZERO, h, 1},
+        [WF_T_FC2_BIAS] = {"layer.mlp.fc2.bias", "h.%d.mlp.c_proj.bias", LAYER, VECTOR,
+                           WF_REPLICATED, WF_INIT_ZERO, h, 1},
+        [WF_T_NORMF_WEIGHT] = {"normf.weight", "ln_f.weight", OUTSIDE, VECTOR, WF_REPLICATED,
+                               WF_INIT_ONE, h, 1},
+        [WF_T_NORMF_BIAS] = {"normf.bias", "ln_f.bias", OUTSIDE, VECTOR, WF_REPLICATED,
+                             WF_INIT_ZERO, h, 1},
     };
     memcpy(out, table, sizeof table);
 }

@@ -13,15 +13,19 @@ wf_status wf_shape_parse(const char *text, wf_shape *out) {
         int64_t *field = *at == 'b' ? &shape.batch : *at == 's' ? &shape.sequence : NULL;
         const char *begin = at++;
         if (!field || *field || !isdigit((unsigned char)*at))
-            return wf_fail(WF_ERR_ARGUMENT, "shape \"%s\": position %d is not b or s with a number, as in b8s128",
+            return wf_fail(WF_ERR_ARGUMENT,
+                           "shape \"%s\": position %d is not b or s with a number, as in b8s128",
                            text, (int)(begin - text) + 1);
-        for (; isdigit((unsigned char)*at) && *field < LARGEST; at++) *field = *field * 10 + (*at - '0');
+        for (; isdigit((unsigned char)*at) && *field < LARGEST; at++)
+            *field = *field * 10 + (*at - '0');
         if (*field < 1 || *field >= LARGEST)
-            return wf_fail(WF_ERR_ARGUMENT, "shape \"%s\": the number at position %d is not between 1 and 2^40",
+            return wf_fail(WF_ERR_ARGUMENT,
+                           "shape \"%s\": the number at position %d is not between 1 and 2^40",
                            text, (int)(begin - text) + 2);
     }
     if (!shape.batch || !shape.sequence)
-        return wf_fail(WF_ERR_ARGUMENT, "shape \"%s\" needs a batch and a sequence, as in b8s128", text);
+        return wf_fail(WF_ERR_ARGUMENT, "shape \"%s\" needs a batch and a sequence, as in b8s128",
+                       text);
     *out = shape;
     return WF_OK;
 }

@@ -21,8 +21,8 @@ static void three_pieces(wf_shard_map *map, const wf_model *m, wf_range heads) {
     }
 }
 
-void wf_model_shard(const wf_model *m, const wf_parameter_info *info, const wf_layout *layout, int32_t rank,
-                    wf_shard_map *out) {
+void wf_model_shard(const wf_model *m, const wf_parameter_info *info, const wf_layout *layout,
+                    int32_t rank, wf_shard_map *out) {
     int32_t at[WF_AXES];
     wf_mesh_coordinates(layout, rank, at);
     const int32_t tp = layout->size[WF_AXIS_TP], index = at[WF_AXIS_TP];
@@ -32,17 +32,24 @@ void wf_model_shard(const wf_model *m, const wf_parameter_info *info, const wf_l
     *out = (wf_shard_map){.columns = info->columns};
     one_piece(out, 0, info->rows);
     switch ((wf_split)info->split) {
-    case WF_REPLICATED: break;
-    case WF_SPLIT_HEADS: three_pieces(out, m, heads); break;
+    case WF_REPLICATED:
+        break;
+    case WF_SPLIT_HEADS:
+        three_pieces(out, m, heads);
+        break;
     case WF_SPLIT_HEAD_COLUMNS:
         out->columns = heads.count * m->head_size;
         out->first_column = heads.first * m->head_size;
         break;
-    case WF_SPLIT_FEATURES: one_piece(out, features.first, features.count); break;
+    case WF_SPLIT_FEATURES:
+        one_piece(out, features.first, features.count);
+        break;
     case WF_SPLIT_FEATURE_COLUMNS:
         out->columns = features.count;
         out->first_column = features.first;
         break;
-    case WF_SPLIT_VOCABULARY: one_piece(out, ids.first, ids.count); break;
+    case WF_SPLIT_VOCABULARY:
+        one_piece(out, ids.first, ids.count);
+        break;
     }
 }

@@ -7,10 +7,21 @@
 #include "layouts/lower.h"
 
 static wf_schedule *lowered(const char *text, wf_mode mode) {
-    const wf_model model = {.layers = 2, .hidden = 12, .heads = 3, .kv_heads = 3, .head_size = 4, .features = 10,
-                            .vocabulary = 7, .positions = 5, .activation = WF_ACT_GELU_TANH, .norm_epsilon = 1e-5,
-                            .init_std = 0.02, .dropout_embedding = 0.1, .dropout_attention = 0.1,
-                            .dropout_residual = 0.1, .tied_head = true};
+    const wf_model model = {.layers = 2,
+                            .hidden = 12,
+                            .heads = 3,
+                            .kv_heads = 3,
+                            .head_size = 4,
+                            .features = 10,
+                            .vocabulary = 7,
+                            .positions = 5,
+                            .activation = WF_ACT_GELU_TANH,
+                            .norm_epsilon = 1e-5,
+                            .init_std = 0.02,
+                            .dropout_embedding = 0.1,
+                            .dropout_attention = 0.1,
+                            .dropout_residual = 0.1,
+                            .tied_head = true};
     const wf_shape shape = {2, 5};
     wf_layout layout;
     wf_schedule *s;
@@ -24,26 +35,31 @@ static void sites(const wf_schedule *s, const char *segment, char *out, size_t o
     size_t used = 0;
     out[0] = 0;
     for (int32_t i = 0; i < s->nsegments; i++)
-        for (int32_t j = 0; strcmp(s->segments[i].name, segment) == 0 && j < s->segments[i].steps; j++) {
+        for (int32_t j = 0; strcmp(s->segments[i].name, segment) == 0 && j < s->segments[i].steps;
+             j++) {
             const wf_step *step = &s->steps[s->segments[i].step + j];
             if (step->kind == WF_STEP_KERNEL)
-                used += (size_t)snprintf(out + used, out_bytes - used, "%s%s\n", step->site, step->fused ? " fused" : "");
+                used += (size_t)snprintf(out + used, out_bytes - used, "%s%s\n", step->site,
+                                         step->fused ? " fused" : "");
         }
 }
 
 static const char fused_alone[] = "norm1\nattn.qkv+bias fused\nattn\nattn.proj\n"
                                   "attn.proj.bias+dropout+residual+norm2 fused\nmlp.fc1\nmlp.fc2\n"
                                   "mlp.fc2.bias+dropout+residual fused\n";
-static const char fused_tp2[] = "norm1\nattn.qkv+bias fused\nattn\nattn.proj\nattn.proj.sum\n"
-                                "attn.proj.bias+dropout+residual+norm2 fused\nmlp.fc1\nmlp.fc2\nmlp.fc2.sum\n"
-                                "mlp.fc2.bias+dropout+residual fused\n";
-static const char fused_sp[] = "norm1\nnorm1.gather\nattn.qkv+bias fused\nattn\nattn.proj\n"
-                               "attn.proj.sum+bias+dropout+residual+norm2 fused\nnorm2.gather\nmlp.fc1\nmlp.fc2\n"
-                               "mlp.fc2.sum+bias+dropout+residual fused\n";
+static const char fused_tp2[] =
+    "norm1\nattn.qkv+bias fused\nattn\nattn.proj\nattn.proj.sum\n"
+    "attn.proj.bias+dropout+residual+norm2 fused\nmlp.fc1\nmlp.fc2\nmlp.fc2.sum\n"
+    "mlp.fc2.bias+dropout+residual fused\n";
+static const char fused_sp[] =
+    "norm1\nnorm1.gather\nattn.qkv+bias fused\nattn\nattn.proj\n"
+    "attn.proj.sum+bias+dropout+residual+norm2 fused\nnorm2.gather\nmlp.fc1\nmlp.fc2\n"
+    "mlp.fc2.sum+bias+dropout+residual fused\n";
 
 START_TEST(a_layer_fuses) {
-    const struct { const char *layout, *expected; } cases[] = {
-        {"tp1", fused_alone}, {"tp2", fused_tp2}, {"tp2.sp", fused_sp}};
+    const struct {
+        const char *layout, *expected;
+    } cases[] = {{"tp1", fused_alone}, {"tp2", fused_tp2}, {"tp2.sp", fused_sp}};
     for (int i = 0; i < 3; i++) {
         wf_schedule *s = lowered(cases[i].layout, WF_MODE_TRAIN);
         char text[1024];
@@ -77,8 +93,10 @@ static int32_t chain(bool second_reader, uint32_t first, uint32_t second) {
     const int32_t out = wf_build_slot(s, "out", WF_CLASS_IO, WF_F32, 15, 2);
     wf_build_segment(s, "chain");
     const int32_t between = wf_build_scratch(s, "between", WF_F32, 15);
-    const wf_view a = wf_matrix(slot, WF_AT_NONE, 0, 3, 5, 5), b = wf_matrix(between, WF_AT_NONE, 0, 3, 5, 5);
-    const wf_view c = wf_matrix(out, WF_AT_NONE, 0, 3, 5, 5), d = wf_matrix(out, WF_AT_LAYER, 0, 3, 5, 5);
+    const wf_view a = wf_matrix(slot, WF_AT_NONE, 0, 3, 5, 5),
+                  b = wf_matrix(between, WF_AT_NONE, 0, 3, 5, 5);
+    const wf_view c = wf_matrix(out, WF_AT_NONE, 0, 3, 5, 5),
+                  d = wf_matrix(out, WF_AT_LAYER, 0, 3, 5, 5);
     const wf_view v = wf_vector(bias, WF_AT_NONE, 0, 5);
     const uint32_t flags[] = {first, second};
     for (int i = 0; i < 2; i++) {
@@ -99,17 +117,23 @@ static int32_t chain(bool second_reader, uint32_t first, uint32_t second) {
 
 START_TEST(only_what_may_fuses) {
     ck_assert_int_eq(chain(false, WF_BIAS, WF_RESIDUAL), 1);
-    ck_assert_int_eq(chain(true, WF_BIAS, WF_RESIDUAL), 3);  /* somebody else reads the intermediate */
-    ck_assert_int_eq(chain(false, WF_RESIDUAL, WF_BIAS), 2); /* residual before bias is another sum */
+    ck_assert_int_eq(chain(true, WF_BIAS, WF_RESIDUAL),
+                     3); /* somebody else reads the intermediate */
+    ck_assert_int_eq(chain(false, WF_RESIDUAL, WF_BIAS),
+                     2); /* residual before bias is another sum */
     ck_assert_int_eq(chain(false, WF_RESIDUAL, WF_RESIDUAL), 2);
 }
 END_TEST
 
-/* ---- candidates and workspace --------------------------------------------------------------------------- */
+/* ---- candidates and workspace ---------------------------------------------------------------- */
 
-typedef struct asked { int count; wf_status status; } asked;
+typedef struct asked {
+    int count;
+    wf_status status;
+} asked;
 
-static wf_status candidate(void *context, const wf_problem *problem, wf_candidate *out, int64_t *workspace_bytes_out) {
+static wf_status candidate(void *context, const wf_problem *problem, wf_candidate *out,
+                           int64_t *workspace_bytes_out) {
     asked *a = context;
     a->count++;
     *out = (wf_candidate){0};
@@ -125,8 +149,10 @@ START_TEST(each_problem_is_asked_for_once) {
     int gemms = 0;
     for (int32_t i = 0; i < s->nsteps; i++) {
         const wf_step *step = &s->steps[i];
-        if (step->kind != WF_STEP_KERNEL || s->problems[step->problem].problem.op != WF_OP_GEMM) continue;
-        const wf_view *last = &s->views[step->view + step->reads + step->updates + step->writes - 1];
+        if (step->kind != WF_STEP_KERNEL || s->problems[step->problem].problem.op != WF_OP_GEMM)
+            continue;
+        const wf_view *last =
+            &s->views[step->view + step->reads + step->updates + step->writes - 1];
         const wf_buffer *b = &s->buffers[last->buffer];
         ck_assert_int_eq(b->class_, WF_CLASS_WORKSPACE);
         ck_assert_int_eq(b->life, WF_SCRATCH);
@@ -137,12 +163,13 @@ START_TEST(each_problem_is_asked_for_once) {
     wf_schedule_destroy(s);
     s = lowered("tp1", WF_MODE_EVALUATE);
     a.status = WF_ERR_DEVICE;
-    ck_assert_int_eq(wf_choose(s, &(wf_choices){.candidate = candidate, .context = &a}), WF_ERR_DEVICE);
+    ck_assert_int_eq(wf_choose(s, &(wf_choices){.candidate = candidate, .context = &a}),
+                     WF_ERR_DEVICE);
     wf_schedule_destroy(s);
 }
 END_TEST
 
-/* ---- transports -------------------------------------------------------------------------------------------- */
+/* ---- transports ------------------------------------------------------------------------------ */
 
 static wf_transport_kind transport(void *context, int32_t peer) {
     return peer == 1 ? WF_TRANSPORT_WINDOW : *(const wf_transport_kind *)context;
@@ -157,9 +184,13 @@ START_TEST(what_a_window_sends_lies_in_it) {
         const wf_step *step = &s->steps[i];
         if (step->kind != WF_STEP_EXCHANGE) continue;
         const wf_exchange *e = &s->exchanges[step->exchange];
-        if (e->to >= 0) ck_assert_int_eq(e->transport, e->to == 1 ? WF_TRANSPORT_WINDOW : WF_TRANSPORT_MPI);
-        if (e->from >= 0) ck_assert_int_eq(e->receive_transport, e->from == 1 ? WF_TRANSPORT_WINDOW : WF_TRANSPORT_MPI);
-        if (e->to == 1) ck_assert_int_eq(s->buffers[s->views[step->view].buffer].space, WF_SPACE_WINDOW);
+        if (e->to >= 0)
+            ck_assert_int_eq(e->transport, e->to == 1 ? WF_TRANSPORT_WINDOW : WF_TRANSPORT_MPI);
+        if (e->from >= 0)
+            ck_assert_int_eq(e->receive_transport,
+                             e->from == 1 ? WF_TRANSPORT_WINDOW : WF_TRANSPORT_MPI);
+        if (e->to == 1)
+            ck_assert_int_eq(s->buffers[s->views[step->view].buffer].space, WF_SPACE_WINDOW);
         windows += e->to == 1;
     }
     ck_assert_int_gt(windows, 10);

@@ -9,16 +9,27 @@
 #include "layouts/lower.h"
 
 /* No workspace and the first variant, whatever the kernels prefer: the text is layouts' alone. */
-static wf_status plain(void *context, const wf_problem *problem, wf_candidate *out, int64_t *workspace_bytes_out) {
+static wf_status plain(void *context, const wf_problem *problem, wf_candidate *out,
+                       int64_t *workspace_bytes_out) {
     wf_candidate_default(problem, 0, out);
     *workspace_bytes_out = 0;
     return WF_OK;
 }
 
 static char *explained(void) {
-    const wf_model model = {.layers = 2, .hidden = 12, .heads = 3, .kv_heads = 3, .head_size = 4, .features = 10,
-                            .vocabulary = 7, .positions = 6, .activation = WF_ACT_GELU_TANH, .norm_epsilon = 1e-5,
-                            .init_std = 0.02, .dropout_residual = 0.1, .tied_head = true};
+    const wf_model model = {.layers = 2,
+                            .hidden = 12,
+                            .heads = 3,
+                            .kv_heads = 3,
+                            .head_size = 4,
+                            .features = 10,
+                            .vocabulary = 7,
+                            .positions = 6,
+                            .activation = WF_ACT_GELU_TANH,
+                            .norm_epsilon = 1e-5,
+                            .init_std = 0.02,
+                            .dropout_residual = 0.1,
+                            .tied_head = true};
     const wf_shape shape = {2, 5};
     const wf_limits limits = {.max_alloc_bytes = {0}};
     wf_layout layout;
@@ -62,9 +73,16 @@ END_TEST
 START_TEST(text_tells_what_matters) {
     char *got = explained();
     ck_assert_msg(got != NULL, "%s", wf_last_error());
-    const char *const told[] = {"all-gather", "reduce-scatter", "saved.attn.qkv[10x24]*", "hides behind mlp.fc1.wgrad",
-                                "sum+bias+dropout+residual+norm2", "bytes by space", "called 2 times", "+>"};
-    for (size_t i = 0; i < sizeof told / sizeof *told; i++) ck_assert_msg(strstr(got, told[i]), "\"%s\" is missing", told[i]);
+    const char *const told[] = {"all-gather",
+                                "reduce-scatter",
+                                "saved.attn.qkv[10x24]*",
+                                "hides behind mlp.fc1.wgrad",
+                                "sum+bias+dropout+residual+norm2",
+                                "bytes by space",
+                                "called 2 times",
+                                "+>"};
+    for (size_t i = 0; i < sizeof told / sizeof *told; i++)
+        ck_assert_msg(strstr(got, told[i]), "\"%s\" is missing", told[i]);
     free(got);
 }
 END_TEST

@@ -1,11 +1,14 @@
-/* check_layout.c: a layout's text round-trips, errors point at the place, the mesh counts tp first. */
+/* check_layout.c: a layout's text round-trips, errors point at the place, the mesh counts tp first.
+ */
 #include <check.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "layouts/layout.h"
 
-static const struct { const char *text, *canonical; } good[] = {
+static const struct {
+    const char *text, *canonical;
+} good[] = {
     {"", "tp1"},
     {"tp1", "tp1"},
     {"tp4", "tp4"},
@@ -20,7 +23,8 @@ static const struct { const char *text, *canonical; } good[] = {
     {"1f1b.pp4.vp2", "pp4.vp2"},
     {"pp2.pipedream", "pp2.pipedream"},
     {"ep4.recompute-full", "ep4.recompute-full"},
-    {"recompute-attention.chunks4.offload-activations", "recompute-attention.chunks4.offload-activations"},
+    {"recompute-attention.chunks4.offload-activations",
+     "recompute-attention.chunks4.offload-activations"},
 };
 
 START_TEST(text_round_trips) {
@@ -35,13 +39,27 @@ START_TEST(text_round_trips) {
 }
 END_TEST
 
-static const struct { const char *text, *term; int position; } bad[] = {
-    {"tp2.spp", "\"spp\"", 5}, {"tp", "\"tp\"", 1},          {"tp0", "\"tp0\"", 1},
-    {"tp2.tp4", "\"tp4\"", 5}, {"tp2..sp", "\"\"", 5},       {"tp2.", "\"\"", 5},
-    {"tp2x", "\"tp2x\"", 1},   {"cp2", "\"cp2\"", 1},        {"tp2.cp2rin", "\"cp2rin\"", 5},
-    {"cp4usp3", "\"cp4usp3\"", 1}, {"dp2.zero4", "\"zero4\"", 5}, {"pp2.gpipe.1f1b", "\"1f1b\"", 11},
-    {"tp99999999999999999999", "\"tp99999999999999999999\"", 1}, {"tp-1", "\"tp-1\"", 1},
-    {"recompute", "\"recompute\"", 1}, {"sp2", "\"sp2\"", 1}, {" tp2", "\" tp2\"", 1},
+static const struct {
+    const char *text, *term;
+    int position;
+} bad[] = {
+    {"tp2.spp", "\"spp\"", 5},
+    {"tp", "\"tp\"", 1},
+    {"tp0", "\"tp0\"", 1},
+    {"tp2.tp4", "\"tp4\"", 5},
+    {"tp2..sp", "\"\"", 5},
+    {"tp2.", "\"\"", 5},
+    {"tp2x", "\"tp2x\"", 1},
+    {"cp2", "\"cp2\"", 1},
+    {"tp2.cp2rin", "\"cp2rin\"", 5},
+    {"cp4usp3", "\"cp4usp3\"", 1},
+    {"dp2.zero4", "\"zero4\"", 5},
+    {"pp2.gpipe.1f1b", "\"1f1b\"", 11},
+    {"tp99999999999999999999", "\"tp99999999999999999999\"", 1},
+    {"tp-1", "\"tp-1\"", 1},
+    {"recompute", "\"recompute\"", 1},
+    {"sp2", "\"sp2\"", 1},
+    {" tp2", "\" tp2\"", 1},
 };
 
 START_TEST(error_points_at_the_place) {

@@ -1,5 +1,5 @@
-/* check_lower.c: what is refused, slots, the program's order, every layout passes check, and a large
- * model is lowered and placed in milliseconds. */
+/* check_lower.c: what is refused, slots, the program's order, every layout passes check, and a
+ * large model is lowered and placed in milliseconds. */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,29 +9,49 @@
 #include "layouts/lower.h"
 
 static wf_model small(void) {
-    return (wf_model){.layers = 2, .hidden = 12, .heads = 3, .kv_heads = 3, .head_size = 4, .features = 10,
-                      .vocabulary = 7, .positions = 5, .activation = WF_ACT_GELU_TANH, .norm_epsilon = 1e-5,
-                      .init_std = 0.02, .dropout_embedding = 0.1, .dropout_attention = 0.1,
-                      .dropout_residual = 0.1, .tied_head = true};
+    return (wf_model){.layers = 2,
+                      .hidden = 12,
+                      .heads = 3,
+                      .kv_heads = 3,
+                      .head_size = 4,
+                      .features = 10,
+                      .vocabulary = 7,
+                      .positions = 5,
+                      .activation = WF_ACT_GELU_TANH,
+                      .norm_epsilon = 1e-5,
+                      .init_std = 0.02,
+                      .dropout_embedding = 0.1,
+                      .dropout_attention = 0.1,
+                      .dropout_residual = 0.1,
+                      .tied_head = true};
 }
 
-static wf_status lower(const wf_model *model, wf_shape shape, const char *text, int32_t rank, wf_mode mode,
-                       wf_schedule **out) {
+static wf_status lower(const wf_model *model, wf_shape shape, const char *text, int32_t rank,
+                       wf_mode mode, wf_schedule **out) {
     wf_layout layout;
     ck_assert_msg(wf_layout_parse(text, &layout) == WF_OK, "%s", wf_last_error());
     return wf_lower(model, &shape, &layout, rank, mode, out);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------------------ */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
-static const struct { const char *layout, *named; } refused[] = {
-    {"cp2ring", "cp"}, {"dp2", "dp"}, {"pp2", "pp"}, {"pp2.vp2", "vp"}, {"ep2", "ep"}, {"zero1", "zero"},
-    {"recompute-full", "recompute"}, {"chunks2", "chunks"}, {"offload-activations", "offload"}};
+static const struct {
+    const char *layout, *named;
+} refused[] = {{"cp2ring", "cp"},
+               {"dp2", "dp"},
+               {"pp2", "pp"},
+               {"pp2.vp2", "vp"},
+               {"ep2", "ep"},
+               {"zero1", "zero"},
+               {"recompute-full", "recompute"},
+               {"chunks2", "chunks"},
+               {"offload-activations", "offload"}};
 
 START_TEST(layouts_that_are_not_lowered) {
     const wf_model model = small();
     wf_schedule *s = NULL;
-    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, refused[_i].layout, 0, WF_MODE_TRAIN, &s), WF_ERR_UNSUPPORTED);
+    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, refused[_i].layout, 0, WF_MODE_TRAIN, &s),
+                     WF_ERR_UNSUPPORTED);
     ck_assert_ptr_null(s);
     ck_assert_msg(strstr(wf_last_error(), refused[_i].named), "%s", wf_last_error());
     ck_assert_msg(strstr(wf_last_error(), refused[_i].layout), "%s", wf_last_error());
@@ -46,16 +66,18 @@ START_TEST(shapes_that_do_not_fit) {
     ck_assert_int_eq(lower(&model, (wf_shape){3, 5}, "mb2", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
     ck_assert_ptr_nonnull(strstr(wf_last_error(), "mb2"));
     ck_assert_int_eq(lower(&model, (wf_shape){0, 5}, "tp1", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
-    ck_assert_int_eq(lower(&model, (wf_shape){(int64_t)1 << 60, 5}, "tp1", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(lower(&model, (wf_shape){(int64_t)1 << 60, 5}, "tp1", 0, WF_MODE_TRAIN, &s),
+                     WF_ERR_ARGUMENT);
     ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 2, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
     ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 0, (wf_mode)9, &s), WF_ERR_ARGUMENT);
     model.tied_head = false;
-    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 0, WF_MODE_TRAIN, &s), WF_ERR_UNSUPPORTED);
+    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 0, WF_MODE_TRAIN, &s),
+                     WF_ERR_UNSUPPORTED);
     ck_assert_ptr_null(s);
 }
 END_TEST
 
-/* ---- structure ------------------------------------------------------------------------------------------- */
+/* ---- structure ------------------------------------------------------------------------------- */
 
 static int32_t slot(const wf_schedule *s, const char *name) {
     for (int32_t i = 0; i < s->nbuffers; i++)
@@ -70,12 +92,14 @@ START_TEST(slots_of_every_mode) {
     wf_model_parameters(&model, table);
     for (int mode = 0; mode < WF_MODES; mode++) {
         wf_schedule *s;
-        ck_assert_msg(lower(&model, (wf_shape){4, 5}, "tp2.sp.mb2", 1, (wf_mode)mode, &s) == WF_OK, "%s", wf_last_error());
+        ck_assert_msg(lower(&model, (wf_shape){4, 5}, "tp2.sp.mb2", 1, (wf_mode)mode, &s) == WF_OK,
+                      "%s", wf_last_error());
         for (int t = 0; t < WF_TENSORS; t++) {
             ck_assert_str_eq(s->buffers[t].name, table[t].name);
             ck_assert_int_eq(s->buffers[t].count, table[t].per_layer ? model.layers : 1);
         }
-        ck_assert_int_eq(slot(s, "normf.bias.grad") >= 0, mode == WF_MODE_TRAIN || mode == WF_MODE_GRADIENTS);
+        ck_assert_int_eq(slot(s, "normf.bias.grad") >= 0,
+                         mode == WF_MODE_TRAIN || mode == WF_MODE_GRADIENTS);
         ck_assert_int_eq(slot(s, "normf.bias.v") >= 0, mode == WF_MODE_TRAIN);
         ck_assert_int_eq(slot(s, "clip") >= 0, mode == WF_MODE_TRAIN);
         ck_assert_int_eq(slot(s, "targets") >= 0, mode != WF_MODE_LOGITS);
@@ -91,7 +115,8 @@ START_TEST(evaluation_drops_nothing_and_keeps_nothing) {
     const wf_model model = small();
     wf_schedule *s;
     ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2.sp", 0, WF_MODE_EVALUATE, &s), WF_OK);
-    for (int32_t i = 0; i < s->nproblems; i++) ck_assert(!(s->problems[i].problem.flags & WF_DROPOUT));
+    for (int32_t i = 0; i < s->nproblems; i++)
+        ck_assert(!(s->problems[i].problem.flags & WF_DROPOUT));
     for (int32_t i = 0; i < s->nbuffers; i++)
         if (s->buffers[i].life == WF_POOL) {
             ck_assert_str_eq(s->buffers[i].name, "x");
@@ -108,11 +133,27 @@ static const char *segment_name(const wf_schedule *s, int32_t call) {
 START_TEST(program_runs_in_megatrons_order) {
     const wf_model model = small();
     wf_schedule *s;
-    const char *const expected[] = {
-        "embed.forward", "layer.forward", "layer.forward", "head.first", "layer.backward.first",
-        "layer.backward.first", "embed.backward.first", "embed.forward", "layer.forward", "layer.forward", "head",
-        "layer.backward", "layer.backward", "embed.backward", "finish", "layer.finish", "layer.finish", "gradnorm",
-        "layer.optimizer", "layer.optimizer", "optimizer"};
+    const char *const expected[] = {"embed.forward",
+                                    "layer.forward",
+                                    "layer.forward",
+                                    "head.first",
+                                    "layer.backward.first",
+                                    "layer.backward.first",
+                                    "embed.backward.first",
+                                    "embed.forward",
+                                    "layer.forward",
+                                    "layer.forward",
+                                    "head",
+                                    "layer.backward",
+                                    "layer.backward",
+                                    "embed.backward",
+                                    "finish",
+                                    "layer.finish",
+                                    "layer.finish",
+                                    "gradnorm",
+                                    "layer.optimizer",
+                                    "layer.optimizer",
+                                    "optimizer"};
     ck_assert_int_eq(lower(&model, (wf_shape){4, 5}, "tp2.sp.mb2", 0, WF_MODE_TRAIN, &s), WF_OK);
     ck_assert_int_eq(s->ncalls, (int)(sizeof expected / sizeof *expected));
     for (int32_t i = 0; i < s->ncalls; i++) ck_assert_str_eq(segment_name(s, i), expected[i]);
@@ -123,10 +164,17 @@ START_TEST(program_runs_in_megatrons_order) {
 }
 END_TEST
 
-/* ---- all ranks together ------------------------------------------------------------------------------------ */
+/* ---- all ranks together ---------------------------------------------------------------------- */
 
-static const char *const layouts[] = {"tp1",     "tp2",    "tp2.sp",    "tp3.sp.mb2", "tp4",
-                                      "tp4.sp.mb4", "tp8.sp" /* ranks without heads, positions */, "tp9", "tp17.sp"};
+static const char *const layouts[] = {"tp1",
+                                      "tp2",
+                                      "tp2.sp",
+                                      "tp3.sp.mb2",
+                                      "tp4",
+                                      "tp4.sp.mb4",
+                                      "tp8.sp" /* ranks without heads, positions */,
+                                      "tp9",
+                                      "tp17.sp"};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts, MOST_RANKS = 17 };
 
 START_TEST(every_layout_passes_check) {
@@ -138,17 +186,20 @@ START_TEST(every_layout_passes_check) {
         wf_layout_parse(layouts[_i], &layout);
         const int32_t ranks = wf_layout_ranks(&layout);
         for (int32_t r = 0; r < ranks; r++) {
-            ck_assert_msg(lower(&model, (wf_shape){4, 5}, layouts[_i], r, (wf_mode)mode, &all[r]) == WF_OK, "%s", wf_last_error());
+            ck_assert_msg(lower(&model, (wf_shape){4, 5}, layouts[_i], r, (wf_mode)mode, &all[r]) ==
+                              WF_OK,
+                          "%s", wf_last_error());
             ck_assert_msg(wf_choose(all[r], NULL) == WF_OK, "%s", wf_last_error());
             ck_assert_msg(wf_place(all[r], &limits) == WF_OK, "%s", wf_last_error());
         }
-        ck_assert_msg(wf_check((const wf_schedule *const *)all, ranks) == WF_OK, "%s: %s", layouts[_i], wf_last_error());
+        ck_assert_msg(wf_check((const wf_schedule *const *)all, ranks) == WF_OK, "%s: %s",
+                      layouts[_i], wf_last_error());
         for (int32_t r = 0; r < ranks; r++) wf_schedule_destroy(all[r]);
     }
 }
 END_TEST
 
-/* ---- speed ----------------------------------------------------------------------------------------------------- */
+/* ---- speed ----------------------------------------------------------------------------------- */
 
 static double milliseconds(void) {
     struct timespec now;
@@ -160,12 +211,15 @@ START_TEST(a_large_model_is_planned_in_milliseconds) {
     wf_model model = small();
     const wf_limits limits = {.max_alloc_bytes = {0}};
     double least = 1e9;
-    model.layers = 128, model.hidden = 12288, model.heads = model.kv_heads = 96, model.head_size = 128;
+    model.layers = 128, model.hidden = 12288, model.heads = model.kv_heads = 96,
+    model.head_size = 128;
     model.features = 49152, model.vocabulary = 50257, model.positions = 2048;
     for (int repeat = 0; repeat < 20; repeat++) {
         wf_schedule *s;
         const double begin = milliseconds();
-        ck_assert_msg(lower(&model, (wf_shape){512, 2048}, "tp8.sp.mb512", 3, WF_MODE_TRAIN, &s) == WF_OK, "%s", wf_last_error());
+        ck_assert_msg(lower(&model, (wf_shape){512, 2048}, "tp8.sp.mb512", 3, WF_MODE_TRAIN, &s) ==
+                          WF_OK,
+                      "%s", wf_last_error());
         ck_assert_int_eq(wf_choose(s, NULL), WF_OK);
         ck_assert_msg(wf_place(s, &limits) == WF_OK, "%s", wf_last_error());
         const double took = milliseconds() - begin;
@@ -173,7 +227,9 @@ START_TEST(a_large_model_is_planned_in_milliseconds) {
         ck_assert_int_gt(s->ncalls, 128 * 512 * 2);
         wf_schedule_destroy(s);
     }
-    printf("128 layers, tp8.sp, 512 microbatches: lowered, chosen and placed in %.1f ms, least of 20\n", least);
+    printf("128 layers, tp8.sp, 512 microbatches: lowered, chosen and placed in %.1f ms, least of "
+           "20\n",
+           least);
 #ifdef __SANITIZE_ADDRESS__
     printf("(sanitizers are on: no bar)\n");
 #else

@@ -55,8 +55,14 @@ static int64_t mark(const wf_shard_map *map, const wf_parameter_info *info, int 
 }
 
 START_TEST(shards_cover_each_tensor_once) {
-    const wf_model model = {.layers = 1, .hidden = 24, .heads = 3, .kv_heads = 3, .head_size = 8, .features = 10,
-                            .vocabulary = 7, .positions = 5};
+    const wf_model model = {.layers = 1,
+                            .hidden = 24,
+                            .heads = 3,
+                            .kv_heads = 3,
+                            .head_size = 8,
+                            .features = 10,
+                            .vocabulary = 7,
+                            .positions = 5};
     wf_parameter_info table[WF_TENSORS];
     wf_layout layout;
     const int tp = _i + 1;
@@ -85,9 +91,11 @@ START_TEST(shapes_round_trip) {
     ck_assert_int_eq(wf_shape_parse("s128b8", &shape), WF_OK);
     wf_shape_print(&shape, text, sizeof text);
     ck_assert_str_eq(text, "b8s128");
-    const char *bad[] = {"", "b8", "b8s", "b8s0", "b8s128x", "b8b8s1", "8s1", "b-1s4", "b8s99999999999999999999"};
+    const char *bad[] = {
+        "", "b8", "b8s", "b8s0", "b8s128x", "b8b8s1", "8s1", "b-1s4", "b8s99999999999999999999"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        ck_assert_msg(wf_shape_parse(bad[i], &shape) == WF_ERR_ARGUMENT, "\"%s\" was taken", bad[i]);
+        ck_assert_msg(wf_shape_parse(bad[i], &shape) == WF_ERR_ARGUMENT, "\"%s\" was taken",
+                      bad[i]);
 }
 END_TEST
 

@@ -17,17 +17,33 @@
 #include "tests/gpt_reference.h"
 #include "tests/layouts/player.h"
 
-enum { LAYERS = 2, BATCH = 4, SEQUENCE = 61, VALID = 128 /* targets: so that 1/n is exact in f32 */, MOST_RANKS = 8 };
+enum {
+    LAYERS = 2,
+    BATCH = 4,
+    SEQUENCE = 61,
+    VALID = 128 /* targets: so that 1/n is exact in f32 */,
+    MOST_RANKS = 11
+};
 static const double TOLERANCE = 1e-12;
 static const uint64_t SEED = 7;
 
-static const wf_model model = {.layers = LAYERS, .hidden = 96, .heads = 6, .kv_heads = 6, .head_size = 16,
-                               .features = 250, .vocabulary = 257, .positions = 64,
-                               .activation = WF_ACT_GELU_TANH, .norm_epsilon = 1e-5, .init_std = 0.02,
-                               .dropout_embedding = 0.1, .dropout_attention = 0.1, .dropout_residual = 0.1,
+static const wf_model model = {.layers = LAYERS,
+                               .hidden = 96,
+                               .heads = 6,
+                               .kv_heads = 6,
+                               .head_size = 16,
+                               .features = 250,
+                               .vocabulary = 257,
+                               .positions = 64,
+                               .activation = WF_ACT_GELU_TANH,
+                               .norm_epsilon = 1e-5,
+                               .init_std = 0.02,
+                               .dropout_embedding = 0.1,
+                               .dropout_attention = 0.1,
+                               .dropout_residual = 0.1,
                                .tied_head = true};
 
-static uint64_t interleaving; /* printed on failure */
+static uint64_t interleaving;                                       /* printed on failure */
 static int32_t tokens[BATCH * SEQUENCE], targets[BATCH * SEQUENCE]; /* [batch][sequence] */
 static gpt_tensors weights;
 
@@ -38,7 +54,7 @@ typedef struct outcome {
 } outcome;
 static outcome one_rank;
 
-/* ---- a run of a layout ---------------------------------------------------------------------------------- */
+/* ---- a run of a layout ----------------------------------------------------------------------- */
 
 typedef struct world {
     wf_layout layout;
@@ -58,7 +74,8 @@ static void open_world(world *w, const char *layout, wf_mode mode, bool fusion) 
     w->ranks = wf_layout_ranks(&w->layout);
     w->b = BATCH / w->layout.microbatches;
     for (int32_t r = 0; r < w->ranks; r++) {
-        ck_assert_msg(wf_lower(&model, &shape, &w->layout, r, mode, &w->schedules[r]) == WF_OK, "%s", wf_last_error());
+        ck_assert_msg(wf_lower(&model, &shape, &w->layout, r, mode, &w->schedules[r]) == WF_OK,
+                      "%s", wf_last_error());
         ck_assert_msg(wf_choose(w->schedules[r], &choices) == WF_OK, "%s", wf_last_error());
         ck_assert_msg(wf_place(w->schedules[r], &limits) == WF_OK, "%s", wf_last_error());
     }
@@ -71,7 +88,8 @@ static void close_world(world *w) {
 }
 
 /* Copies a rank's shard of a whole tensor's instance out of (or into) it. */
-static void move_shard(const world *w, int32_t r, int t, int64_t layer, double *whole, double *shard, bool out) {
+static void move_shard(const world *w, int32_t r, int t, int64_t layer, double *whole,
+                       double *shard, bool out) {
     wf_parameter_info table[WF_TENSORS];
     wf_shard_map map;
     wf_model_parameters(&model, table);
@@ -108,7 +126,8 @@ static int32_t token_of(const world *w, const int32_t *from, int32_t microbatch,
 static void fill_slots(world *w, int32_t r) {
     int64_t n;
     for (int32_t m = 0; m < w->layout.microbatches; m++) {
-        int32_t *ids = player_i32(w->player, r, "tokens", m, &n), *goals = player_i32(w->player, r, "targets", m, &n);
+        int32_t *ids = player_i32(w->player, r, "tokens", m, &n),
+                *goals = player_i32(w->player, r, "targets", m, &n);
         for (int64_t row = 0; row < w->b * SEQUENCE; row++) {
             ids[row] = token_of(w, tokens, m, row);
             if (goals) goals[row] = token_of(w, targets, m, row);
@@ -122,7 +141,8 @@ static void fill_slots(world *w, int32_t r) {
                 wf_shard_map map;
                 wf_model_parameters(&model, table);
                 wf_model_shard(&model, &table[t], &w->layout, r, &map);
-                memset(tensor_slot(w, r, t, k ? ".v" : ".m", layer), 0, (size_t)(map.rows * map.columns) * sizeof(double));
+                memset(tensor_slot(w, r, t, k ? ".v" : ".m", layer), 0,
+                       (size_t)(map.rows * map.columns) * sizeof(double));
             }
         }
 }
@@ -132,16 +152,18 @@ static const char *play(world *w, bool obey) {
     uint32_t key[2];
     wf_philox_key(SEED, 0, key);
     run[WF_RUN_KEY0].u = key[0], run[WF_RUN_KEY1].u = key[1];
-    run[WF_RUN_LR].f = 1e-3f, run[WF_RUN_BETA1].f = 0.9f, run[WF_RUN_BETA2].f = 0.999f, run[WF_RUN_EPS].f = 1e-8f;
+    run[WF_RUN_LR].f = 1e-3f, run[WF_RUN_BETA1].f = 0.9f, run[WF_RUN_BETA2].f = 0.999f,
+    run[WF_RUN_EPS].f = 1e-8f;
     run[WF_RUN_DECAY].f = 0.01f, run[WF_RUN_CORRECTION1].f = 10, run[WF_RUN_CORRECTION2].f = 1000;
     run[WF_RUN_LOSS_SCALE].f = 1.0f / VALID, run[WF_RUN_MAX_NORM].f = 0.25f;
     for (int32_t r = 0; r < w->ranks; r++) fill_slots(w, r);
     return player_run(w->player, run, w->b, interleaving++, obey);
 }
 
-/* ---- what came out ---------------------------------------------------------------------------------------- */
+/* ---- what came out --------------------------------------------------------------------------- */
 
-static void collect_rows(const world *w, const char *slot, int64_t columns, bool sharded, double *out) {
+static void collect_rows(const world *w, const char *slot, int64_t columns, bool sharded,
+                         double *out) {
     for (int32_t r = 0; r < w->ranks; r++) {
         const bool sp = w->layout.sp && sharded;
         const wf_range positions = sp ? wf_shard(SEQUENCE, w->ranks, r) : (wf_range){0, SEQUENCE};
@@ -150,7 +172,8 @@ static void collect_rows(const world *w, const char *slot, int64_t columns, bool
             const double *rows = player_f64(w->player, r, slot, m, &n);
             ck_assert_int_eq(n, positions.count * w->b * columns);
             for (int64_t row = 0; row < positions.count * w->b; row++)
-                memcpy(out + ((m * w->b + row % w->b) * SEQUENCE + positions.first + row / w->b) * columns,
+                memcpy(out + ((m * w->b + row % w->b) * SEQUENCE + positions.first + row / w->b) *
+                                 columns,
                        rows + row * columns, (size_t)columns * sizeof(double));
         }
     }
@@ -183,7 +206,8 @@ static double replicas_differ(const world *w, const char *kind) {
     for (int t = 0; t < WF_TENSORS; t++)
         for (int64_t layer = 0; layer < instances(t) && table[t].split == WF_REPLICATED; layer++)
             for (int32_t r = 1; r < w->ranks; r++)
-                worst = fmax(worst, difference(tensor_slot(w, 0, t, kind, layer), tensor_slot(w, r, t, kind, layer),
+                worst = fmax(worst, difference(tensor_slot(w, 0, t, kind, layer),
+                                               tensor_slot(w, r, t, kind, layer),
                                                table[t].rows * table[t].columns));
     return worst;
 }
@@ -212,7 +236,8 @@ static double outcome_of(const char *layout, wf_mode mode, bool fusion, outcome 
     open_world(&w, layout, mode, fusion);
     const uint64_t seed = interleaving;
     const char *sentence = play(&w, true);
-    ck_assert_msg(!sentence, "%s, interleaving %llu: %s", layout, (unsigned long long)seed, sentence);
+    ck_assert_msg(!sentence, "%s, interleaving %llu: %s", layout, (unsigned long long)seed,
+                  sentence);
     if (mode == WF_MODE_LOGITS) {
         out->logits = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.vocabulary);
         collect_rows(&w, "logits", model.vocabulary, false, out->logits);
@@ -236,20 +261,25 @@ static double outcome_of(const char *layout, wf_mode mode, bool fusion, outcome 
     return apart;
 }
 
-static void assert_tensors_close(const gpt_tensors *expected, const gpt_tensors *got, const char *what) {
+static void assert_tensors_close(const gpt_tensors *expected, const gpt_tensors *got,
+                                 const char *what) {
     wf_parameter_info table[WF_TENSORS];
     wf_model_parameters(&model, table);
     for (int t = 0; t < WF_TENSORS; t++) {
         const double d = difference(expected->data[t], got->data[t], gpt_tensor_count(&model, t));
-        ck_assert_msg(d <= TOLERANCE, "%s of %s differ by %g (last interleaving %llu)", what, table[t].name, d,
-                      (unsigned long long)interleaving - 1);
+        ck_assert_msg(d <= TOLERANCE, "%s of %s differ by %g (last interleaving %llu)", what,
+                      table[t].name, d, (unsigned long long)interleaving - 1);
     }
 }
 
-/* ---- one rank against the plain GPT ------------------------------------------------------------------------ */
+/* ---- one rank against the plain GPT ---------------------------------------------------------- */
 
 static gpt_batch batch_of(bool dropout) {
-    return (gpt_batch){.batch = BATCH, .sequence = SEQUENCE, .tokens = tokens, .targets = targets, .seed = SEED,
+    return (gpt_batch){.batch = BATCH,
+                       .sequence = SEQUENCE,
+                       .tokens = tokens,
+                       .targets = targets,
+                       .seed = SEED,
                        .dropout = dropout};
 }
 
@@ -258,7 +288,8 @@ START_TEST(one_rank_equals_the_plain_gpt) {
     gpt_tensors gradients = gpt_tensors_create(&model);
     double *hidden = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.hidden);
     const double loss = gpt_reference(&model, &weights, &batch, NULL, hidden, &gradients);
-    ck_assert_msg(fabs(loss - one_rank.loss) <= TOLERANCE * loss, "loss %.17g, expected %.17g", one_rank.loss, loss);
+    ck_assert_msg(fabs(loss - one_rank.loss) <= TOLERANCE * loss, "loss %.17g, expected %.17g",
+                  one_rank.loss, loss);
     const double d = difference(hidden, one_rank.hidden, BATCH * SEQUENCE * model.hidden);
     ck_assert_msg(d <= TOLERANCE, "hidden states differ by %g", d);
     assert_tensors_close(&gradients, &one_rank.gradients, "gradients");
@@ -277,46 +308,51 @@ START_TEST(one_rank_trains_as_adamw_says) {
     for (int t = 0; t < WF_TENSORS; t++)
         for (int64_t i = 0; i < gpt_tensor_count(&model, t); i++)
             sum += one_rank.gradients.data[t][i] * one_rank.gradients.data[t][i];
-    ck_assert_msg(fabs(got.norm - sqrt(sum)) <= TOLERANCE * got.norm, "norm %.17g, expected %.17g", got.norm, sqrt(sum));
+    ck_assert_msg(fabs(got.norm - sqrt(sum)) <= TOLERANCE * got.norm, "norm %.17g, expected %.17g",
+                  got.norm, sqrt(sum));
     const double scale = fmin(1, (double)0.25f / (sqrt(sum) + 1e-6)), lr = 1e-3f, decay = 0.01f;
     const double first = 1 - (double)0.9f, second = 1 - (double)0.999f;
     for (int t = 0; t < WF_TENSORS; t++)
         for (int64_t i = 0; i < gpt_tensor_count(&model, t); i++) {
             const double g = one_rank.gradients.data[t][i] * scale, p = weights.data[t][i];
             const double m = first * g * 10, v = second * g * g * 1000;
-            const double expected = p - (table[t].matrix ? lr * decay * p : 0) - lr * m / (sqrt(v) + (double)1e-8f);
+            const double expected =
+                p - (table[t].matrix ? lr * decay * p : 0) - lr * m / (sqrt(v) + (double)1e-8f);
             /* g near 0 against eps 1e-8 amplifies its 1e-16 rounding by 1e8 */
-            ck_assert_msg(fabs(got.updated.data[t][i] - expected) <= 1e-9, "%s[%lld] is %.17g, expected %.17g",
-                          table[t].name, (long long)i, got.updated.data[t][i], expected);
+            ck_assert_msg(fabs(got.updated.data[t][i] - expected) <= 1e-9,
+                          "%s[%lld] is %.17g, expected %.17g", table[t].name, (long long)i,
+                          got.updated.data[t][i], expected);
         }
     destroy_outcome(&got);
 }
 END_TEST
 
-/* ---- layouts against one rank -------------------------------------------------------------------------------- */
+/* ---- layouts against one rank ---------------------------------------------------------------- */
 
-static const char *const layouts[] = {"tp1.mb2", "tp2.mb2", "tp2.sp.mb2", "tp3.sp.mb2", "tp4.mb2", "tp4.sp.mb2",
-                                      "tp3", "tp8.sp.mb4"};
+static const char *const layouts[] = {"tp1.mb2",    "tp2.mb2",    "tp2.sp.mb2", "tp3.sp.mb2",
+                                      "tp4.mb2",    "tp4.sp.mb2", "tp3",        "tp8.sp.mb4",
+                                      "tp11.sp.mb2" /* sums of more than 8 parts */};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
 static void compare(const char *layout, wf_mode mode, bool fusion) {
     outcome got;
     const double apart = outcome_of(layout, mode, fusion, &got);
     ck_assert_msg(apart == 0, "%s: replicas differ by %g", layout, apart);
-    ck_assert_msg(fabs(got.loss - one_rank.loss) <= TOLERANCE * one_rank.loss, "%s: loss %.17g, one rank's %.17g",
-                  layout, got.loss, one_rank.loss);
+    ck_assert_msg(fabs(got.loss - one_rank.loss) <= TOLERANCE * one_rank.loss,
+                  "%s: loss %.17g, one rank's %.17g", layout, got.loss, one_rank.loss);
     if (got.hidden) {
         const double d = difference(one_rank.hidden, got.hidden, BATCH * SEQUENCE * model.hidden);
         ck_assert_msg(d <= TOLERANCE, "%s: hidden states differ by %g", layout, d);
     }
     assert_tensors_close(&one_rank.gradients, &got.gradients, layout);
     if (mode == WF_MODE_TRAIN) {
-        ck_assert_msg(fabs(got.norm - one_rank.norm) <= TOLERANCE * one_rank.norm, "%s: norm %.17g, one rank's %.17g",
-                      layout, got.norm, one_rank.norm);
+        ck_assert_msg(fabs(got.norm - one_rank.norm) <= TOLERANCE * one_rank.norm,
+                      "%s: norm %.17g, one rank's %.17g", layout, got.norm, one_rank.norm);
         for (int t = 0; t < WF_TENSORS; t++)
             for (int64_t i = 0; i < gpt_tensor_count(&model, t); i++)
                 ck_assert_msg(fabs(got.updated.data[t][i] - one_rank.updated.data[t][i]) <= 1e-9,
-                              "%s: an updated weight of tensor %d is %.17g", layout, t, got.updated.data[t][i]);
+                              "%s: an updated weight of tensor %d is %.17g", layout, t,
+                              got.updated.data[t][i]);
     }
     destroy_outcome(&got);
 }
@@ -339,7 +375,8 @@ START_TEST(evaluation_and_logits_equal_the_plain_gpt) {
     for (int i = 0; i < 3; i++) {
         outcome got;
         ck_assert(outcome_of(some[i], WF_MODE_EVALUATE, true, &got) == 0);
-        ck_assert_msg(fabs(got.loss - loss) <= TOLERANCE * loss, "%s: loss %.17g, expected %.17g", some[i], got.loss, loss);
+        ck_assert_msg(fabs(got.loss - loss) <= TOLERANCE * loss, "%s: loss %.17g, expected %.17g",
+                      some[i], got.loss, loss);
         destroy_outcome(&got);
         outcome_of(some[i], WF_MODE_LOGITS, true, &got);
         const double d = difference(logits, got.logits, BATCH * SEQUENCE * model.vocabulary);
@@ -350,7 +387,7 @@ START_TEST(evaluation_and_logits_equal_the_plain_gpt) {
 }
 END_TEST
 
-/* ---- the player sees faults ------------------------------------------------------------------------------------ */
+/* ---- the player sees faults ------------------------------------------------------------------ */
 
 /* Plays tp2.sp after `spoil` changed rank 1's schedule; true if anything differs from one rank. */
 static bool is_seen(void (*spoil)(wf_schedule *), bool obey) {
@@ -362,7 +399,8 @@ static bool is_seen(void (*spoil)(wf_schedule *), bool obey) {
     if (play(&w, obey)) seen = true;
     collect_tensors(&w, ".grad", &got);
     for (int t = 0; t < WF_TENSORS && !seen; t++)
-        seen = !(difference(one_rank.gradients.data[t], got.data[t], gpt_tensor_count(&model, t)) <= TOLERANCE);
+        seen = !(difference(one_rank.gradients.data[t], got.data[t], gpt_tensor_count(&model, t)) <=
+                 TOLERANCE);
     gpt_tensors_destroy(&got);
     close_world(&w);
     return seen;
@@ -370,7 +408,8 @@ static bool is_seen(void (*spoil)(wf_schedule *), bool obey) {
 
 static void shift_positions(wf_schedule *s) {
     for (int32_t i = 0; i < s->nproblems; i++)
-        if (s->problems[i].problem.op == WF_OP_REDUCE && (s->problems[i].problem.flags & WF_DROPOUT))
+        if (s->problems[i].problem.op == WF_OP_REDUCE &&
+            (s->problems[i].problem.flags & WF_DROPOUT))
             s->problems[i].problem.size[5]++;
 }
 
@@ -387,7 +426,7 @@ START_TEST(seeded_faults_are_seen) {
 }
 END_TEST
 
-/* ---- main -------------------------------------------------------------------------------------------------------- */
+/* ---- main ------------------------------------------------------------------------------------ */
 
 static void make_data(void) {
     const uint32_t key[2] = {11, 13};
@@ -395,7 +434,8 @@ static void make_data(void) {
         uint32_t words[4];
         wf_philox4x32((const uint32_t[4]){(uint32_t)i}, key, words);
         tokens[i] = (int32_t)(words[0] % (uint32_t)model.vocabulary);
-        targets[i] = i % 2 || i >= 2 * VALID ? -1 : (int32_t)(words[1] % (uint32_t)model.vocabulary);
+        targets[i] =
+            i % 2 || i >= 2 * VALID ? -1 : (int32_t)(words[1] % (uint32_t)model.vocabulary);
     }
     for (int i = 0, left = VALID - (BATCH * SEQUENCE + 1) / 2; left > 0; i++)
         if (i % 2) targets[i] = (i * 31) % (int)model.vocabulary, left--;

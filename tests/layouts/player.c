@@ -1,6 +1,6 @@
-/* player.c: see player.h. An f32 at byte 4 i of an allocation is the double at index i. A kernel runs
- * at once; a hop starts, and sends and receives at later, separate moments, so that what it reads or
- * overwrites too early or too late is seen. */
+/* player.c: see player.h. An f32 at byte 4 i of an allocation is the double at index i. A kernel
+ * runs at once; a hop starts, and sends and receives at later, separate moments, so that what it
+ * reads or overwrites too early or too late is seen. */
 #include "tests/layouts/player.h"
 
 #include <math.h>
@@ -23,7 +23,7 @@ typedef struct lane {
 
 typedef struct rank {
     const wf_schedule *schedule;
-    double **f;         /* per allocation */
+    double **f; /* per allocation */
     int32_t **i;
     lane lanes[WF_LANES];
 } rank;
@@ -31,7 +31,7 @@ typedef struct rank {
 struct player {
     int32_t ranks;
     rank *rank;
-    message **channel;  /* [from][to][lane] */
+    message **channel; /* [from][to][lane] */
     uint64_t random;
     wf_run_number run[WF_RUN_VALUES];
     int64_t samples;
@@ -46,7 +46,7 @@ static uint64_t draw(player *p) { /* splitmix64 */
     return z ^ (z >> 31);
 }
 
-/* ---- memory ----------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 static void create_memory(rank *r) {
     const int32_t n = r->schedule->nallocations;
@@ -101,8 +101,8 @@ void player_destroy(player *p) {
 }
 
 /* The slot's first element; which memory is told by *allocation. */
-static int64_t find(const player *p, int32_t r, const char *slot, int32_t instance, int32_t *allocation,
-                    int64_t *elements_out) {
+static int64_t find(const player *p, int32_t r, const char *slot, int32_t instance,
+                    int32_t *allocation, int64_t *elements_out) {
     static const int64_t unknown = -1;
     const wf_schedule *s = p->rank[r].schedule;
     for (int32_t b = 0; b < s->nbuffers; b++) {
@@ -118,19 +118,21 @@ static int64_t find(const player *p, int32_t r, const char *slot, int32_t instan
 static double nothing_f[1];
 static int32_t nothing_i[1];
 
-double *player_f64(player *p, int32_t r, const char *slot, int32_t instance, int64_t *elements_out) {
+double *player_f64(player *p, int32_t r, const char *slot, int32_t instance,
+                   int64_t *elements_out) {
     int32_t a = -1;
     const int64_t at = find(p, r, slot, instance, &a, elements_out);
     return at < 0 ? NULL : a < 0 ? nothing_f : p->rank[r].f[a] + at;
 }
 
-int32_t *player_i32(player *p, int32_t r, const char *slot, int32_t instance, int64_t *elements_out) {
+int32_t *player_i32(player *p, int32_t r, const char *slot, int32_t instance,
+                    int64_t *elements_out) {
     int32_t a = -1;
     const int64_t at = find(p, r, slot, instance, &a, elements_out);
     return at < 0 ? NULL : a < 0 ? nothing_i : p->rank[r].i[a] + at;
 }
 
-/* ---- steps ------------------------------------------------------------------------------------------- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static void run_kernel(player *p, const rank *r, const wf_instance *instance) {
     const wf_schedule *s = r->schedule;
@@ -160,9 +162,11 @@ static message **channel(player *p, int32_t from, int32_t to, wf_lane l) {
     return &p->channel[((int64_t)from * p->ranks + to) * WF_LANES + wf_lane_channel(l)];
 }
 
-static void send_message(player *p, const rank *r, const wf_instance *instance, const wf_view *view, int32_t to) {
+static void send_message(player *p, const rank *r, const wf_instance *instance, const wf_view *view,
+                         int32_t to) {
     const wf_location at = wf_schedule_locate(r->schedule, view, instance->call);
-    message *m = calloc(1, sizeof *m), **end = channel(p, r->schedule->rank, to, (wf_lane)instance->step->lane);
+    message *m = calloc(1, sizeof *m),
+            **end = channel(p, r->schedule->rank, to, (wf_lane)instance->step->lane);
     m->elements = wf_view_elements(view);
     m->f = malloc((size_t)m->elements * sizeof *m->f);
     m->i = malloc((size_t)m->elements * sizeof *m->i);
@@ -173,12 +177,15 @@ static void send_message(player *p, const rank *r, const wf_instance *instance, 
 }
 
 /* false: nothing has arrived yet. */
-static bool receive_message(player *p, const rank *r, const wf_instance *instance, const wf_view *view, int32_t from) {
-    message **first = channel(p, from, r->schedule->rank, (wf_lane)instance->step->lane), *m = *first;
+static bool receive_message(player *p, const rank *r, const wf_instance *instance,
+                            const wf_view *view, int32_t from) {
+    message **first = channel(p, from, r->schedule->rank, (wf_lane)instance->step->lane),
+            *m = *first;
     if (!m) return false;
     if (m->elements != wf_view_elements(view))
-        snprintf(p->sentence, sizeof p->sentence, "rank %d, %s: %lld elements arrived, %lld were expected",
-                 r->schedule->rank, instance->step->site, (long long)m->elements, (long long)wf_view_elements(view));
+        snprintf(p->sentence, sizeof p->sentence,
+                 "rank %d, %s: %lld elements arrived, %lld were expected", r->schedule->rank,
+                 instance->step->site, (long long)m->elements, (long long)wf_view_elements(view));
     const wf_location at = wf_schedule_locate(r->schedule, view, instance->call);
     if (!p->sentence[0]) {
         memcpy(r->f[at.allocation] + at.offset_bytes / 4, m->f, (size_t)m->elements * sizeof *m->f);
@@ -237,7 +244,7 @@ static bool advance(player *p, rank *r, lane *l) {
     return true;
 }
 
-/* ---- play ---------------------------------------------------------------------------------------------- */
+/* ---- play ------------------------------------------------------------------------------------ */
 
 static wf_status read_program(rank *r) {
     wf_cursor *cursor;
@@ -279,7 +286,8 @@ static void say_stuck(player *p) {
         }
 }
 
-const char *player_run(player *p, const wf_run_number run[WF_RUN_VALUES], int64_t samples, uint64_t seed, bool obey) {
+const char *player_run(player *p, const wf_run_number run[WF_RUN_VALUES], int64_t samples,
+                       uint64_t seed, bool obey) {
     memcpy(p->run, run, sizeof p->run);
     p->samples = samples;
     p->random = seed;
@@ -290,7 +298,8 @@ const char *player_run(player *p, const wf_run_number run[WF_RUN_VALUES], int64_
     while (!p->sentence[0] && advance_any(p)) continue;
     if (!p->sentence[0]) say_stuck(p);
     for (int32_t c = 0; c < p->ranks * p->ranks * WF_LANES && !p->sentence[0]; c++)
-        if (p->channel[c]) snprintf(p->sentence, sizeof p->sentence, "a message was never received");
+        if (p->channel[c])
+            snprintf(p->sentence, sizeof p->sentence, "a message was never received");
     clear_channels(p);
     return p->sentence[0] ? p->sentence : NULL;
 }
