@@ -28,11 +28,13 @@ fine() {
 }
 
 text=$scratch/text
-seq -f 'Paragraph %g says that the quick brown fox number %g jumps over the lazy dog.' 1 600 | sed 's/$/\n/' >"$text"
-config() { # config KEY=VALUE...: a small gpt2 config.json with changes; VALUE empty removes the key
-    local file=$scratch/config.json
-    printf '{"model_type": "gpt2", "n_layer": 2, "n_embd": 48, "n_head": 3, "n_positions": 64, "vocab_size": 257' >"$file"
-    for change in "$@"; do printf ', "%s": %s' "${change%%=*}" "${change#*=}" >>"$file"; done
+seq 1 600 | sed 's/.*/Paragraph & says that the quick brown fox number & jumps over the lazy dog.\n/' >"$text"
+config() { # config KEY=VALUE...: a small gpt2 config.json with these values changed or added
+    local file=$scratch/config.json separator='{' key
+    local -A value=([model_type]='"gpt2"' [n_layer]=2 [n_embd]=48 [n_head]=3 [n_positions]=64 [vocab_size]=257)
+    for change in "$@"; do value[${change%%=*}]=${change#*=}; done
+    : >"$file"
+    for key in "${!value[@]}"; do printf '%s"%s": %s' "$separator" "$key" "${value[$key]}" >>"$file"; separator=', '; done
     echo '}' >>"$file"
     echo "$file"
 }
@@ -101,7 +103,7 @@ mistake 2 'vocabulary' "$weft" train --text "$text" --model "$(config vocab_size
 # environment
 mistake 3 '[Dd]evice|platform' env OCL_ICD_VENDORS=/nonexistent OCL_ICD_FILENAMES= "$weft" verify gemm:f32:m1n1k1:nn
 mistake 3 '[Dd]evice|platform' env OCL_ICD_VENDORS=/nonexistent OCL_ICD_FILENAMES= "$weft" train "${small[@]}"
-mistake 3 'memory.*[0-9]' "$weft" train --model gpt2 --text "$text" --batch 100000 --sequence 512 --steps 1
+mistake 3 'memory.*[0-9]' "$weft" train --model gpt2 --text "$text" --batch 20000 --sequence 512 --steps 1
 mistake 2 'transport|telepathy' "$weft" train "${small[@]}" --transport telepathy
 
 # results
