@@ -2,8 +2,8 @@
  *
  * Kept buffers (slots, pools) lie one after another in declaration order, slots apart by class, so
  * that all schedules that declare the same parameters place them alike. Scratch is packed per
- * segment by lifetime, largest first at the lowest gap (other orders are tried where this misses
- * the bound of live bytes); the scratch of all segments shares the same allocations.
+ * segment by lifetime, largest first at the lowest gap (other orders, and both ends, are tried where
+ * this misses the bound of live bytes); the scratch of all segments shares the same allocations.
  *
  * Sharing bytes never makes a result wrong: waits are derived afterwards from what lies where. It
  * can add waits between lanes, and so a deadlock between ranks: a receive into the bytes of a
@@ -119,6 +119,13 @@ static bool apart(const item *a, const item *b) {
     return (a->first <= b->last && b->first <= a->last) || (a->lanes && b->lanes && a->lanes != b->lanes);
 }
 
+/* Into by_offset (n items, ascending). */
+static void insert(placing *p, const item *t, int32_t at, int32_t n) {
+    int32_t i = n;
+    for (; i > 0 && t[p->by_offset[i - 1]].offset > t[at].offset; i--) p->by_offset[i] = p->by_offset[i - 1];
+    p->by_offset[i] = at;
+}
+
 /* Places t[at] among the n items of by_offset (ascending), in the first bin that takes it. */
 static void place_lowest(placing *p, item *t, int32_t at, int32_t n, int64_t limit) {
     item *it = &t[at];
@@ -132,9 +139,31 @@ static void place_lowest(placing *p, item *t, int32_t at, int32_t n, int64_t lim
         }
         if (it->offset <= limit - it->bytes) break;
     }
-    int32_t i = n;
-    for (; i > 0 && t[p->by_offset[i - 1]].offset > it->offset; i--) p->by_offset[i] = p->by_offset[i - 1];
-    p->by_offset[i] = at;
+    insert(p, t, at, n);
+}
+
+static bool fits(const placing *p, const item *t, int32_t n, const item *it, int64_t offset) {
+    for (int32_t i = 0; i < n; i++) {
+        const item *other = &t[p->by_offset[i]];
+        if (other->bin != 0 || !apart(it, other)) continue;
+        if (other->offset < offset + it->bytes && offset < other->offset + other->bytes) return false;
+    }
+    return true;
+}
+
+/* As place_lowest, but as high as it goes below the ceiling, in bin 0; false: nowhere. */
+static bool place_highest(placing *p, item *t, int32_t at, int32_t n, int64_t ceiling) {
+    item *it = &t[at];
+    int64_t best = fits(p, t, n, it, ceiling - it->bytes) ? ceiling - it->bytes : -1;
+    for (int32_t i = 0; best < ceiling - it->bytes && i < n; i++) {
+        const int64_t below = t[p->by_offset[i]].offset - it->bytes;
+        if (below > best && below <= ceiling - it->bytes && fits(p, t, n, it, below)) best = below;
+    }
+    if (best < 0) return false;
+    it->bin = 0;
+    it->offset = best;
+    insert(p, t, at, n);
+    return true;
 }
 
 static int64_t peak_of_bins(const item *t, int32_t n) {
@@ -192,15 +221,26 @@ static void sort_sequence(placing *p, const item *t, int32_t n, int64_t (*rank)(
     }
 }
 
+/* ends: every second item goes to the top below the bound, as a chain of steps needs, each of which
+ * reads one buffer and writes the next. */
+static void try_order(placing *p, int32_t n, int64_t limit, int64_t bound, bool ends) {
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t at = p->sequence[i];
+        if (!(ends && i % 2 && place_highest(p, p->trial, at, i, bound))) place_lowest(p, p->trial, at, i, limit);
+    }
+}
+
 /* The best of a few orders into p->items; returns its bytes. */
 static int64_t pack(placing *p, int32_t n, int64_t limit) {
     static int64_t (*const ranks[])(const item *) = {rank_size, rank_area, rank_first, rank_length};
+    enum { RANKS = sizeof ranks / sizeof *ranks, MOST_FOR_ENDS = 200 /* cubic */ };
     const int64_t bound = live_bytes_bound(p->items, n);
+    const int32_t tries = bound <= limit && n <= MOST_FOR_ENDS ? 2 * RANKS : RANKS;
     int64_t best = INT64_MAX;
     memcpy(p->trial, p->items, (size_t)n * sizeof *p->trial);
-    for (size_t r = 0; r < sizeof ranks / sizeof *ranks && best > bound; r++) {
-        sort_sequence(p, p->trial, n, ranks[r]);
-        for (int32_t i = 0; i < n; i++) place_lowest(p, p->trial, p->sequence[i], i, limit);
+    for (int32_t r = 0; r < tries && best > bound; r++) {
+        sort_sequence(p, p->trial, n, ranks[r % RANKS]);
+        try_order(p, n, limit, bound, r >= RANKS);
         const int64_t bytes = peak_of_bins(p->trial, n);
         if (bytes >= best) continue;
         best = bytes;

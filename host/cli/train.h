@@ -22,7 +22,7 @@ typedef struct train_run {
     weft_params *params;
     weft_plan *plan, *evaluation, *logits;  /* NULL where not asked for */
     weft_model_info info;
-    corpus corpus;
+    struct corpus corpus;
     int32_t *tokens, *targets;              /* [batch][sequence] */
 } train_run;
 
