@@ -203,7 +203,7 @@ END_TEST
 
 static double now_ms(void) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t); /* other jobs of the machine do not count */
     return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
 }
 
@@ -263,7 +263,7 @@ START_TEST(a_large_program_is_built_and_placed_in_milliseconds) {
             for (instances = 0; wf_cursor_next(cursor, &instance);) instances++;
             rate = (double)instances / (now_ms() - start) / 1e3;
             wf_cursor_destroy(cursor);
-            printf("%d steps, %d calls: built and placed in %.1f ms (least of 20); %.1f million of %lld instances/s\n",
+            printf("%d steps, %d calls: built and placed in %.1f ms of processor time (least of 20); %.1f million of %lld instances/s\n",
                    s->nsteps, s->ncalls, least, rate, (long long)instances);
         }
         wf_schedule_destroy(s);
