@@ -60,7 +60,7 @@ static json_t *info_json(int rank, const weft_plan_info *i) {
                      "hash", hash);
 }
 
-static weft_status one_rank(weft_plan_options *o, int rank, json_t *rows) {
+static weft_status one_rank(weft_plan_options *o, int rank, json_t *rows, char **explained) {
     weft_plan *plan = NULL;
     char *text = NULL;
     weft_plan_info info;
@@ -75,15 +75,20 @@ static weft_status one_rank(weft_plan_options *o, int rank, json_t *rows) {
     if (!status && check && rank == 0) status = weft_plan_check(plan);
     if (!status && explain && rank == rank_asked) status = weft_plan_explain(plan, &text);
     if (text && json) json_object_set_new(json_array_get(rows, (size_t)rank), "explain", json_string(text));
-    if (text && !json) printf("\n%s\n", text);
-    weft_text_free(text);
+    if (text && !json)
+        *explained = text; /* after the table of all ranks */
+    else
+        weft_text_free(text);
     weft_plan_destroy(plan);
     return status;
 }
 
 static weft_status all_ranks(weft_plan_options *o, int count, json_t *rows) {
     weft_status status = WEFT_OK;
-    for (int rank = 0; !status && rank < count; rank++) status = one_rank(o, rank, rows);
+    char *explained = NULL;
+    for (int rank = 0; !status && rank < count; rank++) status = one_rank(o, rank, rows, &explained);
+    if (!status && explained) printf("\n%s\n", explained);
+    weft_text_free(explained);
     if (!status && check && !json) printf("checked: exchanges match, reads are covered, no deadlock, over %d ranks\n", count);
     return status;
 }
