@@ -169,14 +169,18 @@ static void view_3d(wf_launch *launch, int view) {
     for (int dim = 0; dim < 2; dim++) wf_launch_stride(launch, view, dim);
 }
 
+/* Differences of two rows of a shard fit 32 bits; what is beyond is as good as infinite. */
+static int64_t clip(int64_t x) {
+    return x < INT32_MIN ? INT32_MIN : x > INT32_MAX ? INT32_MAX : x;
+}
+
 /* Matches SIZE_ARGUMENTS and DROPOUT_ARGUMENTS of attention.clh. */
 static void common_arguments(wf_launch *launch, const wf_attention *a) {
     wf_launch_i32(launch, a->s);
     wf_launch_i32(launch, a->kv);
     wf_launch_i32(launch, a->per_kv);
-    wf_launch_i64(launch, a->low);
-    wf_launch_i64(launch, a->high);
-    wf_launch_i64(launch, a->kpos0);
+    wf_launch_i32(launch, clip(a->low));
+    wf_launch_i32(launch, clip(a->high));
     wf_launch_f32(launch, 1 / sqrt((double)a->d));
     if (!a->dropout) return;
     wf_launch_run(launch, WF_RUN_KEY0);
@@ -187,6 +191,7 @@ static void common_arguments(wf_launch *launch, const wf_attention *a) {
     wf_launch_i64(launch, a->heads);
     wf_launch_i64(launch, a->head0);
     wf_launch_i64(launch, a->pos0);
+    wf_launch_i64(launch, a->kpos0);
     wf_launch_i64(launch, wf_philox_threshold(a->p));
     wf_launch_f32(launch, 1 / (1 - a->p));
 }
@@ -200,9 +205,9 @@ static int64_t tiles(int64_t n, int64_t tile) {
     return (n + tile - 1) / tile;
 }
 
-/* Key tiles begin at multiples of 4 of the global position, where a block of random words does. */
+/* Under dropout, key tiles begin at multiples of 4 of the global position (PHASE of attention.clh). */
 static int64_t key_tiles(const wf_attention *a, int64_t tile) {
-    return a->kv ? tiles(a->kv + (a->kpos0 & 3), tile) : 0;
+    return a->kv ? tiles(a->kv + (a->dropout ? a->kpos0 & 3 : 0), tile) : 0;
 }
 
 /* Groups of `local` items over (tiles, heads, samples); false when there is nothing to do. */
@@ -255,7 +260,7 @@ enum { simple_lanes = 16 };
 static const wf_parameter simple_parameters[] = {
     {"TILE_ROWS", 3, {32, 16, 64}, "rows that a group owns"},
     {"TILE_COLS", 3, {32, 16, 64}, "rows of the other side that it streams at a time"},
-    {"ITEM_ROWS", 3, {2, 4, 8}, "rows of the tile that a work-item computes"},
+    {"ITEM_ROWS", 4, {2, 1, 4, 8}, "rows of the tile that a work-item computes"},
     {"CHUNK", 3, {32, 16, 64}, "head dimensions in local memory at a time"},
 };
 

@@ -22,11 +22,11 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
         gather_numbers(lse + lse_at + sample * lse_b + head * lse_h, row0, queries);
     const float16 my_delta =
         gather_numbers(delta + delta_at + sample * delta_b + head * delta_h, row0, queries);
-    const int16 first = clamp_rows(convert_long16(row_numbers(row0)) + low, keys);
-    const int16 end = clamp_rows(convert_long16(row_numbers(row0)) + high, keys);
+    const int16 first = clamp_rows(convert_long16(row_numbers(row0)) + (long)low, keys);
+    const int16 end = clamp_rows(convert_long16(row_numbers(row0)) + (long)high, keys);
     const int seen_first = first_key(row0, low, keys);
     const int seen_end = end_key(min(row0 + LANES, queries) - 1, high, keys);
-    for (int col0 = seen_first - (int)((kpos0 + seen_first) & 3); col0 < seen_end; col0 += STEP) {
+    for (int col0 = seen_first - PHASE(seen_first); col0 < seen_end; col0 += STEP) {
         lane_products(s, q_rows, my_k, k_s, col0, keys);
         lane_products(dp, do_rows, my_v, v_s, col0, keys);
 #if DROPOUT
@@ -52,7 +52,7 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
                     SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
     const int kv_head = get_group_id(1), sample = get_group_id(2);
     /* The first tile may begin before the first key, so that random words come in whole blocks. */
-    const int row0 = (int)get_group_id(0) * LANES - (int)(kpos0 & 3);
+    const int row0 = (int)get_group_id(0) * LANES - PHASE(0);
     const int16 row = row_numbers(row0);
     float16 k_rows[HEAD_DIM], v_rows[HEAD_DIM], k_sum[HEAD_DIM], v_sum[HEAD_DIM];
     float16 s[STEP], dp[STEP];

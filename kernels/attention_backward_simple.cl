@@ -8,6 +8,9 @@
  *
  *   group (tile, head, sample) of (TILE_ROWS / ITEM_ROWS) * 16 items; see attention_tile.clh
  *   local memory: two tiles and two weight arrays, 19 KiB at the defaults.
+ *   isa: scratch allowed (pvc): its compiler takes 32 lanes whatever the need, so an item has 64
+ *   registers, of which dK and dV of a head of 128 take 32; 64 bytes per item go to scratch there.
+ *   Fewer lanes, asked for by attribute, spill on the smaller GPUs; TILE_ROWS=16 ITEM_ROWS=1 does not.
  * Numerics: f32; a row without keys is masked throughout and gives 0 whatever its lse. No atomics:
  * each sum has one order. Papers: see attention.c. */
 #include "philox.clh"
@@ -18,7 +21,6 @@
 void tile_product(float sum[ITEM_ROWS][ITEM_COLS], local float *a, local float *b,
                   global const float *x, long x_stride, int row0, int nrows,
                   global const float *y, long y_stride, int col0, int ncols, int team, int lane) {
-    const int item = team * LANES + lane;
 #pragma unroll
     for (int r = 0; r < ITEM_ROWS; r++)
 #pragma unroll
@@ -26,8 +28,8 @@ void tile_product(float sum[ITEM_ROWS][ITEM_COLS], local float *a, local float *
 #pragma unroll 1
     for (int c = 0; c < CHUNKS; c++) {
         barrier(CLK_LOCAL_MEM_FENCE);
-        load_tile(a, TILE_ROWS, x, x_stride, row0, nrows, c * CHUNK, item);
-        load_tile(b, TILE_COLS, y, y_stride, col0, ncols, c * CHUNK, item);
+        load_tile(a, TILE_ROWS, x, x_stride, row0, nrows, c * CHUNK, team, lane);
+        load_tile(b, TILE_COLS, y, y_stride, col0, ncols, c * CHUNK, team, lane);
         barrier(CLK_LOCAL_MEM_FENCE);
         add_products(sum, a, b, team, lane);
     }
@@ -40,7 +42,7 @@ void tile_weighted(float sum[CHUNKS][ITEM_ROWS][ITEM_DIMS], local const float *w
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
         barrier(CLK_LOCAL_MEM_FENCE);
-        load_tile(b, TILE_COLS, y, y_stride, col0, ncols, c * CHUNK, team * LANES + lane);
+        load_tile(b, TILE_COLS, y, y_stride, col0, ncols, c * CHUNK, team, lane);
         barrier(CLK_LOCAL_MEM_FENCE);
         add_weighted(sum[c], weights, b, team, lane);
     }
@@ -70,23 +72,19 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
     global const float *my_q = HEAD_4D(q, sample, head), *my_do = HEAD_4D(d_o, sample, head);
     global const float *my_k = HEAD_4D(k, sample, head / per_kv);
     global const float *my_v = HEAD_4D(v, sample, head / per_kv);
-    int first[ITEM_ROWS], end[ITEM_ROWS];
     float my_lse[ITEM_ROWS], my_delta[ITEM_ROWS], factor[ITEM_ROWS];
     float sum[CHUNKS][ITEM_ROWS][ITEM_DIMS];
     clear(sum);
 #pragma unroll
     for (int r = 0; r < ITEM_ROWS; r++) {
         const int i = row0 + team * ITEM_ROWS + r, inside = min(i, queries - 1);
-        first[r] = first_key(i, low, keys);
-        end[r] = end_key(i, high, keys);
         my_lse[r] = lse[lse_at + sample * lse_b + head * lse_h + inside];
         my_delta[r] = delta[delta_at + sample * delta_b + head * delta_h + inside];
         factor[r] = scale;
     }
     const int seen_first = first_key(row0, low, keys);
     const int seen_end = end_key(min(row0 + TILE_ROWS, queries) - 1, high, keys);
-    for (int col0 = seen_first - (int)((kpos0 + seen_first) & 3); col0 < seen_end;
-         col0 += TILE_COLS) {
+    for (int col0 = seen_first - PHASE(seen_first); col0 < seen_end; col0 += TILE_COLS) {
         float s[ITEM_ROWS][ITEM_COLS], dp[ITEM_ROWS][ITEM_COLS];
         tile_product(s, a, b, my_q, q_s, row0, queries, my_k, k_s, col0, keys, team, lane);
 #if DROPOUT
@@ -99,7 +97,7 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
 #pragma unroll
             for (int c = 0; c < ITEM_COLS; c++) {
                 const int row = team * ITEM_ROWS + r, col = lane + LANES * c, j = col0 + col;
-                const bool seen = j >= first[r] && j < end[r];
+                const bool seen = sees(row0 + row, j, low, high, keys);
                 const float p = seen ? exp(s[r][c] * scale - my_lse[r]) : 0.0f;
                 float g = dp[r][c];
 #if DROPOUT
@@ -126,7 +124,7 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
     const int item = get_local_id(0), lane = item % LANES, team = item / LANES;
     const int kv_head = get_group_id(1), sample = get_group_id(2);
     /* The first tile may begin before the first key, so that random words come in whole blocks. */
-    const int row0 = (int)get_group_id(0) * TILE_ROWS - (int)(kpos0 & 3);
+    const int row0 = (int)get_group_id(0) * TILE_ROWS - PHASE(0);
     global const float *my_k = HEAD_4D(k, sample, kv_head), *my_v = HEAD_4D(v, sample, kv_head);
     float sum_k[CHUNKS][ITEM_ROWS][ITEM_DIMS], sum_v[CHUNKS][ITEM_ROWS][ITEM_DIMS];
     clear(sum_k);
@@ -150,12 +148,11 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
 #pragma unroll
             for (int c = 0; c < ITEM_COLS; c++) {
                 const int col = lane + LANES * c, i = col0 + col, inside = min(i, queries - 1);
-                const int first = first_key(i, low, keys), end = end_key(i, high, keys);
                 const float row_lse = my_lse[inside], row_delta = my_delta[inside];
 #pragma unroll
                 for (int r = 0; r < ITEM_ROWS; r++) {
                     const int row = team * ITEM_ROWS + r, j = row0 + row;
-                    const bool seen = i < queries && j >= first && j < end;
+                    const bool seen = i < queries && sees(i, j, low, high, keys);
                     const float p = seen ? exp(s[r][c] * scale - row_lse) : 0.0f;
                     float keep = 1.0f;
 #if DROPOUT

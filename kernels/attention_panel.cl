@@ -17,13 +17,12 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
     float16 rows[HEAD_DIM], sum[HEAD_DIM], p[STEP];
     gather_rows(rows, HEAD_4D(q, sample, head), q_s, row0, queries);
     for (int e = 0; e < HEAD_DIM; e++) sum[e] = 0.0f;
-    const int16 first = clamp_rows(convert_long16(row_numbers(row0)) + low, keys);
-    const int16 end = clamp_rows(convert_long16(row_numbers(row0)) + high, keys);
+    const int16 first = clamp_rows(convert_long16(row_numbers(row0)) + (long)low, keys);
+    const int16 end = clamp_rows(convert_long16(row_numbers(row0)) + (long)high, keys);
     const int seen_first = first_key(row0, low, keys);
     const int seen_end = end_key(min(row0 + LANES, queries) - 1, high, keys);
     float16 m = -FLT_MAX, l = 0.0f;
-    /* Blocks of random words begin at multiples of 4 of the global position. */
-    for (int col0 = seen_first - (int)((kpos0 + seen_first) & 3); col0 < seen_end; col0 += STEP) {
+    for (int col0 = seen_first - PHASE(seen_first); col0 < seen_end; col0 += STEP) {
         lane_products(p, rows, my_k, k_s, col0, keys);
         float16 largest = m;
         for (int j = 0; j < STEP; j++) {

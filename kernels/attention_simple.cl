@@ -32,12 +32,9 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
     global const float *my_q = HEAD_4D(q, sample, head);
     global const float *my_k = HEAD_4D(k, sample, head / per_kv);
     global const float *my_v = HEAD_4D(v, sample, head / per_kv);
-    int first[ITEM_ROWS], end[ITEM_ROWS];
     float m[ITEM_ROWS], l[ITEM_ROWS], sum[CHUNKS][ITEM_ROWS][ITEM_DIMS];
 #pragma unroll
     for (int r = 0; r < ITEM_ROWS; r++) {
-        first[r] = first_key(row0 + team * ITEM_ROWS + r, low, keys);
-        end[r] = end_key(row0 + team * ITEM_ROWS + r, high, keys);
         m[r] = -FLT_MAX;
         l[r] = 0.0f;
 #pragma unroll
@@ -47,15 +44,13 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
     }
     const int seen_first = first_key(row0, low, keys);
     const int seen_end = end_key(min(row0 + TILE_ROWS, queries) - 1, high, keys);
-    /* Blocks of random words begin at multiples of 4 of the global position. */
-    for (int col0 = seen_first - (int)((kpos0 + seen_first) & 3); col0 < seen_end;
-         col0 += TILE_COLS) {
+    for (int col0 = seen_first - PHASE(seen_first); col0 < seen_end; col0 += TILE_COLS) {
         float s[ITEM_ROWS][ITEM_COLS] = {{0.0f}};
 #pragma unroll 1
         for (int c = 0; c < CHUNKS; c++) {
             barrier(CLK_LOCAL_MEM_FENCE);
-            load_tile(a, TILE_ROWS, my_q, q_s, row0, queries, c * CHUNK, item);
-            load_tile(b, TILE_COLS, my_k, k_s, col0, keys, c * CHUNK, item);
+            load_tile(a, TILE_ROWS, my_q, q_s, row0, queries, c * CHUNK, team, lane);
+            load_tile(b, TILE_COLS, my_k, k_s, col0, keys, c * CHUNK, team, lane);
 #if DROPOUT
             if (c == 0)
                 load_kept(kept, TILE_ROWS, TILE_COLS, (uint2)(key0, key1), head_word, c1,
@@ -66,12 +61,13 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
         }
 #pragma unroll
         for (int r = 0; r < ITEM_ROWS; r++) {
+            const int i = row0 + team * ITEM_ROWS + r;
             float largest = -FLT_MAX;
 #pragma unroll
             for (int c = 0; c < ITEM_COLS; c++) {
                 const int j = col0 + lane + LANES * c;
                 s[r][c] *= scale;
-                if (j >= first[r] && j < end[r]) largest = fmax(largest, s[r][c]);
+                if (sees(i, j, low, high, keys)) largest = fmax(largest, s[r][c]);
             }
             best[(team * ITEM_ROWS + r) * LANES + lane] = largest;
         }
@@ -92,7 +88,8 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
 #pragma unroll
             for (int c = 0; c < ITEM_COLS; c++) {
                 const int col = lane + LANES * c, j = col0 + col;
-                float p = j >= first[r] && j < end[r] ? exp(s[r][c] - largest) : 0.0f;
+                const bool seen = sees(row0 + row, j, low, high, keys);
+                float p = seen ? exp(s[r][c] - largest) : 0.0f;
                 l[r] += p;
 #if DROPOUT
                 p *= kept_factor(kept, TILE_COLS, row, col, keep_scale);
@@ -103,7 +100,7 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
             barrier(CLK_LOCAL_MEM_FENCE);
-            load_tile(b, TILE_COLS, my_v, v_s, col0, keys, c * CHUNK, item);
+            load_tile(b, TILE_COLS, my_v, v_s, col0, keys, c * CHUNK, team, lane);
             barrier(CLK_LOCAL_MEM_FENCE);
             add_weighted(sum[c], weights, b, team, lane);
         }
@@ -123,7 +120,7 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
         factor[r] = total > 0.0f ? 1.0f / total : total; /* NaN stays visible */
         if (lane == 0 && row0 + row < queries)
             lse[lse_at + sample * lse_b + head * lse_h + row0 + row] =
-                first[r] < end[r] ? m[r] + log(total) : -INFINITY;
+                total == 0.0f ? -INFINITY : m[r] + log(total);
     }
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++)

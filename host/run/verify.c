@@ -234,7 +234,7 @@ static void judge(const bench *all, int operand, const double *bound, wf_verdict
         const double got = number_of(what, word), reference = reference_of(test, operand, j);
         const double worst = ratio(got, reference, bound[j]);
         char name[96];
-        zeros += got == 0 && fabs(reference) > 0x1p-40; /* less is what f64 rounding leaves of a 0 */
+        zeros += got == 0 && fabs(reference) > bound[j] / 8; /* 0 may stand for the rounding of a 0 */
         if (worst <= verdict->worst) continue;
         verdict->worst = worst;
         place(what, j, name, sizeof name);
