@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "layouts/build.h"
+#include "world.h"
 
 static wf_schedule *create(void) {
     wf_schedule *s;
@@ -183,6 +184,65 @@ START_TEST(an_empty_program_ends_at_once) {
 }
 END_TEST
 
+/* ---- random programs ------------------------------------------------------------------------------ */
+
+static wf_view random_view(const int32_t *scratch, int32_t pool, int32_t slot) {
+    static const wf_at ats[] = {WF_AT_X_IN, WF_AT_X_OUT, WF_AT_DX_IN}; /* consecutive */
+    const int64_t first = rand() % 30, n = 1 + rand() % 10;
+    switch (rand() % 4) {
+    case 0: return part(pool, ats[rand() % 3], first, n);
+    case 1: return part(slot, WF_AT_LAYER, first, n);
+    default: return part(scratch[rand() % 3], WF_AT_NONE, first, n);
+    }
+}
+
+static wf_schedule *random_program(unsigned seed) {
+    wf_schedule *s;
+    srand(seed);
+    ck_assert_int_eq(wf_schedule_create(0, 1, &s), WF_OK);
+    const int32_t pool = wf_build_pool(s, "pool", WF_CLASS_ACTIVATION, WF_F32, 40);
+    const int32_t slot = wf_build_slot(s, "slot", WF_CLASS_IO, WF_F32, 40, 2);
+    for (int g = 0; g < 3; g++) {
+        wf_build_segment(s, "s%d", g);
+        int32_t scratch[3];
+        for (int i = 0; i < 3; i++) scratch[i] = wf_build_scratch(s, "t", WF_F32, 40);
+        for (int i = 0; i < 10; i++) {
+            wf_view views[3];
+            for (int v = 0; v < 3; v++) views[v] = random_view(scratch, pool, slot);
+            const int reads = rand() % 3, updates = rand() % (3 - reads);
+            wf_build_opaque(s, "step", (wf_lane)(rand() % 4), views, reads, updates, rand() % (4 - reads - updates));
+        }
+        wf_build_segment_end(s);
+    }
+    wf_build_pool_count(s, pool, 3);
+    for (int c = 0; c < 12; c++) {
+        wf_call call = {.segment = rand() % 3, .layer = rand() % 2};
+        const int32_t instance = rand() % 3; /* a segment's waits hold for all its calls, so all need them */
+        for (int at = WF_AT_X_IN; at < WF_ATS; at++) call.at[at] = seed % 2 ? instance : (instance + at) % 3;
+        wf_build_call(s, &call);
+    }
+    done(s);
+    return s;
+}
+
+START_TEST(random_programs_are_ordered_and_dropped_waits_are_caught) {
+    wf_schedule *s = random_program(1000 + (unsigned)_i);
+    world *w = world_create(&s, 1);
+    world_pair *bytes, *pairs;
+    const int32_t nbytes = world_conflicts(w, WORLD_BYTES, &bytes), n = world_conflicts(w, WORLD_INSTANCES, &pairs);
+    ck_assert_int_gt(nbytes, 0);
+    ck_assert_int_eq(world_unordered(w, bytes, nbytes, false, NULL), 0);
+    ck_assert_int_eq(world_unordered(w, pairs, n, false, NULL), 0);
+    const world_drops drops = world_drop_waits(w, pairs, n, false);
+    ck_assert_int_eq(drops.missed, 0);
+    ck_assert_int_gt(drops.caught, 0);
+    free(bytes);
+    free(pairs);
+    world_destroy(w);
+    wf_schedule_destroy(s);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("waits");
     TCase *tcase = tcase_create("waits");
@@ -193,6 +253,7 @@ int main(void) {
     tcase_add_test(tcase, two_indices_conflict_where_they_name_one_instance);
     tcase_add_test(tcase, an_instance_that_does_not_exist_is_refused);
     tcase_add_test(tcase, an_empty_program_ends_at_once);
+    tcase_add_loop_test(tcase, random_programs_are_ordered_and_dropped_waits_are_caught, 0, 60);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
