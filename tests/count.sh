@@ -5,14 +5,14 @@
 set -eu
 if [ "${1:-}" = --failures ]; then
     shift
-    find "$@" -path '*/tests/*.trs' 2>/dev/null | sort | while read -r result; do
+    find "$@" -name '*.trs' 2>/dev/null | sort | while read -r result; do
         grep -q '^:test-result: \(FAIL\|ERROR\)' "$result" || continue
         echo "==== ${result%.trs}"
         tail -n 30 "${result%.trs}.log"
     done
     exit 0
 fi
-find "$@" -path '*/tests/*.trs' 2>/dev/null | sort | while read -r result; do
+find "$@" -name '*.trs' 2>/dev/null | sort | while read -r result; do
     echo "TRS $(sed -n 's/^:test-result: //p' "$result" | head -n 1)"
     sed -n 's/^[0-9]*%: Checks: \([0-9]*\), Failures: \([0-9]*\), Errors: \([0-9]*\).*/LINE \1 \2 \3/p' "${result%.trs}.log" 2>/dev/null || true
 done | awk '
