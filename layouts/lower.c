@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "layouts/lowering.h"
+#include "layouts/pipeline.h"
 
 /* ---- refusals -------------------------------------------------------------------------------- */
 
@@ -159,117 +160,69 @@ static void pools(wf_lowering *L) {
 
 /* ---- the program ----------------------------------------------------------------------------- */
 
-/* Segments by what they do; [1]: the first microbatch's. */
-typedef struct program {
-    int32_t embedding, layer, head[2], layer_backward[2], embedding_backward[2];
+/* Segments that follow the microbatches; -1: not in this mode. */
+typedef struct last_segments {
     int32_t finish, layer_finish, gradnorm, layer_optimizer, optimizer;
-    wf_free_list *x, *dx, *saved;
-    int32_t *x_of, *saved_of; /* instances held, by layer: x_of has one more, the last output */
-} program;
+} last_segments;
 
-static void lower_segments(wf_lowering *L, program *p) {
-    p->embedding = wf_lower_embedding_forward(L);
-    p->layer = wf_lower_layer_forward(L);
+/* One stage of a pipeline: no sends and receives. A backward reads its layer's input, x. */
+static wf_pipeline_segments microbatch_segments(wf_lowering *L) {
+    wf_pipeline_segments g = {.backward = -1, .backward_first = -1, .embed_backward = -1,
+                              .embed_backward_first = -1, .update = -1,
+                              .receive_forward = -1, .send_forward = -1,
+                              .receive_backward = -1, .send_backward = -1,
+                              .keep_x = L->training};
+    g.embed = wf_lower_embedding_forward(L);
+    g.forward = wf_lower_layer_forward(L);
     for (int first = 1; first >= 0; first--) {
         if (!first && L->microbatches == 1) break;
-        p->head[first] = wf_lower_head(L, first);
+        *(first ? &g.head_first : &g.head) = wf_lower_head(L, first);
         if (!L->training) continue;
-        p->layer_backward[first] = wf_lower_layer_backward(L, first);
-        p->embedding_backward[first] = wf_lower_embedding_backward(L, first);
+        *(first ? &g.backward_first : &g.backward) = wf_lower_layer_backward(L, first);
+        *(first ? &g.embed_backward_first : &g.embed_backward) = wf_lower_embedding_backward(L, first);
     }
-    if (!L->training) return;
-    p->finish = wf_lower_finish(L);
-    p->layer_finish = wf_lower_layer_finish(L);
-    if (L->mode != WF_MODE_TRAIN) return;
-    p->gradnorm = wf_lower_gradnorm(L);
-    p->layer_optimizer = wf_lower_optimizer(L, true);
-    p->optimizer = wf_lower_optimizer(L, false);
+    return g;
 }
 
-static void call(wf_lowering *L, int32_t segment, int64_t layer, int32_t microbatch,
-                 const int32_t *at) {
-    wf_call c = {.segment = segment, .layer = (int32_t)layer, .microbatch = microbatch};
-    if (at) memcpy(c.at, at, sizeof c.at);
-    wf_build_call(L->s, &c);
+static last_segments lower_last(wf_lowering *L) {
+    last_segments g = {-1, -1, -1, -1, -1};
+    if (!L->training) return g;
+    g.finish = wf_lower_finish(L);
+    g.layer_finish = wf_lower_layer_finish(L);
+    if (L->mode != WF_MODE_TRAIN) return g;
+    g.gradnorm = wf_lower_gradnorm(L);
+    g.layer_optimizer = wf_lower_optimizer(L, true);
+    g.optimizer = wf_lower_optimizer(L, false);
+    return g;
 }
 
-static void forward_calls(wf_lowering *L, program *p, int32_t microbatch) {
+static void call(wf_lowering *L, int32_t segment, int64_t layer) {
+    const wf_call c = {.segment = segment, .layer = (int32_t)layer};
+    if (segment >= 0) wf_build_call(L->s, &c);
+}
+
+static void last_calls(wf_lowering *L, const last_segments *g) {
     const int64_t layers = L->model->layers;
-    int32_t at[WF_ATS] = {0};
-    at[WF_AT_X_OUT] = p->x_of[0] = wf_free_list_take(p->x);
-    call(L, p->embedding, 0, microbatch, at);
-    for (int64_t layer = 0; layer < layers; layer++) {
-        at[WF_AT_X_IN] = p->x_of[layer];
-        at[WF_AT_X_OUT] = p->x_of[layer + 1] = wf_free_list_take(p->x);
-        if (L->training) at[WF_AT_SAVED] = p->saved_of[layer] = wf_free_list_take(p->saved);
-        call(L, p->layer, layer, microbatch, at);
-        if (!L->training) wf_free_list_give(p->x, p->x_of[layer]);
-    }
-}
-
-static void backward_calls(wf_lowering *L, program *p, int32_t microbatch, int32_t dx) {
-    const bool first = microbatch == 0;
-    int32_t at[WF_ATS] = {0};
-    for (int64_t layer = L->model->layers - 1; layer >= 0; layer--) {
-        at[WF_AT_X_IN] = p->x_of[layer];
-        at[WF_AT_SAVED] = p->saved_of[layer];
-        at[WF_AT_DX_IN] = dx;
-        at[WF_AT_DX_OUT] = wf_free_list_take(p->dx);
-        call(L, p->layer_backward[first], layer, microbatch, at);
-        wf_free_list_give(p->dx, dx);
-        wf_free_list_give(p->x, p->x_of[layer]);
-        wf_free_list_give(p->saved, p->saved_of[layer]);
-        dx = at[WF_AT_DX_OUT];
-    }
-    at[WF_AT_DX_IN] = dx;
-    call(L, p->embedding_backward[first], 0, microbatch, at);
-    wf_free_list_give(p->dx, dx);
-}
-
-static void microbatch_calls(wf_lowering *L, program *p, int32_t microbatch) {
-    const int32_t last = (int32_t)L->model->layers;
-    int32_t at[WF_ATS] = {0};
-    forward_calls(L, p, microbatch);
-    at[WF_AT_X_IN] = p->x_of[last];
-    if (L->training) at[WF_AT_DX_OUT] = wf_free_list_take(p->dx);
-    call(L, p->head[microbatch == 0], 0, microbatch, at);
-    wf_free_list_give(p->x, p->x_of[last]);
-    if (L->training) backward_calls(L, p, microbatch, at[WF_AT_DX_OUT]);
-}
-
-static void last_calls(wf_lowering *L, const program *p) {
-    const int64_t layers = L->model->layers;
-    if (p->finish >= 0) call(L, p->finish, 0, 0, NULL);
-    for (int64_t layer = 0; layer < layers && p->layer_finish >= 0; layer++)
-        call(L, p->layer_finish, layer, 0, NULL);
-    if (L->mode != WF_MODE_TRAIN) return;
-    call(L, p->gradnorm, 0, 0, NULL);
-    for (int64_t layer = 0; layer < layers; layer++) call(L, p->layer_optimizer, layer, 0, NULL);
-    call(L, p->optimizer, 0, 0, NULL);
+    call(L, g->finish, 0);
+    for (int64_t layer = 0; layer < layers; layer++) call(L, g->layer_finish, layer);
+    call(L, g->gradnorm, 0);
+    for (int64_t layer = 0; layer < layers; layer++) call(L, g->layer_optimizer, layer);
+    call(L, g->optimizer, 0);
 }
 
 static wf_status lower_program(wf_lowering *L) {
-    const size_t n = (size_t)L->model->layers + 1;
-    program p = {.x = wf_free_list_create(L->s),
-                 .dx = wf_free_list_create(L->s),
-                 .saved = wf_free_list_create(L->s),
-                 .x_of = calloc(n, sizeof(int32_t)),
-                 .saved_of = calloc(n, sizeof(int32_t))};
-    if (p.x_of && p.saved_of) {
-        lower_segments(L, &p);
-        for (int32_t m = 0; m < L->microbatches; m++) microbatch_calls(L, &p, m);
-        if (L->training) last_calls(L, &p);
-        wf_build_pool_count(L->s, L->x, wf_free_list_count(p.x));
-        if (L->training) wf_build_pool_count(L->s, L->dx, wf_free_list_count(p.dx));
-        for (int v = 0; v < WF_LAYER_VALUES; v++)
-            if (L->saved[v] >= 0)
-                wf_build_pool_count(L->s, L->saved[v], wf_free_list_count(p.saved));
-    }
-    const bool memory = p.x_of && p.saved_of;
-    free(p.x_of);
-    free(p.saved_of);
-    return memory ? wf_build_finish(L->s)
-                  : wf_fail(WF_ERR_MEMORY, "no host memory for a program's instances");
+    const wf_pipeline_shape shape = {.form = L->layout.pipeline, .stages = 1, .chunks = 1,
+                                     .microbatches = L->microbatches};
+    wf_pipeline_counts counts;
+    const wf_pipeline_segments segments = microbatch_segments(L);
+    const last_segments last = lower_last(L);
+    TRY(wf_pipeline_program(L->s, &shape, (int32_t)L->model->layers, &segments, &counts));
+    last_calls(L, &last);
+    wf_build_pool_count(L->s, L->x, counts.x);
+    if (L->training) wf_build_pool_count(L->s, L->dx, counts.dx);
+    for (int v = 0; v < WF_LAYER_VALUES; v++)
+        if (L->saved[v] >= 0) wf_build_pool_count(L->s, L->saved[v], counts.saved);
+    return wf_build_finish(L->s);
 }
 
 static wf_status lower_all(wf_lowering *L, const wf_shape *shape, int32_t rank) {

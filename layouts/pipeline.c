@@ -62,10 +62,12 @@ typedef struct pipeline {
     wf_free_list *x, *dx, *saved, *weights;
     int32_t *head_x;            /* per microbatch: what the head will read */
     int32_t *saved_of;          /* per microbatch and layer of this stage */
+    int32_t *x_of;              /* likewise: its input, where it is kept */
     int32_t *version_of;        /* likewise: the weights that the forward used */
     int32_t *current;           /* per layer of this stage: newest version */
     int32_t *users;             /* per version instance: microbatches in flight, and 1 while current */
     bool *begun;                /* per layer of this stage: its gradient holds something */
+    bool head_begun, embed_begun;
 } pipeline;
 
 static wf_range layers_of(const pipeline *p, int32_t chunk) {
@@ -110,7 +112,10 @@ static void forward(pipeline *p, int32_t chunk, int32_t m) {
         c.at[WF_AT_WEIGHTS] = p->version_of[slot] = p->current[local];
         p->users[p->current[local]]++;
         call(p, g->forward, c);
-        wf_free_list_give(p->x, x);
+        if (g->keep_x)
+            p->x_of[slot] = x;
+        else
+            wf_free_list_give(p->x, x);
         x = y;
     }
     if (is_last(p, chunk)) {
@@ -137,7 +142,8 @@ static void backward(pipeline *p, int32_t chunk, int32_t m) {
     const wf_pipeline_segments *g = p->segments;
     int32_t dx = wf_free_list_take(p->dx);
     if (is_last(p, chunk)) {
-        call(p, g->head, call_of(p->layers, m, WF_AT_X_IN, p->head_x[m], WF_AT_DX_OUT, dx));
+        call(p, p->head_begun ? g->head : g->head_first, call_of(p->layers, m, WF_AT_X_IN, p->head_x[m], WF_AT_DX_OUT, dx));
+        p->head_begun = true;
         wf_free_list_give(p->x, p->head_x[m]);
     } else {
         call(p, g->receive_backward,
@@ -149,16 +155,20 @@ static void backward(pipeline *p, int32_t chunk, int32_t m) {
         wf_call c = call_of(layer, m, WF_AT_DX_IN, dx, WF_AT_DX_OUT, dy);
         c.at[WF_AT_SAVED] = p->saved_of[slot];
         c.at[WF_AT_WEIGHTS] = p->version_of[slot];
+        c.at[WF_AT_X_IN] = p->x_of[slot];
         call(p, p->begun[local] ? g->backward : g->backward_first, c);
         p->begun[local] = true;
         wf_free_list_give(p->saved, p->saved_of[slot]);
+        if (g->keep_x) wf_free_list_give(p->x, p->x_of[slot]);
         wf_free_list_give(p->dx, dx);
         leave_version(p, p->version_of[slot]);
         update(p, layer, local, m);
         dx = dy;
     }
-    call(p, is_first(p, chunk) ? g->embed_backward : g->send_backward,
+    const int32_t embed_backward = p->embed_begun ? g->embed_backward : g->embed_backward_first;
+    call(p, is_first(p, chunk) ? embed_backward : g->send_backward,
          call_of((int32_t)layers.first, m, WF_AT_DX_IN, dx, WF_AT_NONE, 0));
+    p->embed_begun = true;
     wf_free_list_give(p->dx, dx);
 }
 
@@ -171,11 +181,12 @@ static wf_status prepare(pipeline *p) {
     p->weights = wf_free_list_create(p->schedule);
     p->head_x = calloc(m, sizeof *p->head_x);
     p->saved_of = calloc(m * local, sizeof *p->saved_of);
+    p->x_of = calloc(m * local, sizeof *p->x_of);
     p->version_of = calloc(m * local, sizeof *p->version_of);
     p->current = calloc(local, sizeof *p->current);
     p->users = calloc((m + 2) * local, sizeof *p->users);
     p->begun = calloc(local, sizeof *p->begun);
-    if (!p->x || !p->dx || !p->saved || !p->weights || !p->head_x || !p->saved_of || !p->version_of ||
+    if (!p->x || !p->dx || !p->saved || !p->weights || !p->head_x || !p->saved_of || !p->x_of || !p->version_of ||
         !p->current || !p->users || !p->begun)
         return wf_fail(WF_ERR_MEMORY, "no host memory for a pipeline's program");
     if (p->shape->stages > 1) {
@@ -214,6 +225,7 @@ wf_status wf_pipeline_program(wf_schedule *s, const wf_pipeline_shape *shape, in
     const wf_status status = generate(&p, counts_out);
     free(p.head_x);
     free(p.saved_of);
+    free(p.x_of);
     free(p.version_of);
     free(p.current);
     free(p.users);

@@ -79,10 +79,12 @@ static wf_pipeline_segments build_segments(const pipe *p, bool pipedream) {
     g.forward = layer_forward(p);
     g.head = one_step(p, "head", 1, 0, 2,
                       VIEWS(whole(p->x, WF_AT_X_IN), whole(p->loss, WF_AT_MICROBATCH), whole(p->dx, WF_AT_DX_OUT)));
+    g.head_first = g.head;
     g.backward_first = layer_backward(p, true);
     g.backward = layer_backward(p, false);
     g.embed_backward = one_step(p, "embed.backward", 1, 1, 0,
                                 VIEWS(whole(p->dx, WF_AT_DX_IN), whole(p->token_gradient, WF_AT_NONE)));
+    g.embed_backward_first = g.embed_backward;
     if (pipedream)
         g.update = one_step(p, "update", 2, 0, 1,
                             VIEWS(whole(p->gradient, WF_AT_LAYER), whole(p->weight, WF_AT_X_IN),
