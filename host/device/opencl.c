@@ -138,6 +138,8 @@ destroy:
     return status;
 }
 
+/* A share of a device stays until the process ends, some hundred bytes: PoCL's worker thread may still
+ * look at the device of the last event when clFinish has returned (seen: a crash in POclReleaseEvent). */
 void wf_opencl_destroy(wf_opencl *opencl) {
     if (!opencl) return;
     for (int i = 0; i < WF_QUEUES; i++)
@@ -150,7 +152,6 @@ void wf_opencl_destroy(wf_opencl *opencl) {
     wf_event_free_all(opencl);
     wf_cache_close(opencl->cache);
     if (opencl->context) clReleaseContext(opencl->context);
-    if (opencl->is_share) clReleaseDevice(opencl->id);
     free(opencl);
 }
 
