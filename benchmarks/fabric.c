@@ -43,7 +43,8 @@ static wf_status both_ways(bench *b, int64_t bytes) {
 }
 
 /* Seconds of one call, the least of all rounds. */
-static wf_status measure(bench *b, wf_status (*work)(bench *, int64_t), int64_t bytes, double *best_out) {
+static wf_status measure(bench *b, wf_status (*work)(bench *, int64_t), int64_t bytes,
+                         double *best_out) {
     const int repeats = bytes <= 65536 ? 50 : bytes <= 1 << 20 ? 10 : 3;
     *best_out = 1e9;
     for (int round = 0; round < ROUNDS; round++) {
@@ -80,13 +81,16 @@ static wf_status report(bench *b, const char *name) {
         TRY(measure(b, both_ways, bytes, &both_s));
         const double memcpy_rate = copy_rate(bytes);
         if (b->first)
-            printf("%-7s %9lld bytes  one way %9.1f us %7.2f GB/s  both %7.2f GB/s  memcpy %7.2f GB/s\n", name, (long long)bytes,
-                   0.5e6 * trip_s, 2e-9 * (double)bytes / trip_s, 1e-9 * (double)bytes / both_s, memcpy_rate);
+            printf("%-7s %9lld bytes  one way %9.1f us %7.2f GB/s  both %7.2f GB/s  memcpy %7.2f "
+                   "GB/s\n",
+                   name, (long long)bytes, 0.5e6 * trip_s, 2e-9 * (double)bytes / trip_s,
+                   1e-9 * (double)bytes / both_s, memcpy_rate);
     }
     return WF_OK;
 }
 
-static wf_status bench_transport(bench *b, const wf_bootstrap *boot, wf_transport_kind kind, const char *name) {
+static wf_status bench_transport(bench *b, const wf_bootstrap *boot, wf_transport_kind kind,
+                                 const char *name) {
     const wf_fabric_options options = {.force = kind};
     wf_status status = wf_fabric_create(boot, b->device, &options, &b->fabric);
     if (status == WF_ERR_FABRIC) { /* all ranks come here together */
@@ -96,7 +100,9 @@ static wf_status bench_transport(bench *b, const wf_bootstrap *boot, wf_transpor
     TRY(status);
     b->kind = kind;
     const bool window = kind == WF_TRANSPORT_WINDOW;
-    TRY_GOTO(window ? wf_fabric_window_create(b->fabric, LARGEST, &b->out) : wf_memory_create(b->device, LARGEST, &b->out), destroy_fabric);
+    TRY_GOTO(window ? wf_fabric_window_create(b->fabric, LARGEST, &b->out)
+                    : wf_memory_create(b->device, LARGEST, &b->out),
+             destroy_fabric);
     TRY_GOTO(wf_memory_create(b->device, LARGEST, &b->in), destroy_out);
     status = report(b, name);
     wf_memory_destroy(b->in);
@@ -117,10 +123,14 @@ static wf_status run(void) {
     bench b = {0};
     TRY(wf_bootstrap_mpi(&world, &boot));
     wf_status status = WF_OK;
-    if (boot.ranks != 2) TRY_GOTO(wf_fail(WF_ERR_ARGUMENT, "needs 2 ranks: mpirun -np 2"), destroy_boot);
+    if (boot.ranks != 2)
+        TRY_GOTO(wf_fail(WF_ERR_ARGUMENT, "needs 2 ranks: mpirun -np 2"), destroy_boot);
     b.first = boot.rank == 0;
     b.peer = 1 - boot.rank;
-    TRY_GOTO(wf_opencl_create(&(wf_opencl_options){.node_rank = boot.node_rank, .node_ranks = boot.node_ranks}, &b.device), destroy_boot);
+    TRY_GOTO(wf_opencl_create(
+                 &(wf_opencl_options){.node_rank = boot.node_rank, .node_ranks = boot.node_ranks},
+                 &b.device),
+             destroy_boot);
     status = bench_transport(&b, &boot, WF_TRANSPORT_MPI, "mpi");
     if (status == WF_OK) status = bench_transport(&b, &boot, WF_TRANSPORT_STAGED, "staged");
     if (status == WF_OK) status = bench_transport(&b, &boot, WF_TRANSPORT_WINDOW, "window");

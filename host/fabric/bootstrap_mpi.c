@@ -21,13 +21,16 @@ typedef struct bootstrap_mpi {
     wf_bootstrap copy;
 } bootstrap_mpi;
 
-static wf_status take(bootstrap_mpi *mpi, int32_t peer, int32_t tag, int64_t bytes, bool receives, request **out) {
+static wf_status take(bootstrap_mpi *mpi, int32_t peer, int32_t tag, int64_t bytes, bool receives,
+                      request **out) {
     request *one = mpi->free_list;
     if (one)
         mpi->free_list = one->next;
     else if (!(one = malloc(sizeof *one)))
-        return wf_fail(WF_ERR_MEMORY, "no memory for an MPI request of %lld bytes", (long long)bytes);
-    *one = (request){.mpi = MPI_REQUEST_NULL, .bytes = bytes, .peer = peer, .tag = tag, .receives = receives};
+        return wf_fail(WF_ERR_MEMORY, "no memory for an MPI request of %lld bytes",
+                       (long long)bytes);
+    *one = (request){
+        .mpi = MPI_REQUEST_NULL, .bytes = bytes, .peer = peer, .tag = tag, .receives = receives};
     *out = one;
     return WF_OK;
 }
@@ -37,7 +40,8 @@ static void give(bootstrap_mpi *mpi, request *one) {
     mpi->free_list = one;
 }
 
-static wf_status send(void *self, int32_t to, int32_t tag, const void *data, int64_t bytes, void **request_out) {
+static wf_status send(void *self, int32_t to, int32_t tag, const void *data, int64_t bytes,
+                      void **request_out) {
     bootstrap_mpi *mpi = self;
     request *one = NULL;
     TRY(take(mpi, to, tag, bytes, false, &one));
@@ -49,11 +53,13 @@ static wf_status send(void *self, int32_t to, int32_t tag, const void *data, int
     return status;
 }
 
-static wf_status receive(void *self, int32_t from, int32_t tag, void *data, int64_t bytes, void **request_out) {
+static wf_status receive(void *self, int32_t from, int32_t tag, void *data, int64_t bytes,
+                         void **request_out) {
     bootstrap_mpi *mpi = self;
     request *one = NULL;
     TRY(take(mpi, from, tag, bytes, true, &one));
-    const wf_status status = wf_mpi_irecv(&mpi->calls, mpi->comm, data, bytes, from, tag, &one->mpi);
+    const wf_status status =
+        wf_mpi_irecv(&mpi->calls, mpi->comm, data, bytes, from, tag, &one->mpi);
     if (status != WF_OK)
         give(mpi, one);
     else
@@ -71,8 +77,9 @@ static wf_status test(void *self, void **request_inout, bool *done) {
     give(mpi, one);
     *request_inout = NULL;
     if (was.receives && received != was.bytes)
-        return wf_fail(WF_ERR_MISMATCH, "rank %d sent %lld bytes with tag %d where %lld were expected",
-                       was.peer, (long long)received, was.tag, (long long)was.bytes);
+        return wf_fail(WF_ERR_MISMATCH,
+                       "rank %d sent %lld bytes with tag %d where %lld were expected", was.peer,
+                       (long long)received, was.tag, (long long)was.bytes);
     return WF_OK;
 }
 
@@ -97,7 +104,8 @@ static void destroy(void *self) {
     bootstrap_mpi *mpi = self;
     bool alive = false;
     if (!mpi) return;
-    if (wf_mpi_alive(&mpi->calls, &alive) == WF_OK && alive) wf_mpi_comm_free(&mpi->calls, &mpi->comm);
+    if (wf_mpi_alive(&mpi->calls, &alive) == WF_OK && alive)
+        wf_mpi_comm_free(&mpi->calls, &mpi->comm);
     while (mpi->free_list) {
         request *const next = mpi->free_list->next;
         free(mpi->free_list);
@@ -121,12 +129,22 @@ static wf_status join(bootstrap_mpi *mpi, MPI_Comm comm, int32_t *first_out) {
     bool alive = false;
     int rank, ranks, node_rank, node_ranks, first;
     TRY(wf_mpi_alive(&mpi->calls, &alive));
-    if (!alive) return wf_fail(WF_ERR_FABRIC, "MPI is not initialized (or already finalized): call MPI_Init_thread first");
+    if (!alive)
+        return wf_fail(WF_ERR_FABRIC,
+                       "MPI is not initialized (or already finalized): call MPI_Init_thread first");
     TRY(wf_mpi_duplicate(&mpi->calls, comm, &mpi->comm, &rank, &ranks));
     TRY(wf_mpi_node(&mpi->calls, mpi->comm, rank, &node_rank, &node_ranks, &first));
-    mpi->copy = (wf_bootstrap){.name = "mpi", .rank = rank, .ranks = ranks, .node_rank = node_rank,
-                               .node_ranks = node_ranks, .self = mpi, .all_gather = all_gather,
-                               .send = send, .receive = receive, .test = test, .cancel = cancel,
+    mpi->copy = (wf_bootstrap){.name = "mpi",
+                               .rank = rank,
+                               .ranks = ranks,
+                               .node_rank = node_rank,
+                               .node_ranks = node_ranks,
+                               .self = mpi,
+                               .all_gather = all_gather,
+                               .send = send,
+                               .receive = receive,
+                               .test = test,
+                               .cancel = cancel,
                                .destroy = destroy};
     *first_out = first;
     return WF_OK;

@@ -8,12 +8,16 @@ static wf_status all_gather(void *self, const void *mine, int64_t bytes, void *a
     return WF_OK;
 }
 
-static wf_status send(void *self, int32_t to, int32_t tag, const void *data, int64_t bytes, void **request_out) {
-    return wf_fail(WF_ERR_ARGUMENT, "a rank alone cannot send %lld bytes to rank %d", (long long)bytes, to);
+static wf_status send(void *self, int32_t to, int32_t tag, const void *data, int64_t bytes,
+                      void **request_out) {
+    return wf_fail(WF_ERR_ARGUMENT, "a rank alone cannot send %lld bytes to rank %d",
+                   (long long)bytes, to);
 }
 
-static wf_status receive(void *self, int32_t from, int32_t tag, void *data, int64_t bytes, void **request_out) {
-    return wf_fail(WF_ERR_ARGUMENT, "a rank alone cannot receive %lld bytes from rank %d", (long long)bytes, from);
+static wf_status receive(void *self, int32_t from, int32_t tag, void *data, int64_t bytes,
+                         void **request_out) {
+    return wf_fail(WF_ERR_ARGUMENT, "a rank alone cannot receive %lld bytes from rank %d",
+                   (long long)bytes, from);
 }
 
 static wf_status test(void *self, void **request, bool *done) {

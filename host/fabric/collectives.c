@@ -1,6 +1,6 @@
 /* collectives.c: small collectives of host bytes, made of the bootstrap's sends and receives. Every
- * rank tells every other directly, not along a tree: then a deadline can name exactly who is missing.
- * For agreeing, not for data. */
+ * rank tells every other directly, not along a tree: then a deadline can name exactly who is
+ * missing. For agreeing, not for data. */
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,14 +27,15 @@ void wf_fabric_pause(const wf_fabric *fabric, int64_t idle_iterations) {
     wf_pause(idle_iterations < fabric->quiet ? idle_iterations : fabric->quiet);
 }
 
-/* ---- gather ----------------------------------------------------------------------------------------- */
+/* ---- gather ---- */
 
 typedef struct gather {
     const wf_bootstrap *boot;
     const wf_members *members;
     int64_t bytes;
-    void **requests;    /* [2 count]: receive from m, send to m */
-    char *data;         /* [count + 1][bytes]: of all, then mine; own memory, so that it can be left behind */
+    void **requests; /* [2 count]: receive from m, send to m */
+    char *
+        data; /* [count + 1][bytes]: of all, then mine; own memory, so that it can be left behind */
 } gather;
 
 static int32_t rank_of(const wf_members *members, int32_t m) {
@@ -46,7 +47,8 @@ static wf_status gather_start(gather *g, int32_t tag) {
     for (int32_t m = 0; m < g->members->count; m++) {
         if (m == g->members->index) continue;
         const int32_t rank = rank_of(g->members, m);
-        TRY(g->boot->receive(g->boot->self, rank, tag, g->data + m * g->bytes, g->bytes, &g->requests[2 * m]));
+        TRY(g->boot->receive(g->boot->self, rank, tag, g->data + m * g->bytes, g->bytes,
+                             &g->requests[2 * m]));
         TRY(g->boot->send(g->boot->self, rank, tag, mine, g->bytes, &g->requests[2 * m + 1]));
     }
     return WF_OK;
@@ -72,7 +74,8 @@ static wf_status gather_wait(gather *g, double timeout_s) {
         TRY(gather_poll(g, &missing, &first));
         if (missing == 0) return WF_OK;
         if (wf_clock_s() - start_s > timeout_s)
-            return wf_fail(WF_ERR_TIMEOUT, "rank %d waited %.1f s for rank %d%s to join the other ranks",
+            return wf_fail(WF_ERR_TIMEOUT,
+                           "rank %d waited %.1f s for rank %d%s to join the other ranks",
                            g->boot->rank, timeout_s, first, missing > 2 ? " and others" : "");
         wf_pause(idle);
     }
@@ -95,14 +98,16 @@ wf_status wf_gather(const wf_bootstrap *boot, wf_members *members, int32_t tag, 
                     const void *mine, int64_t bytes, void *all_out) {
     const size_t count = (size_t)members->count;
     if (members->parted)
-        return wf_fail(WF_ERR_FABRIC, "the ranks have parted: an earlier call that all of them make did not end");
+        return wf_fail(WF_ERR_FABRIC,
+                       "the ranks have parted: an earlier call that all of them make did not end");
     gather g = {.boot = boot, .members = members, .bytes = bytes};
     g.requests = calloc(2 * count, sizeof *g.requests);
     g.data = malloc((count + 1) * (size_t)bytes + 1);
     if (!g.requests || !g.data) {
         free(g.requests);
         free(g.data);
-        return wf_fail(WF_ERR_MEMORY, "no memory to gather %lld bytes from %d ranks", (long long)bytes, members->count);
+        return wf_fail(WF_ERR_MEMORY, "no memory to gather %lld bytes from %d ranks",
+                       (long long)bytes, members->count);
     }
     memcpy(g.data + count * (size_t)bytes, mine, (size_t)bytes);
     memcpy(g.data + members->index * bytes, mine, (size_t)bytes);
@@ -114,19 +119,21 @@ wf_status wf_gather(const wf_bootstrap *boot, wf_members *members, int32_t tag, 
     return status;
 }
 
-wf_status wf_request_wait(const wf_bootstrap *boot, void **request, double timeout_s, int32_t peer, const char *what) {
+wf_status wf_request_wait(const wf_bootstrap *boot, void **request, double timeout_s, int32_t peer,
+                          const char *what) {
     const double start_s = wf_clock_s();
     bool done = false;
     for (int64_t idle = 0;; idle++) {
         TRY(boot->test(boot->self, request, &done));
         if (done) return WF_OK;
         if (wf_clock_s() - start_s > timeout_s)
-            return wf_fail(WF_ERR_TIMEOUT, "rank %d waited %.1f s for %s of rank %d", boot->rank, timeout_s, what, peer);
+            return wf_fail(WF_ERR_TIMEOUT, "rank %d waited %.1f s for %s of rank %d", boot->rank,
+                           timeout_s, what, peer);
         wf_pause(idle);
     }
 }
 
-/* ---- agree ------------------------------------------------------------------------------------------ */
+/* ---- agree ---- */
 
 /* A timeout mostly follows from another rank's failure, so it explains less than any other. */
 static int severity(int32_t status) {
@@ -136,7 +143,9 @@ static int severity(int32_t status) {
 static wf_status quote_worst(const wf_bootstrap *boot, wf_members *members, int32_t tag,
                              double timeout_s, int32_t worst, wf_status verdict, const char *own) {
     char *const all = malloc((size_t)members->count * WF_TEXT_BYTES);
-    if (!all) return wf_fail(verdict, "rank %d failed (no memory for its sentence)", rank_of(members, worst));
+    if (!all)
+        return wf_fail(verdict, "rank %d failed (no memory for its sentence)",
+                       rank_of(members, worst));
     const wf_status status = wf_gather(boot, members, tag, timeout_s, own, WF_TEXT_BYTES, all);
     const char *const said = all + (size_t)worst * WF_TEXT_BYTES;
     if (status != WF_OK)
@@ -149,7 +158,8 @@ static wf_status quote_worst(const wf_bootstrap *boot, wf_members *members, int3
     return verdict;
 }
 
-wf_status wf_agree_among(const wf_bootstrap *boot, wf_members *members, int32_t tag, double timeout_s, wf_status mine) {
+wf_status wf_agree_among(const wf_bootstrap *boot, wf_members *members, int32_t tag,
+                         double timeout_s, wf_status mine) {
     if (members->count == 1) return mine;
     char own[WF_TEXT_BYTES] = ""; /* sent whole, so all of it is defined */
     snprintf(own, sizeof own, "%s", mine == WF_OK ? "" : wf_last_error());
@@ -163,18 +173,22 @@ wf_status wf_agree_among(const wf_bootstrap *boot, wf_members *members, int32_t 
     const wf_status verdict = status == WF_OK ? (wf_status)all[worst] : status;
     free(all);
     if (status != WF_OK) return mine == WF_OK ? status : wf_fail(mine, "%s", own);
-    return verdict == WF_OK ? WF_OK : quote_worst(boot, members, tag, timeout_s, worst, verdict, own);
+    return verdict == WF_OK ? WF_OK
+                            : quote_worst(boot, members, tag, timeout_s, worst, verdict, own);
 }
 
-/* ---- of a fabric -------------------------------------------------------------------------------------- */
+/* ---- of a fabric ---- */
 
+/* A rank that fails comes here at once, the others when their transfers with it are overdue: it
+ * waits for them twice as long. */
 wf_status wf_fabric_agree(wf_fabric *fabric, wf_status mine) {
-    return wf_agree_among(fabric->boot, &fabric->everyone, WF_TAG_ALL, fabric->timeout_s, mine);
+    return wf_agree_among(fabric->boot, &fabric->everyone, WF_TAG_ALL, 2 * fabric->timeout_s, mine);
 }
 
 wf_status wf_fabric_all_gather(wf_fabric *fabric, const void *mine, int64_t bytes, void *all_out) {
     if (bytes < 0) return wf_fail(WF_ERR_ARGUMENT, "cannot gather %lld bytes", (long long)bytes);
-    return wf_gather(fabric->boot, &fabric->everyone, WF_TAG_ALL, fabric->timeout_s, mine, bytes, all_out);
+    return wf_gather(fabric->boot, &fabric->everyone, WF_TAG_ALL, fabric->timeout_s, mine, bytes,
+                     all_out);
 }
 
 wf_status wf_fabric_barrier(wf_fabric *fabric) {
@@ -196,7 +210,8 @@ static wf_status await_turn(wf_fabric *fabric, int32_t *before_out) {
     if (!token) return wf_fail(WF_ERR_MEMORY, "no memory to wait for a turn");
     void *request = NULL;
     wf_status status = boot->receive(boot->self, from, WF_TAG_TURN, token, sizeof *token, &request);
-    if (status == WF_OK) status = wf_request_wait(boot, &request, fabric->timeout_s * index, from, "the turn");
+    if (status == WF_OK)
+        status = wf_request_wait(boot, &request, fabric->timeout_s * index, from, "the turn");
     if (status == WF_OK) *before_out = *token;
     if (!request || boot->cancel(boot->self, &request)) free(token);
     return status;
@@ -212,7 +227,9 @@ static wf_status pass_turn(wf_fabric *fabric, int32_t said) {
     *token = said;
     void *request = NULL;
     wf_status status = boot->send(boot->self, to, WF_TAG_TURN, token, sizeof *token, &request);
-    if (status == WF_OK) status = wf_request_wait(boot, &request, fabric->timeout_s, to, "the turn's arrival at a process");
+    if (status == WF_OK)
+        status = wf_request_wait(boot, &request, fabric->timeout_s, to,
+                                 "the turn's arrival at a process");
     if (!request || boot->cancel(boot->self, &request)) free(token);
     return status;
 }
@@ -221,7 +238,8 @@ static int32_t largest_node(const wf_fabric *fabric) {
     int32_t most = 0;
     for (int32_t r = 0; r < fabric->ranks; r++) {
         int32_t count = 0;
-        for (int32_t s = 0; s < fabric->ranks; s++) count += fabric->peers[s].node == fabric->peers[r].node;
+        for (int32_t s = 0; s < fabric->ranks; s++)
+            count += fabric->peers[s].node == fabric->peers[r].node;
         if (count > most) most = count;
     }
     return most;

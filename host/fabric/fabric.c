@@ -5,7 +5,7 @@
 
 #include "host/fabric/mail.h"
 
-/* ---- small queries ---------------------------------------------------------------------------------- */
+/* ---- small queries ---- */
 
 int32_t wf_fabric_rank(const wf_fabric *fabric) {
     return fabric->rank;
@@ -19,28 +19,33 @@ wf_transport_kind wf_fabric_transport(const wf_fabric *fabric, int32_t peer) {
     return peer < 0 || peer >= fabric->ranks ? WF_TRANSPORT_NONE : fabric->peers[peer].chosen;
 }
 
-void wf_fabric_counters(const wf_fabric *fabric, int64_t bytes_out[WF_TRANSPORTS], int64_t messages_out[WF_TRANSPORTS]) {
+void wf_fabric_counters(const wf_fabric *fabric, int64_t bytes_out[WF_TRANSPORTS],
+                        int64_t messages_out[WF_TRANSPORTS]) {
     memcpy(bytes_out, fabric->sent_bytes, sizeof fabric->sent_bytes);
     memcpy(messages_out, fabric->sent_messages, sizeof fabric->sent_messages);
 }
 
-wf_end *wf_fabric_end(wf_fabric *fabric, int32_t peer, wf_lane lane, wf_transport_kind kind, bool sends) {
+wf_end *wf_fabric_end(wf_fabric *fabric, int32_t peer, wf_lane lane, wf_transport_kind kind,
+                      bool sends) {
     return &fabric->ends[(((int64_t)peer * WF_LANES + lane) * WF_TRANSPORTS + kind) * 2 + sends];
 }
 
-static uint8_t *verdict(const wf_fabric *fabric, int32_t rank, int32_t peer, wf_transport_kind kind) {
+static uint8_t *verdict(const wf_fabric *fabric, int32_t rank, int32_t peer,
+                        wf_transport_kind kind) {
     return &fabric->verdicts[((int64_t)rank * fabric->ranks + peer) * WF_TRANSPORTS + kind];
 }
 
-wf_verdict_code wf_fabric_verdict(const wf_fabric *fabric, int32_t rank, int32_t peer, wf_transport_kind kind) {
+wf_verdict_code wf_fabric_verdict(const wf_fabric *fabric, int32_t rank, int32_t peer,
+                                  wf_transport_kind kind) {
     return *verdict(fabric, rank, peer, kind);
 }
 
-void wf_fabric_set_verdict(wf_fabric *fabric, int32_t peer, wf_transport_kind kind, wf_verdict_code code) {
+void wf_fabric_set_verdict(wf_fabric *fabric, int32_t peer, wf_transport_kind kind,
+                           wf_verdict_code code) {
     *verdict(fabric, fabric->rank, peer, kind) = (uint8_t)code;
 }
 
-/* ---- create ----------------------------------------------------------------------------------------- */
+/* ---- create ---- */
 
 /* What every rank tells the others first. */
 typedef struct card {
@@ -81,7 +86,8 @@ static wf_status configure(wf_fabric *fabric, wf_opencl *device, const wf_fabric
     if (!device && fabric->ranks > 1)
         return wf_fail(WF_ERR_ARGUMENT, "rank %d of %d has no device", fabric->rank, fabric->ranks);
     if (fabric->chunk_bytes < 1 || fabric->chunk_bytes > 1 << 30)
-        return wf_fail(WF_ERR_ARGUMENT, "chunks of %lld bytes: 1 to 2^30 are possible", (long long)fabric->chunk_bytes);
+        return wf_fail(WF_ERR_ARGUMENT, "chunks of %lld bytes: 1 to 2^30 are possible",
+                       (long long)fabric->chunk_bytes);
     if ((int)fabric->force < 0 || fabric->force >= WF_TRANSPORTS)
         return wf_fail(WF_ERR_ARGUMENT, "there is no transport %d to force", (int)fabric->force);
     return WF_OK;
@@ -90,8 +96,11 @@ static wf_status configure(wf_fabric *fabric, wf_opencl *device, const wf_fabric
 static wf_status check_cards(const wf_fabric *fabric, const card *cards) {
     for (int32_t r = 0; r < fabric->ranks; r++)
         if (cards[r].force != cards[0].force || cards[r].chunk_bytes != cards[0].chunk_bytes)
-            return wf_fail(WF_ERR_MISMATCH, "rank 0 and rank %d open the fabric with different options: forced transport %d and %d, chunks of %lld and %lld bytes",
-                           r, cards[0].force, cards[r].force, (long long)cards[0].chunk_bytes, (long long)cards[r].chunk_bytes);
+            return wf_fail(WF_ERR_MISMATCH,
+                           "rank 0 and rank %d open the fabric with different options: forced "
+                           "transport %d and %d, chunks of %lld and %lld bytes",
+                           r, cards[0].force, cards[r].force, (long long)cards[0].chunk_bytes,
+                           (long long)cards[r].chunk_bytes);
     return WF_OK;
 }
 
@@ -104,14 +113,18 @@ static void seat(wf_fabric *fabric, const card *cards) {
         fabric->peers[r].place = here ? count : -1;
         if (here) fabric->node_ranks[count++] = r;
     }
-    fabric->node = (wf_members){.ranks = fabric->node_ranks, .count = count, .index = fabric->peers[fabric->rank].place};
+    fabric->node = (wf_members){
+        .ranks = fabric->node_ranks, .count = count, .index = fabric->peers[fabric->rank].place};
 }
 
 static wf_status introduce(wf_fabric *fabric) {
-    const card mine = {.node = fabric->boot->node, .force = fabric->force, .chunk_bytes = fabric->chunk_bytes,
+    const card mine = {.node = fabric->boot->node,
+                       .force = fabric->force,
+                       .chunk_bytes = fabric->chunk_bytes,
                        .unified = fabric->device && wf_opencl_device(fabric->device)->host_unified};
     card *const cards = malloc((size_t)fabric->ranks * sizeof *cards);
-    wf_status status = cards ? WF_OK : wf_fail(WF_ERR_MEMORY, "no memory for a fabric of %d ranks", fabric->ranks);
+    wf_status status =
+        cards ? WF_OK : wf_fail(WF_ERR_MEMORY, "no memory for a fabric of %d ranks", fabric->ranks);
     TRY_GOTO(wf_fabric_agree(fabric, status), free_cards);
     TRY_GOTO(wf_fabric_all_gather(fabric, &mine, sizeof mine, cards), free_cards);
     TRY_GOTO(check_cards(fabric, cards), free_cards);
@@ -125,7 +138,8 @@ free_cards:
 /* Without shared memory there is still mpi: the reason is kept for describe. */
 static wf_status share_outboxes(wf_fabric *fabric) {
     if (fabric->node.count == 1) return WF_OK;
-    const wf_status status = wf_share_create(fabric->boot, &fabric->node, fabric->timeout_s, wf_outbox_bytes(fabric), 1, &fabric->outboxes);
+    const wf_status status = wf_share_create(fabric->boot, &fabric->node, fabric->timeout_s,
+                                             wf_outbox_bytes(fabric), 1, &fabric->outboxes);
     if (status != WF_OK) fabric->why_no_share = strdup(wf_last_error());
     return fabric->node.parted ? status : WF_OK;
 }
@@ -136,14 +150,16 @@ static wf_status create_transports(wf_fabric *fabric) {
     return WF_OK;
 }
 
-static const char *const reasons[WF_PAIR_VERDICTS] = {[WF_PAIR_PASSED] = "passed",
-                                                      [WF_PAIR_OTHER_NODE] = "different nodes",
-                                                      [WF_PAIR_NOT_UNIFIED] = "a device does not share memory with its host",
-                                                      [WF_PAIR_NO_SHARE] = "no shared memory on the node",
-                                                      [WF_PAIR_FAILED] = "the self-test failed"};
+static const char *const reasons[WF_PAIR_VERDICTS] = {
+    [WF_PAIR_PASSED] = "passed",
+    [WF_PAIR_OTHER_NODE] = "different nodes",
+    [WF_PAIR_NOT_UNIFIED] = "a device does not share memory with its host",
+    [WF_PAIR_NO_SHARE] = "no shared memory on the node",
+    [WF_PAIR_FAILED] = "the self-test failed"};
 
 /* The sentence, where this rank knows more than the code. */
-static const char *detail(const wf_fabric *fabric, int32_t rank, int32_t peer, wf_transport_kind kind) {
+static const char *detail(const wf_fabric *fabric, int32_t rank, int32_t peer,
+                          wf_transport_kind kind) {
     const wf_verdict_code code = wf_fabric_verdict(fabric, rank, peer, kind);
     const char *why = NULL;
     if (code == WF_PAIR_NO_SHARE && fabric->peers[rank].place >= 0) why = fabric->why_no_share;
@@ -154,15 +170,20 @@ static const char *detail(const wf_fabric *fabric, int32_t rank, int32_t peer, w
 
 static wf_transport_kind fastest(const wf_fabric *fabric, int32_t peer) {
     int kind = WF_TRANSPORTS - 1; /* the enum goes from slow to fast */
-    while (kind > WF_TRANSPORT_NONE && wf_fabric_verdict(fabric, fabric->rank, peer, kind) != WF_PAIR_PASSED) kind--;
+    while (kind > WF_TRANSPORT_NONE &&
+           wf_fabric_verdict(fabric, fabric->rank, peer, kind) != WF_PAIR_PASSED)
+        kind--;
     return kind;
 }
 
 static wf_status refuse_pair(const wf_fabric *fabric, int32_t peer, wf_transport_kind kind) {
     const char *const why = detail(fabric, fabric->rank, peer, kind);
-    return wf_fail(WF_ERR_FABRIC, "transport %s %s between rank %d and rank %d: %s%s%s", wf_transports[kind]->name,
-                   fabric->force ? "is forced, but does not work" : "does not work, and no other does,",
-                   fabric->rank, peer, reasons[wf_fabric_verdict(fabric, fabric->rank, peer, kind)], why ? ": " : "", why ? why : "");
+    return wf_fail(WF_ERR_FABRIC, "transport %s %s between rank %d and rank %d: %s%s%s",
+                   wf_transports[kind]->name,
+                   fabric->force ? "is forced, but does not work"
+                                 : "does not work, and no other does,",
+                   fabric->rank, peer, reasons[wf_fabric_verdict(fabric, fabric->rank, peer, kind)],
+                   why ? ": " : "", why ? why : "");
 }
 
 static wf_status choose(wf_fabric *fabric) {
@@ -170,7 +191,8 @@ static wf_status choose(wf_fabric *fabric) {
         if (peer == fabric->rank) continue;
         const wf_transport_kind kind = fabric->force ? fabric->force : fastest(fabric, peer);
         if (kind == WF_TRANSPORT_NONE) return refuse_pair(fabric, peer, WF_TRANSPORT_MPI);
-        if (wf_fabric_verdict(fabric, fabric->rank, peer, kind) != WF_PAIR_PASSED) return refuse_pair(fabric, peer, kind);
+        if (wf_fabric_verdict(fabric, fabric->rank, peer, kind) != WF_PAIR_PASSED)
+            return refuse_pair(fabric, peer, kind);
         fabric->peers[peer].chosen = kind;
     }
     return WF_OK;
@@ -179,7 +201,8 @@ static wf_status choose(wf_fabric *fabric) {
 static wf_status gather_verdicts(wf_fabric *fabric) {
     const int64_t row = (int64_t)fabric->ranks * WF_TRANSPORTS;
     uint8_t *const mine = malloc((size_t)row);
-    wf_status status = mine ? WF_OK : wf_fail(WF_ERR_MEMORY, "no memory for %lld verdicts", (long long)row);
+    wf_status status =
+        mine ? WF_OK : wf_fail(WF_ERR_MEMORY, "no memory for %lld verdicts", (long long)row);
     TRY_GOTO(wf_fabric_agree(fabric, status), free_mine);
     memcpy(mine, fabric->verdicts + fabric->rank * row, (size_t)row);
     status = wf_fabric_all_gather(fabric, mine, row, fabric->verdicts);
@@ -189,7 +212,8 @@ free_mine:
     return status;
 }
 
-wf_status wf_fabric_create(const wf_bootstrap *boot, wf_opencl *device, const wf_fabric_options *options, wf_fabric **out) {
+wf_status wf_fabric_create(const wf_bootstrap *boot, wf_opencl *device,
+                           const wf_fabric_options *options, wf_fabric **out) {
     wf_fabric *fabric = NULL;
     TRY(allocate(boot, &fabric));
     wf_status status = configure(fabric, device, options);
@@ -209,7 +233,7 @@ destroy_fabric:
     return status;
 }
 
-/* ---- destroy ---------------------------------------------------------------------------------------- */
+/* ---- destroy ---- */
 
 static void free_transfers(wf_fabric *fabric) {
     for (wf_transfer *t = fabric->made, *next; t; t = next) {
@@ -248,14 +272,15 @@ void wf_fabric_destroy(wf_fabric *fabric) {
     free(fabric);
 }
 
-/* ---- describe --------------------------------------------------------------------------------------- */
+/* ---- describe ---- */
 
 static void describe_pair(const wf_fabric *fabric, int32_t rank, int32_t peer, FILE *file) {
     fprintf(file, "ranks %d and %d:", rank, peer);
     for (int kind = WF_TRANSPORTS - 1; kind > WF_TRANSPORT_NONE; kind--) {
         const char *const why = detail(fabric, rank, peer, kind);
-        fprintf(file, "%s %s %s%s%s%s", kind == WF_TRANSPORTS - 1 ? "" : ";", wf_transports[kind]->name,
-                reasons[wf_fabric_verdict(fabric, rank, peer, kind)], why ? " (" : "", why ? why : "", why ? ")" : "");
+        fprintf(file, "%s %s %s%s%s%s", kind == WF_TRANSPORTS - 1 ? "" : ";",
+                wf_transports[kind]->name, reasons[wf_fabric_verdict(fabric, rank, peer, kind)],
+                why ? " (" : "", why ? why : "", why ? ")" : "");
     }
     fprintf(file, "\n");
 }
@@ -264,14 +289,18 @@ wf_status wf_fabric_describe(wf_fabric *fabric, char **text_out) {
     char *text = NULL;
     size_t size = 0;
     FILE *const file = open_memstream(&text, &size);
-    if (!file) return wf_fail(WF_ERR_MEMORY, "no memory to describe a fabric of %d ranks", fabric->ranks);
-    fprintf(file, "%d rank%s by %s, chunks of %lld bytes; rank %d uses:", fabric->ranks, fabric->ranks == 1 ? "" : "s",
-            fabric->boot->name, (long long)fabric->chunk_bytes, fabric->rank);
+    if (!file)
+        return wf_fail(WF_ERR_MEMORY, "no memory to describe a fabric of %d ranks", fabric->ranks);
+    fprintf(file, "%d rank%s by %s, chunks of %lld bytes; rank %d uses:", fabric->ranks,
+            fabric->ranks == 1 ? "" : "s", fabric->boot->name, (long long)fabric->chunk_bytes,
+            fabric->rank);
     for (int32_t peer = 0; peer < fabric->ranks; peer++)
-        if (peer != fabric->rank) fprintf(file, " %s with %d", wf_transports[fabric->peers[peer].chosen]->name, peer);
+        if (peer != fabric->rank)
+            fprintf(file, " %s with %d", wf_transports[fabric->peers[peer].chosen]->name, peer);
     fprintf(file, "\n");
     for (int32_t rank = 0; rank < fabric->ranks; rank++)
-        for (int32_t peer = rank + 1; peer < fabric->ranks; peer++) describe_pair(fabric, rank, peer, file);
+        for (int32_t peer = rank + 1; peer < fabric->ranks; peer++)
+            describe_pair(fabric, rank, peer, file);
     if (fclose(file)) {
         free(text);
         return wf_fail(WF_ERR_MEMORY, "no memory to describe a fabric of %d ranks", fabric->ranks);

@@ -1,7 +1,7 @@
-/* fabric.h: moves shards between ranks. A rank is a context, not a process. Bootstrap and transports
- * are const tables of functions. After creation only nonblocking point-to-point calls, tests and
- * shared-memory flags, from the caller's thread (MPI_THREAD_FUNNELED is enough). Device memory is
- * never handed to MPI. Exchanges move bytes; they never add. */
+/* fabric.h: moves shards between ranks. A rank is a context, not a process. Bootstrap and
+ * transports are const tables of functions. After creation only nonblocking point-to-point calls,
+ * tests and shared-memory flags, from the caller's thread (MPI_THREAD_FUNNELED is enough). Device
+ * memory is never handed to MPI. Exchanges move bytes; they never add. */
 #ifndef WF_FABRIC_FABRIC_H
 #define WF_FABRIC_FABRIC_H
 
@@ -12,21 +12,24 @@
 extern "C" {
 #endif
 
-/* ---- bootstrap: who is there; host bytes only ---------------------------------------------------------- */
+/* ---- bootstrap: who is there; host bytes only ---- */
 
 typedef struct wf_bootstrap {
-    const char *name;               /* "self", "mpi" */
+    const char *name; /* "self", "mpi" */
     int32_t rank, ranks;
     int32_t node, node_rank, node_ranks; /* node: index of this rank's node */
     void *self;
     /* Collective. Blocking, within the deadline. */
     wf_status (*all_gather)(void *self, const void *mine, int64_t bytes, void *all_out);
     /* Nonblocking point-to-point of host bytes, matched in order per (peer, tag). */
-    wf_status (*send)(void *self, int32_t to, int32_t tag, const void *data, int64_t bytes, void **request_out);
-    wf_status (*receive)(void *self, int32_t from, int32_t tag, void *data, int64_t bytes, void **request_out);
-    wf_status (*test)(void *self, void **request, bool *done); /* frees and NULLs it when done; checks the length received */
-    /* Gives up a request that will not be waited for (after a failure) and NULLs it. false: its memory
-     * may still be read or written, and must stay until the process ends. */
+    wf_status (*send)(void *self, int32_t to, int32_t tag, const void *data, int64_t bytes,
+                      void **request_out);
+    wf_status (*receive)(void *self, int32_t from, int32_t tag, void *data, int64_t bytes,
+                         void **request_out);
+    wf_status (*test)(void *self, void **request,
+                      bool *done); /* frees and NULLs it when done; checks the length received */
+    /* Gives up a request that will not be waited for (after a failure) and NULLs it. false: its
+     * memory may still be read or written, and must stay until the process ends. */
     bool (*cancel)(void *self, void **request);
     void (*destroy)(void *self);
 } wf_bootstrap;
@@ -36,20 +39,21 @@ wf_status wf_bootstrap_self(wf_bootstrap *out);
  * it is duplicated. host/fabric/bootstrap_mpi.c */
 wf_status wf_bootstrap_mpi(const void *mpi_comm, wf_bootstrap *out);
 
-/* ---- fabric ---------------------------------------------------------------------------------------------- */
+/* ---- fabric ---- */
 
 typedef struct wf_fabric wf_fabric;
 
 typedef struct wf_fabric_options {
-    wf_transport_kind force;    /* WF_TRANSPORT_NONE: the fastest whose self-test passes, per pair */
-    double timeout_s;           /* deadline of every wait; 0: 60 */
-    int64_t chunk_bytes;        /* of staged and mpi; 0: 1 MiB */
+    wf_transport_kind force; /* WF_TRANSPORT_NONE: the fastest whose self-test passes, per pair */
+    double timeout_s;        /* deadline of every wait; 0: 60 */
+    int64_t chunk_bytes;     /* of staged and mpi; 0: 1 MiB */
 } wf_fabric_options;
 
 /* Collective. Finds nodes, self-tests each transport between each pair of ranks (data both ways,
  * through device memory, compared). A forced transport that fails its test is WF_ERR_FABRIC with
  * the reason. `bootstrap` is borrowed; device may be NULL when ranks == 1. */
-wf_status wf_fabric_create(const wf_bootstrap *, wf_opencl *, const wf_fabric_options *, wf_fabric **out);
+wf_status wf_fabric_create(const wf_bootstrap *, wf_opencl *, const wf_fabric_options *,
+                           wf_fabric **out);
 /* Collective. */
 void wf_fabric_destroy(wf_fabric *);
 int32_t wf_fabric_rank(const wf_fabric *);
@@ -65,7 +69,7 @@ wf_status wf_fabric_window_create(wf_fabric *, int64_t bytes, wf_memory **out);
 void wf_fabric_window_destroy(wf_fabric *, wf_memory *);
 
 typedef struct wf_message {
-    wf_memory *memory;          /* NULL with bytes 0: nothing in this direction */
+    wf_memory *memory; /* NULL with bytes 0: nothing in this direction */
     int64_t offset_bytes, bytes;
     int32_t peer;
 } wf_message;
@@ -74,23 +78,27 @@ typedef struct wf_transfer wf_transfer;
 /* Starts one hop: sends `send`, receives `receive`, on a channel (from, to, lane); messages of a
  * channel match in order. The caller has made sure that what is sent is complete and that what is
  * received into is free. Never blocks. */
-wf_status wf_fabric_start(wf_fabric *, wf_lane, wf_transport_kind send_transport, const wf_message *send,
-                          wf_transport_kind receive_transport, const wf_message *receive, wf_transfer **out);
+wf_status wf_fabric_start(wf_fabric *, wf_lane, wf_transport_kind send_transport,
+                          const wf_message *send, wf_transport_kind receive_transport,
+                          const wf_message *receive, wf_transfer **out);
 /* Moves it on; frees it when done. sent_done: the sent bytes may be overwritten. A peer's message
- * of another length is WF_ERR_MISMATCH naming both. Past the deadline: WF_ERR_TIMEOUT naming the peer. */
+ * of another length is WF_ERR_MISMATCH naming both. Past the deadline: WF_ERR_TIMEOUT naming the
+ * peer. */
 wf_status wf_fabric_test(wf_fabric *, wf_transfer **transfer, bool *done);
 
-/* For loops around wf_fabric_test. idle_iterations: rounds in which nothing was done, 0 after one that
- * did something. Spins briefly, then yields the core, then sleeps some 50 us (begins anew when a transfer
- * has moved): ranks share cores with the threads of their CPU devices. */
+/* For loops around wf_fabric_test. idle_iterations: rounds in which nothing was done, 0 after one
+ * that did something. Spins briefly, then yields the core, then sleeps some 50 us (begins anew when
+ * a transfer has moved): ranks share cores with the threads of their CPU devices. */
 void wf_fabric_pause(const wf_fabric *, int64_t idle_iterations);
 
 /* Bytes sent and messages sent per transport since creation (the self-test's not counted). */
-void wf_fabric_counters(const wf_fabric *, int64_t bytes_out[WF_TRANSPORTS], int64_t messages_out[WF_TRANSPORTS]);
+void wf_fabric_counters(const wf_fabric *, int64_t bytes_out[WF_TRANSPORTS],
+                        int64_t messages_out[WF_TRANSPORTS]);
 
-/* ---- small host collectives, for agreeing ----------------------------------------------------------------- */
+/* ---- small host collectives, for agreeing ---- */
 
-/* Collective. Every rank gets the worst status; where another rank failed, its sentence is quoted. */
+/* Collective. Every rank gets the worst status; where another rank failed, its sentence is quoted.
+ */
 wf_status wf_fabric_agree(wf_fabric *, wf_status mine);
 wf_status wf_fabric_barrier(wf_fabric *);
 wf_status wf_fabric_all_gather(wf_fabric *, const void *mine, int64_t bytes, void *all_out);

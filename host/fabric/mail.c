@@ -8,8 +8,11 @@ static int64_t round_up(int64_t bytes, int64_t unit) {
 }
 
 int64_t wf_outbox_slot_bytes(const wf_fabric *fabric) {
-    const int64_t page = sysconf(_SC_PAGESIZE), most = 64 << 20; /* most: of all rings of one rank */
-    const int64_t fair = most / (WF_STAGED_SLOTS * (fabric->node.count > 1 ? fabric->node.count - 1 : 1)) / page * page;
+    const int64_t page = sysconf(_SC_PAGESIZE),
+                  most = 64 << 20; /* most: of all rings of one rank */
+    const int64_t fair = most /
+                         (WF_STAGED_SLOTS * (fabric->node.count > 1 ? fabric->node.count - 1 : 1)) /
+                         page * page;
     const int64_t chunk = round_up(fabric->chunk_bytes, page);
     return chunk < fair ? chunk : fair > page ? fair : page;
 }
@@ -20,7 +23,9 @@ static int64_t wires_bytes(const wf_fabric *fabric) {
 
 int64_t wf_outbox_bytes(const wf_fabric *fabric) {
     const int64_t others = fabric->node.count - 1;
-    return others == 0 ? 0 : wires_bytes(fabric) + others * WF_STAGED_SLOTS * wf_outbox_slot_bytes(fabric);
+    return others == 0
+               ? 0
+               : wires_bytes(fabric) + others * WF_STAGED_SLOTS * wf_outbox_slot_bytes(fabric);
 }
 
 static char *outbox(const wf_fabric *fabric, int32_t rank) {
@@ -41,16 +46,18 @@ void *wf_outbox_slot(const wf_fabric *fabric, int32_t from, int32_t to, int64_t 
 wf_mail *wf_half_mail(const wf_fabric *fabric, const wf_half *half) {
     wf_wire *const wire = half->sends ? wf_outbox_wire(fabric, fabric->rank, half->peer)
                                       : wf_outbox_wire(fabric, half->peer, fabric->rank);
-    return half->transport->kind == WF_TRANSPORT_WINDOW ? &wire->window[half->lane] : &wire->staged[half->lane];
+    return half->transport->kind == WF_TRANSPORT_WINDOW ? &wire->window[half->lane]
+                                                        : &wire->staged[half->lane];
 }
 
-/* An entry is free again when the message that used it is complete: then both sides have read it. */
 bool wf_mail_announce(const wf_fabric *fabric, wf_half *half, const wf_post *post) {
     wf_mail *const mail = wf_half_mail(fabric, half);
     _Atomic int64_t *const mine = half->sends ? &mail->announced : &mail->posted;
+    _Atomic int64_t *const read =
+        half->sends ? &mail->completed : &mail->closed; /* by the other side */
     if (half->announced) return true;
     if (atomic_load_explicit(mine, memory_order_relaxed) != half->sequence) return false;
-    if (half->sequence - atomic_load_explicit(&mail->completed, memory_order_acquire) >= WF_POSTS) return false;
+    if (half->sequence - atomic_load_explicit(read, memory_order_acquire) >= WF_POSTS) return false;
     if (half->sends)
         mail->sent[half->sequence % WF_POSTS] = *post;
     else
@@ -62,7 +69,20 @@ bool wf_mail_announce(const wf_fabric *fabric, wf_half *half, const wf_post *pos
 wf_status wf_mail_match(wf_fabric *fabric, wf_half *half) {
     wf_mail *const mail = wf_half_mail(fabric, half);
     _Atomic int64_t *const theirs = half->sends ? &mail->posted : &mail->announced;
-    if (half->matched || atomic_load_explicit(theirs, memory_order_acquire) <= half->sequence) return WF_OK;
+    if (half->matched || atomic_load_explicit(theirs, memory_order_acquire) <= half->sequence)
+        return WF_OK;
     const int64_t entry = half->sequence % WF_POSTS;
-    return wf_half_match(fabric, half, half->sends ? mail->expected[entry] : mail->sent[entry].bytes);
+    return wf_half_match(fabric, half,
+                         half->sends ? mail->expected[entry] : mail->sent[entry].bytes);
+}
+
+/* Strictly in order, for a counter must not fall: of two copies that end between two looks at them,
+ * the later one may be found finished first. */
+void wf_mail_close(const wf_fabric *fabric, wf_half *half) {
+    wf_mail *const mail = wf_half_mail(fabric, half);
+    if (half->end->closing != half->sequence) return;
+    half->end->closing++;
+    atomic_store_explicit(half->sends ? &mail->closed : &mail->completed, half->sequence + 1,
+                          memory_order_release);
+    half->done = true;
 }

@@ -1,7 +1,10 @@
 /* mail.h: the flags through which two ranks of a node talk, in shared memory. One mail per channel
- * and transport: the sender announces its messages, the receiver its receives; each side compares the
- * other's length; the receiver counts what it has wholly received. C11 atomics: whoever reads a
- * counter (acquire) sees the entries that were written before it was raised (release).
+ * and transport: the sender announces its messages, the receiver its receives; each side compares
+ * the other's length; each counts the messages that are over for it, in order. An entry is written
+ * anew only when the side that reads it says that it is over with the message that used it: the
+ * receiver may well be done with a message whose length the sender has not looked at yet. C11
+ * atomics: whoever reads a counter (acquire) sees the entries that were written before it was
+ * raised (release).
  *
  * An outbox is a rank's piece of the share: for each other rank of the node a wire (mails and the
  * ring's counters), then for each the slots of its ring. */
@@ -14,19 +17,26 @@
 
 enum { WF_POSTS = 8, WF_STAGED_SLOTS = 2, WF_CACHE_LINE = 64 };
 
-typedef struct wf_post { int64_t bytes, offset; int32_t window; } wf_post; /* offset, window: of WINDOW */
+typedef struct wf_post {
+    int64_t bytes, offset;
+    int32_t window;
+} wf_post; /* offset, window: of WINDOW */
 
 typedef struct wf_mail {
     _Alignas(WF_CACHE_LINE) _Atomic int64_t announced; /* written by the sender */
-    wf_post sent[WF_POSTS];                            /* message n at n % WF_POSTS */
-    _Alignas(WF_CACHE_LINE) _Atomic int64_t posted;    /* written by the receiver */
-    _Atomic int64_t completed;
+    _Atomic int64_t closed;                         /* the receiver has all, the sender knows it */
+    wf_post sent[WF_POSTS];                         /* message n at n % WF_POSTS */
+    _Alignas(WF_CACHE_LINE) _Atomic int64_t posted; /* written by the receiver */
+    _Atomic int64_t completed;                      /* received wholly */
     int64_t expected[WF_POSTS];
 } wf_mail;
 
-typedef struct wf_ring {            /* counters only rise; slot n at n % WF_STAGED_SLOTS */
+typedef struct wf_ring { /* counters only rise; slot n at n % WF_STAGED_SLOTS */
     _Alignas(WF_CACHE_LINE) _Atomic int64_t filled; /* written by the sender */
-    struct { int64_t sequence, bytes; int32_t lane; } slot[WF_STAGED_SLOTS];
+    struct {
+        int64_t sequence, bytes;
+        int32_t lane;
+    } slot[WF_STAGED_SLOTS];
     _Alignas(WF_CACHE_LINE) _Atomic int64_t emptied; /* written by the receiver */
 } wf_ring;
 
@@ -49,5 +59,8 @@ wf_mail *wf_half_mail(const wf_fabric *, const wf_half *);
 bool wf_mail_announce(const wf_fabric *, wf_half *, const wf_post *);
 /* Sets half->matched once the other side has started too. */
 wf_status wf_mail_match(wf_fabric *, wf_half *);
+/* Of a half whose bytes are through: ends it and tells the other side, when all earlier messages of
+ * its end are over; else the next call may. */
+void wf_mail_close(const wf_fabric *, wf_half *);
 
 #endif

@@ -1,4 +1,5 @@
-/* mpi.c: between any two ranks. Device memory never meets MPI: chunks go device -> staging -> message
+/* mpi.c: between any two ranks. Device memory never meets MPI: chunks go device -> staging ->
+ * message
  * -> staging -> device, several of them at once, in both directions at once.
  *
  *     sender                      receiver
@@ -6,9 +7,10 @@
  *                        <------- credit(n) one per chunk, when a buffer is posted for it
  *     chunk              ------->
  *
- * A receiver gives a buffer only to a message that its sender has announced, a sender only to a chunk
- * that has credit: what holds a buffer always ends, so lanes cannot block each other. Three tags per
- * lane; MPI keeps the order of each. Named for its usual bootstrap; any bootstrap's messages will do. */
+ * A receiver gives a buffer only to a message that its sender has announced, a sender only to a
+ * chunk that has credit: what holds a buffer always ends, so lanes cannot block each other. Three
+ * tags per lane; MPI keeps the order of each. Named for its usual bootstrap; any bootstrap's
+ * messages will do. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -17,14 +19,19 @@
 enum { SLOTS = 4 }; /* each way: two on the device's queue, two on the wire */
 enum { ANNOUNCE, CREDIT, CHUNK, TAGS };
 
-typedef enum slot_state { FREE, ON_DEVICE, ON_WIRE, SETTLING /* received; the credit is still under way */ } slot_state;
+typedef enum slot_state {
+    FREE,
+    ON_DEVICE,
+    ON_WIRE,
+    SETTLING /* received; the credit is still under way */
+} slot_state;
 
 typedef struct slot {
     slot_state state;
     char *data;
     wf_half *half;
-    int64_t at, bytes;      /* of the message */
-    int64_t order;          /* of claiming: chunks are sent in this order */
+    int64_t at, bytes; /* of the message */
+    int64_t order;     /* of claiming: chunks are sent in this order */
     wf_event *event;
     void *request;
     wf_note credit;
@@ -33,7 +40,7 @@ typedef struct slot {
 
 typedef struct mpi {
     slot out[SLOTS], in[SLOTS];
-    int64_t claimed, sent;  /* of out */
+    int64_t claimed, sent; /* of out */
 } mpi;
 
 static wf_verdict_code ok(const wf_fabric *fabric, int32_t rank, int32_t peer) {
@@ -48,7 +55,8 @@ static char *staging(const wf_fabric *fabric) {
 static void destroy(wf_fabric *fabric) {
     mpi *const m = fabric->state[WF_TRANSPORT_MPI];
     for (int i = 0; m && i < SLOTS; i++) {
-        const bool lost = m->in[i].credit_request && !fabric->boot->cancel(fabric->boot->self, &m->in[i].credit_request);
+        const bool lost = m->in[i].credit_request &&
+                          !fabric->boot->cancel(fabric->boot->self, &m->in[i].credit_request);
         if (lost) return; /* MPI may still read the credit: all of it stays */
     }
     for (int i = 0; m && i < SLOTS; i++) {
@@ -67,19 +75,24 @@ static wf_status create(wf_fabric *fabric) {
         all = (m->out[i].data = staging(fabric)) && (m->in[i].data = staging(fabric));
     if (all) return WF_OK;
     destroy(fabric);
-    return wf_fail(WF_ERR_MEMORY, "no memory for %d staging buffers of %lld bytes", 2 * SLOTS, (long long)fabric->chunk_bytes);
+    return wf_fail(WF_ERR_MEMORY, "no memory for %d staging buffers of %lld bytes", 2 * SLOTS,
+                   (long long)fabric->chunk_bytes);
 }
 
 static int32_t tag_of(const wf_half *half, int32_t what) {
     return WF_TAG_DATA + (int32_t)half->lane * TAGS + what;
 }
 
-static wf_status send(const wf_fabric *fabric, const wf_half *half, int32_t what, const void *data, int64_t bytes, void **request) {
-    return fabric->boot->send(fabric->boot->self, half->peer, tag_of(half, what), data, bytes, request);
+static wf_status send(const wf_fabric *fabric, const wf_half *half, int32_t what, const void *data,
+                      int64_t bytes, void **request) {
+    return fabric->boot->send(fabric->boot->self, half->peer, tag_of(half, what), data, bytes,
+                              request);
 }
 
-static wf_status receive(const wf_fabric *fabric, const wf_half *half, int32_t what, void *data, int64_t bytes, void **request) {
-    return fabric->boot->receive(fabric->boot->self, half->peer, tag_of(half, what), data, bytes, request);
+static wf_status receive(const wf_fabric *fabric, const wf_half *half, int32_t what, void *data,
+                         int64_t bytes, void **request) {
+    return fabric->boot->receive(fabric->boot->self, half->peer, tag_of(half, what), data, bytes,
+                                 request);
 }
 
 /* done_out: there is no request, or none any more */
@@ -90,11 +103,12 @@ static wf_status test(const wf_fabric *fabric, void **request, bool *done_out) {
 
 static wf_status start(wf_fabric *fabric, wf_half *half) {
     half->note = (wf_note){.sequence = half->sequence, .bytes = half->bytes};
-    if (half->sends) return send(fabric, half, ANNOUNCE, &half->note, sizeof half->note, &half->note_request);
+    if (half->sends)
+        return send(fabric, half, ANNOUNCE, &half->note, sizeof half->note, &half->note_request);
     return receive(fabric, half, ANNOUNCE, &half->reply, sizeof half->reply, &half->reply_request);
 }
 
-/* ---- slots ------------------------------------------------------------------------------------------ */
+/* ---- slots ---- */
 
 static slot *claim(slot *slots, wf_half *half, int64_t chunk_bytes) {
     slot *s = slots;
@@ -142,7 +156,8 @@ static wf_status poll_in(wf_fabric *fabric, slot *s) {
     if (s->state == ON_WIRE) {
         TRY(test(fabric, &s->request, &done));
         if (!done) return WF_OK;
-        TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, s->half->memory, s->half->offset + s->at, s->bytes, s->data, &s->event));
+        TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, s->half->memory,
+                           s->half->offset + s->at, s->bytes, s->data, &s->event));
         s->state = ON_DEVICE;
         TRY(wf_queue_flush(fabric->device, WF_QUEUE_RECEIVE));
     }
@@ -171,7 +186,7 @@ static wf_status poll(wf_fabric *fabric) {
     return WF_OK;
 }
 
-/* ---- halves ----------------------------------------------------------------------------------------- */
+/* ---- halves ---- */
 
 /* A credit says what its rank expects, so the sender finds a mismatch too. */
 static wf_status await_credit(wf_fabric *fabric, wf_half *half) {
@@ -190,7 +205,8 @@ static wf_status issue_sends(wf_fabric *fabric, wf_half *half) {
         if (!half->credit) TRY(await_credit(fabric, half));
         slot *const s = half->credit ? claim(m->out, half, fabric->chunk_bytes) : NULL;
         if (!s) return WF_OK;
-        TRY(wf_queue_read(fabric->device, WF_QUEUE_SEND, half->memory, half->offset + s->at, s->bytes, s->data, &s->event));
+        TRY(wf_queue_read(fabric->device, WF_QUEUE_SEND, half->memory, half->offset + s->at,
+                          s->bytes, s->data, &s->event));
         s->state = ON_DEVICE;
         s->order = m->claimed++;
         half->credit = false;
@@ -221,7 +237,8 @@ static wf_status await_announcement(wf_fabric *fabric, wf_half *half) {
 
 static wf_status advance_receive(wf_fabric *fabric, wf_half *half) {
     mpi *const m = fabric->state[WF_TRANSPORT_MPI];
-    if (half->end->issuing == half->sequence && !half->matched) TRY(await_announcement(fabric, half));
+    if (half->end->issuing == half->sequence && !half->matched)
+        TRY(await_announcement(fabric, half));
     while (half->matched && half->issued < half->bytes) {
         slot *const s = claim(m->in, half, fabric->chunk_bytes);
         if (!s) break;
@@ -262,6 +279,12 @@ static bool abandon(wf_fabric *fabric, wf_half *half) {
     return noted && replied;
 }
 
-const wf_transport wf_transport_mpi = {.kind = WF_TRANSPORT_MPI, .name = "mpi", .ok = ok,
-                                       .create = create, .destroy = destroy, .start = start, .poll = poll,
-                                       .advance = advance, .abandon = abandon};
+const wf_transport wf_transport_mpi = {.kind = WF_TRANSPORT_MPI,
+                                       .name = "mpi",
+                                       .ok = ok,
+                                       .create = create,
+                                       .destroy = destroy,
+                                       .start = start,
+                                       .poll = poll,
+                                       .advance = advance,
+                                       .abandon = abandon};

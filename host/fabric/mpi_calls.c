@@ -56,7 +56,8 @@ wf_status wf_mpi_alive(wf_mpi_calls *calls, bool *alive_out) {
     return WF_OK;
 }
 
-wf_status wf_mpi_duplicate(wf_mpi_calls *calls, MPI_Comm comm, MPI_Comm *out, int *rank_out, int *ranks_out) {
+wf_status wf_mpi_duplicate(wf_mpi_calls *calls, MPI_Comm comm, MPI_Comm *out, int *rank_out,
+                           int *ranks_out) {
     CALL(calls, WF_MPI_COMM_DUP, "", MPI_Comm_dup(comm, out));
     CALL(calls, WF_MPI_SET_ERRHANDLER, "", MPI_Comm_set_errhandler(*out, MPI_ERRORS_RETURN));
     CALL(calls, WF_MPI_COMM_SIZE, "", MPI_Comm_size(*out, ranks_out));
@@ -73,7 +74,8 @@ static wf_status place_on_node(wf_mpi_calls *calls, MPI_Comm node, int *node_ran
     return WF_OK;
 }
 
-wf_status wf_mpi_node(wf_mpi_calls *calls, MPI_Comm comm, int rank, int *node_rank_out, int *node_ranks_out, int *first_out) {
+wf_status wf_mpi_node(wf_mpi_calls *calls, MPI_Comm comm, int rank, int *node_rank_out,
+                      int *node_ranks_out, int *first_out) {
     MPI_Comm node = MPI_COMM_NULL;
     CALL(calls, WF_MPI_SPLIT_TYPE, "",
          MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node));
@@ -83,31 +85,41 @@ wf_status wf_mpi_node(wf_mpi_calls *calls, MPI_Comm comm, int rank, int *node_ra
     return status;
 }
 
-wf_status wf_mpi_isend(wf_mpi_calls *calls, MPI_Comm comm, const void *data, int64_t bytes, int to, int tag, MPI_Request *out) {
+wf_status wf_mpi_isend(wf_mpi_calls *calls, MPI_Comm comm, const void *data, int64_t bytes, int to,
+                       int tag, MPI_Request *out) {
     char about[96];
     describe(about, sizeof about, bytes, "to", to, tag);
-    if (bytes < 0 || bytes > INT_MAX) return wf_fail(WF_ERR_ARGUMENT, "MPI_Isend%s: one message holds 0 to %d bytes", about, INT_MAX);
+    if (bytes < 0 || bytes > INT_MAX)
+        return wf_fail(WF_ERR_ARGUMENT, "MPI_Isend%s: one message holds 0 to %d bytes", about,
+                       INT_MAX);
     CALL(calls, WF_MPI_ISEND, about, MPI_Isend(data, (int)bytes, MPI_BYTE, to, tag, comm, out));
     return WF_OK;
 }
 
-wf_status wf_mpi_irecv(wf_mpi_calls *calls, MPI_Comm comm, void *data, int64_t bytes, int from, int tag, MPI_Request *out) {
+wf_status wf_mpi_irecv(wf_mpi_calls *calls, MPI_Comm comm, void *data, int64_t bytes, int from,
+                       int tag, MPI_Request *out) {
     char about[96];
     describe(about, sizeof about, bytes, "from", from, tag);
-    if (bytes < 0 || bytes > INT_MAX) return wf_fail(WF_ERR_ARGUMENT, "MPI_Irecv%s: one message holds 0 to %d bytes", about, INT_MAX);
+    if (bytes < 0 || bytes > INT_MAX)
+        return wf_fail(WF_ERR_ARGUMENT, "MPI_Irecv%s: one message holds 0 to %d bytes", about,
+                       INT_MAX);
     CALL(calls, WF_MPI_IRECV, about, MPI_Irecv(data, (int)bytes, MPI_BYTE, from, tag, comm, out));
     return WF_OK;
 }
 
-wf_status wf_mpi_test(wf_mpi_calls *calls, MPI_Request *request, int peer, int tag, bool *done_out, int64_t *received_out) {
+wf_status wf_mpi_test(wf_mpi_calls *calls, MPI_Request *request, int peer, int tag, bool *done_out,
+                      int64_t *received_out) {
     int done = 0, count = 0, class = MPI_SUCCESS;
     MPI_Status status;
     char about[96];
     describe(about, sizeof about, -1, "with", peer, tag);
-    const int code = injected(calls, WF_MPI_TEST) ? MPI_ERR_OTHER : MPI_Test(request, &done, &status);
+    const int code =
+        injected(calls, WF_MPI_TEST) ? MPI_ERR_OTHER : MPI_Test(request, &done, &status);
     if (code != MPI_SUCCESS) {
         MPI_Error_class(code, &class);
-        if (class == MPI_ERR_TRUNCATE) return wf_fail(WF_ERR_MISMATCH, "a message%s is longer than the receiver expects", about);
+        if (class == MPI_ERR_TRUNCATE)
+            return wf_fail(WF_ERR_MISMATCH, "a message%s is longer than the receiver expects",
+                           about);
         return report(WF_MPI_TEST, code, about);
     }
     if (done) {
@@ -119,7 +131,9 @@ wf_status wf_mpi_test(wf_mpi_calls *calls, MPI_Request *request, int peer, int t
 }
 
 bool wf_mpi_give_up(wf_mpi_calls *calls, MPI_Request *request, bool receives) {
-    enum { PATIENCE = 1000 }; /* tests; a receive that is already being filled cannot be cancelled */
+    enum {
+        PATIENCE = 1000
+    }; /* tests; a receive that is already being filled cannot be cancelled */
     bool alive = false;
     int done = 0;
     if (wf_mpi_alive(calls, &alive) != WF_OK || !alive) return false;

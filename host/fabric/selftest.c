@@ -1,7 +1,7 @@
 /* selftest.c: does a transport work between two ranks? Believed only when bytes have gone both ways
- * through the memory of both devices: a few, and more than one chunk. All ranks go through the rounds
- * of a tournament, in each of which everyone meets one other; both of a pair tell each other how it
- * went, and one failure is enough. */
+ * through the memory of both devices: a few, and more than one chunk. All ranks go through the
+ * rounds of a tournament, in each of which everyone meets one other; both of a pair tell each other
+ * how it went, and one failure is enough. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,17 +24,21 @@ static void fill_pattern(uint8_t *data, int64_t bytes, int32_t from, int32_t to)
     }
 }
 
-static wf_status compare(const bench *b, int64_t bytes, int32_t from, int32_t to, const char *name) {
+static wf_status compare(const bench *b, int64_t bytes, int32_t from, int32_t to,
+                         const char *name) {
     uint8_t *const expected = malloc((size_t)bytes);
-    if (!expected) return wf_fail(WF_ERR_MEMORY, "no %lld bytes for the self-test", (long long)bytes);
+    if (!expected)
+        return wf_fail(WF_ERR_MEMORY, "no %lld bytes for the self-test", (long long)bytes);
     fill_pattern(expected, bytes, from, to);
     int64_t wrong = 0;
     while (wrong < bytes && b->host[wrong] == expected[wrong]) wrong++;
     const int want = wrong < bytes ? expected[wrong] : 0;
     free(expected);
     if (wrong == bytes) return WF_OK;
-    return wf_fail(WF_ERR_MISMATCH, "of %lld bytes from rank %d to rank %d by %s, byte %lld arrived as %d instead of %d",
-                   (long long)bytes, from, to, name, (long long)wrong, b->host[wrong], want);
+    return wf_fail(
+        WF_ERR_MISMATCH,
+        "of %lld bytes from rank %d to rank %d by %s, byte %lld arrived as %d instead of %d",
+        (long long)bytes, from, to, name, (long long)wrong, b->host[wrong], want);
 }
 
 static wf_status put(wf_fabric *fabric, wf_memory *memory, const uint8_t *host, int64_t bytes) {
@@ -42,7 +46,8 @@ static wf_status put(wf_fabric *fabric, wf_memory *memory, const uint8_t *host, 
     return wf_queue_finish(fabric->device, WF_QUEUE_SEND);
 }
 
-static wf_status try_size(wf_fabric *fabric, bench *b, const wf_transport *transport, int32_t peer, int64_t bytes) {
+static wf_status try_size(wf_fabric *fabric, bench *b, const wf_transport *transport, int32_t peer,
+                          int64_t bytes) {
     wf_memory *const from = transport->kind == WF_TRANSPORT_WINDOW ? b->window : b->out;
     if (!from) return wf_fail(WF_ERR_FABRIC, "rank %d could not make a window", fabric->rank);
     memset(b->host, 0xA5, (size_t)bytes);
@@ -63,7 +68,8 @@ static wf_status try_size(wf_fabric *fabric, bench *b, const wf_transport *trans
     return compare(b, bytes, peer, fabric->rank, transport->name);
 }
 
-static wf_status try_transport(wf_fabric *fabric, bench *b, const wf_transport *transport, int32_t peer) {
+static wf_status try_transport(wf_fabric *fabric, bench *b, const wf_transport *transport,
+                               int32_t peer) {
     wf_status status;
     TRY_GOTO(try_size(fabric, b, transport, peer, SMALL), give_up);
     TRY_GOTO(try_size(fabric, b, transport, peer, b->bytes), give_up);
@@ -77,21 +83,26 @@ give_up: /* the transport's fault, not the fabric's: it goes on without it */
 }
 
 /* Both tell how it went; one may have to wait for the other's deadline. */
-static wf_status compare_verdicts(wf_fabric *fabric, int32_t peer, int32_t mine, int32_t *theirs_out) {
+static wf_status compare_verdicts(wf_fabric *fabric, int32_t peer, int32_t mine,
+                                  int32_t *theirs_out) {
     const wf_bootstrap *const boot = fabric->boot;
     int32_t *const notes = malloc(2 * sizeof *notes);
     if (!notes) return wf_fail(WF_ERR_MEMORY, "no memory for the self-test");
     void *to = NULL, *from = NULL;
     wf_status status;
     notes[0] = mine;
-    TRY_GOTO(boot->receive(boot->self, peer, WF_TAG_SELFTEST, &notes[1], sizeof *notes, &from), cancel_requests);
-    TRY_GOTO(boot->send(boot->self, peer, WF_TAG_SELFTEST, &notes[0], sizeof *notes, &to), cancel_requests);
-    TRY_GOTO(wf_request_wait(boot, &from, 3 * fabric->timeout_s, peer, "the self-test"), cancel_requests);
+    TRY_GOTO(boot->receive(boot->self, peer, WF_TAG_SELFTEST, &notes[1], sizeof *notes, &from),
+             cancel_requests);
+    TRY_GOTO(boot->send(boot->self, peer, WF_TAG_SELFTEST, &notes[0], sizeof *notes, &to),
+             cancel_requests);
+    TRY_GOTO(wf_request_wait(boot, &from, 3 * fabric->timeout_s, peer, "the self-test"),
+             cancel_requests);
     TRY_GOTO(wf_request_wait(boot, &to, fabric->timeout_s, peer, "the self-test"), cancel_requests);
     *theirs_out = notes[1];
 
 cancel_requests:;
-    const bool sent = !to || boot->cancel(boot->self, &to), received = !from || boot->cancel(boot->self, &from);
+    const bool sent = !to || boot->cancel(boot->self, &to),
+               received = !from || boot->cancel(boot->self, &from);
     if (sent && received) free(notes);
     return status;
 }
@@ -134,13 +145,15 @@ static bool wants_window(const wf_fabric *fabric) {
     bool any = false;
     for (int32_t m = 0; m < fabric->node.count; m++) {
         const int32_t peer = fabric->node_ranks[m];
-        if (peer != fabric->rank) any = any || wf_transport_window.ok(fabric, fabric->rank, peer) == WF_PAIR_PASSED;
+        if (peer != fabric->rank)
+            any = any || wf_transport_window.ok(fabric, fabric->rank, peer) == WF_PAIR_PASSED;
     }
     return any;
 }
 
 static wf_status prepare(wf_fabric *fabric, bench *b) {
-    if (!(b->host = malloc((size_t)b->bytes))) return wf_fail(WF_ERR_MEMORY, "no %lld bytes for the self-test", (long long)b->bytes);
+    if (!(b->host = malloc((size_t)b->bytes)))
+        return wf_fail(WF_ERR_MEMORY, "no %lld bytes for the self-test", (long long)b->bytes);
     TRY(wf_memory_create(fabric->device, b->bytes, &b->out));
     return wf_memory_create(fabric->device, b->bytes, &b->in);
 }
@@ -148,7 +161,8 @@ static wf_status prepare(wf_fabric *fabric, bench *b) {
 /* Collective over the node; a failure only means that there is no window transport. */
 static wf_status prepare_window(wf_fabric *fabric, bench *b) {
     if (!fabric->outboxes) return WF_OK;
-    const wf_status status = wf_fabric_window_create(fabric, wants_window(fabric) ? b->bytes : 0, &b->window);
+    const wf_status status =
+        wf_fabric_window_create(fabric, wants_window(fabric) ? b->bytes : 0, &b->window);
     return fabric->node.parted ? status : WF_OK;
 }
 

@@ -1,5 +1,6 @@
 /* share.c: see the header. The life of a piece: its rank makes and maps it, all tell each other
- * (process, descriptor, inode), each opens the others', and when all have, descriptors are closed. */
+ * (process, descriptor, inode), each opens the others', and when all have, descriptors are closed.
+ */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* memfd_create */
 #endif
@@ -30,7 +31,8 @@ static int64_t round_up(int64_t bytes) {
 static wf_status map(int descriptor, int64_t bytes, int protection, void **out) {
     void *const at = mmap(NULL, (size_t)round_up(bytes), protection, MAP_SHARED, descriptor, 0);
     if (at == MAP_FAILED)
-        return wf_fail(WF_ERR_MEMORY, "mapping %lld bytes of shared memory failed: %s", (long long)bytes, strerror(errno));
+        return wf_fail(WF_ERR_MEMORY, "mapping %lld bytes of shared memory failed: %s",
+                       (long long)bytes, strerror(errno));
     *out = at;
     return WF_OK;
 }
@@ -41,11 +43,14 @@ static wf_status make(int64_t bytes, card *out) {
     *out = (card){.bytes = bytes, .process = getpid(), .descriptor = -1};
     if (bytes == 0) return WF_OK;
     out->descriptor = memfd_create("weft", MFD_CLOEXEC);
-    if (out->descriptor < 0) return wf_fail(WF_ERR_FABRIC, "memfd_create failed: %s", strerror(errno));
+    if (out->descriptor < 0)
+        return wf_fail(WF_ERR_FABRIC, "memfd_create failed: %s", strerror(errno));
     const int code = posix_fallocate(out->descriptor, 0, round_up(bytes));
     if (code)
-        return wf_fail(WF_ERR_MEMORY, "no %lld bytes of shared memory: %s", (long long)bytes, strerror(code));
-    if (fstat(out->descriptor, &stat) < 0) return wf_fail(WF_ERR_FABRIC, "fstat failed: %s", strerror(errno));
+        return wf_fail(WF_ERR_MEMORY, "no %lld bytes of shared memory: %s", (long long)bytes,
+                       strerror(code));
+    if (fstat(out->descriptor, &stat) < 0)
+        return wf_fail(WF_ERR_FABRIC, "fstat failed: %s", strerror(errno));
     out->device = stat.st_dev;
     out->inode = stat.st_ino;
     return WF_OK;
@@ -58,10 +63,13 @@ static wf_status open_peer(const card *theirs, int writable, void **out) {
     snprintf(path, sizeof path, "/proc/%d/fd/%d", theirs->process, theirs->descriptor);
     const int descriptor = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (descriptor < 0)
-        return wf_fail(WF_ERR_FABRIC, "the shared memory of process %d cannot be opened: %s", theirs->process, strerror(errno));
+        return wf_fail(WF_ERR_FABRIC, "the shared memory of process %d cannot be opened: %s",
+                       theirs->process, strerror(errno));
     wf_status status = WF_OK;
-    if (fstat(descriptor, &stat) < 0 || stat.st_dev != theirs->device || stat.st_ino != theirs->inode)
-        status = wf_fail(WF_ERR_FABRIC, "%s is not the shared memory of the peer (another PID namespace?)", path);
+    if (fstat(descriptor, &stat) < 0 || stat.st_dev != theirs->device ||
+        stat.st_ino != theirs->inode)
+        status = wf_fail(WF_ERR_FABRIC,
+                         "%s is not the shared memory of the peer (another PID namespace?)", path);
     else
         status = map(descriptor, theirs->bytes, PROT_READ | (writable ? PROT_WRITE : 0), out);
     close(descriptor);
@@ -99,13 +107,15 @@ static wf_status allocate(const wf_members *members, wf_share **share_out, card 
     return wf_fail(WF_ERR_MEMORY, "no memory for the shares of %d ranks", members->count);
 }
 
-wf_status wf_share_create(const wf_bootstrap *boot, wf_members *members, double timeout_s, int64_t bytes, int writable, wf_share **out) {
+wf_status wf_share_create(const wf_bootstrap *boot, wf_members *members, double timeout_s,
+                          int64_t bytes, int writable, wf_share **out) {
     wf_share *share = NULL;
     card *cards = NULL, mine = {.descriptor = -1};
     wf_status status = allocate(members, &share, &cards);
     if (status == WF_OK) status = make(bytes, &mine);
     TRY_GOTO(wf_agree_among(boot, members, WF_TAG_NODE, timeout_s, status), close_mine);
-    TRY_GOTO(wf_gather(boot, members, WF_TAG_NODE, timeout_s, &mine, sizeof mine, cards), close_mine);
+    TRY_GOTO(wf_gather(boot, members, WF_TAG_NODE, timeout_s, &mine, sizeof mine, cards),
+             close_mine);
     status = open_all(share, cards, writable);
     TRY_GOTO(wf_agree_among(boot, members, WF_TAG_NODE, timeout_s, status), close_mine);
     *out = share;

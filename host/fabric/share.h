@@ -12,9 +12,9 @@ struct wf_bootstrap;
 struct wf_members;
 
 typedef struct wf_share {
-    int32_t count, mine;            /* pieces; which is this rank's */
-    void **piece;                   /* [count] page-aligned; NULL where a rank asked for 0 bytes */
-    int64_t *bytes;                 /* [count] */
+    int32_t count, mine; /* pieces; which is this rank's */
+    void **piece;        /* [count] page-aligned; NULL where a rank asked for 0 bytes */
+    int64_t *bytes;      /* [count] */
 } wf_share;
 
 /* Collective over the members. `bytes`: of this rank's piece. Peers' pieces can be written only if

@@ -1,6 +1,6 @@
 /* staged.c: between ranks of a node whose devices have memory of their own. The sender's device
- * copies a chunk into a slot of the pair's ring, the receiver's device copies it out; with two slots
- * both copies go on at once, in both directions at once.
+ * copies a chunk into a slot of the pair's ring, the receiver's device copies it out; with two
+ * slots both copies go on at once, in both directions at once.
  *
  *     device --read--> | slot 0 | slot 1 | --write--> device
  *                        filled ->   <- emptied
@@ -11,10 +11,17 @@
 
 #include "host/fabric/mail.h"
 
-typedef struct copy { wf_half *half; int64_t bytes; wf_event *event; } copy;
+typedef struct copy {
+    wf_half *half;
+    int64_t bytes;
+    wf_event *event;
+} copy;
 
 /* One side's view of a ring: copies [through, begun) are on a device queue. */
-typedef struct flow { int64_t begun, through; copy copies[WF_STAGED_SLOTS]; } flow;
+typedef struct flow {
+    int64_t begun, through;
+    copy copies[WF_STAGED_SLOTS];
+} flow;
 
 typedef struct staged {
     int64_t slot_bytes;
@@ -49,7 +56,8 @@ static wf_status create(wf_fabric *fabric) {
     return wf_fail(WF_ERR_MEMORY, "no memory for the rings of %zu ranks", count);
 }
 
-/* Takes the copies that are done off the front of a flow: in order, as the device queue runs them. */
+/* Takes the copies that are done off the front of a flow: in order, as the device queue runs them.
+ */
 static wf_status settle(wf_fabric *fabric, flow *f, _Atomic int64_t *counter) {
     while (f->through < f->begun) {
         copy *const c = &f->copies[f->through % WF_STAGED_SLOTS];
@@ -69,9 +77,11 @@ static wf_status poll(wf_fabric *fabric) {
     for (int32_t m = 0; m < fabric->node.count; m++) {
         const int32_t peer = fabric->node_ranks[m];
         if (s->out[m].through < s->out[m].begun)
-            TRY(settle(fabric, &s->out[m], &wf_outbox_wire(fabric, fabric->rank, peer)->ring.filled));
+            TRY(settle(fabric, &s->out[m],
+                       &wf_outbox_wire(fabric, fabric->rank, peer)->ring.filled));
         if (s->in[m].through < s->in[m].begun)
-            TRY(settle(fabric, &s->in[m], &wf_outbox_wire(fabric, peer, fabric->rank)->ring.emptied));
+            TRY(settle(fabric, &s->in[m],
+                       &wf_outbox_wire(fabric, peer, fabric->rank)->ring.emptied));
     }
     return WF_OK;
 }
@@ -90,12 +100,14 @@ static wf_status fill(wf_fabric *fabric, wf_half *half) {
     wf_ring *const ring = &wf_outbox_wire(fabric, fabric->rank, half->peer)->ring;
     bool any = false;
     while (half->issued < half->bytes &&
-           f->begun - atomic_load_explicit(&ring->emptied, memory_order_acquire) < WF_STAGED_SLOTS) {
+           f->begun - atomic_load_explicit(&ring->emptied, memory_order_acquire) <
+               WF_STAGED_SLOTS) {
         const int64_t left = half->bytes - half->issued, n = f->begun % WF_STAGED_SLOTS;
         const int64_t bytes = left < s->slot_bytes ? left : s->slot_bytes;
         wf_event *event = NULL;
-        TRY(wf_queue_read(fabric->device, WF_QUEUE_SEND, half->memory, half->offset + half->issued, bytes,
-                          wf_outbox_slot(fabric, fabric->rank, half->peer, f->begun), &event));
+        TRY(wf_queue_read(fabric->device, WF_QUEUE_SEND, half->memory, half->offset + half->issued,
+                          bytes, wf_outbox_slot(fabric, fabric->rank, half->peer, f->begun),
+                          &event));
         ring->slot[n].sequence = half->sequence;
         ring->slot[n].bytes = bytes;
         ring->slot[n].lane = half->lane;
@@ -111,15 +123,21 @@ static wf_status empty(wf_fabric *fabric, wf_half *half) {
     flow *const f = &s->in[fabric->peers[half->peer].place];
     wf_ring *const ring = &wf_outbox_wire(fabric, half->peer, fabric->rank)->ring;
     bool any = false;
-    while (half->issued < half->bytes && atomic_load_explicit(&ring->filled, memory_order_acquire) > f->begun) {
+    while (half->issued < half->bytes &&
+           atomic_load_explicit(&ring->filled, memory_order_acquire) > f->begun) {
         const int64_t n = f->begun % WF_STAGED_SLOTS, bytes = ring->slot[n].bytes;
         if (ring->slot[n].lane != (int32_t)half->lane) break;
-        if (ring->slot[n].sequence != half->sequence || bytes <= 0 || bytes > half->bytes - half->issued)
-            return wf_fail(WF_ERR_INTERNAL, "the ring from rank %d to rank %d holds %lld bytes of message %lld where message %lld has %lld left",
-                           half->peer, fabric->rank, (long long)bytes, (long long)ring->slot[n].sequence,
-                           (long long)half->sequence, (long long)(half->bytes - half->issued));
+        if (ring->slot[n].sequence != half->sequence || bytes <= 0 ||
+            bytes > half->bytes - half->issued)
+            return wf_fail(WF_ERR_INTERNAL,
+                           "the ring from rank %d to rank %d holds %lld bytes of message %lld "
+                           "where message %lld has %lld left",
+                           half->peer, fabric->rank, (long long)bytes,
+                           (long long)ring->slot[n].sequence, (long long)half->sequence,
+                           (long long)(half->bytes - half->issued));
         wf_event *event = NULL;
-        TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, half->memory, half->offset + half->issued, bytes,
+        TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, half->memory,
+                           half->offset + half->issued, bytes,
                            wf_outbox_slot(fabric, half->peer, fabric->rank, f->begun), &event));
         begun(f, half, bytes, event);
         any = true;
@@ -131,13 +149,9 @@ static wf_status advance(wf_fabric *fabric, wf_half *half) {
     if (!wf_mail_announce(fabric, half, &(wf_post){.bytes = half->bytes})) return WF_OK;
     TRY(wf_mail_match(fabric, half));
     if (!half->matched) return WF_OK;
-    if (half->end->issuing == half->sequence) TRY(half->sends ? fill(fabric, half) : empty(fabric, half));
-    if (half->moved < half->bytes) return WF_OK;
-    if (!half->sends) {
-        wf_mail *const mail = wf_half_mail(fabric, half);
-        atomic_store_explicit(&mail->completed, half->sequence + 1, memory_order_release);
-    }
-    half->done = true;
+    if (half->end->issuing == half->sequence)
+        TRY(half->sends ? fill(fabric, half) : empty(fabric, half));
+    if (half->moved == half->bytes) wf_mail_close(fabric, half);
     return WF_OK;
 }
 
@@ -157,6 +171,11 @@ static bool abandon(wf_fabric *fabric, wf_half *half) {
     return true;
 }
 
-const wf_transport wf_transport_staged = {.kind = WF_TRANSPORT_STAGED, .name = "staged", .ok = ok,
-                                          .create = create, .destroy = destroy, .poll = poll,
-                                          .advance = advance, .abandon = abandon};
+const wf_transport wf_transport_staged = {.kind = WF_TRANSPORT_STAGED,
+                                          .name = "staged",
+                                          .ok = ok,
+                                          .create = create,
+                                          .destroy = destroy,
+                                          .poll = poll,
+                                          .advance = advance,
+                                          .abandon = abandon};

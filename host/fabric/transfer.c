@@ -1,24 +1,32 @@
-/* transfer.c: hops in flight: started, moved on, timed out, given up. Knows no transport by name. */
+/* transfer.c: hops in flight: started, moved on, timed out, given up. Knows no transport by name.
+ */
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/fabric/internal.h"
 
-const wf_transport *const wf_transports[WF_TRANSPORTS] = {[WF_TRANSPORT_MPI] = &wf_transport_mpi,
-                                                          [WF_TRANSPORT_STAGED] = &wf_transport_staged,
-                                                          [WF_TRANSPORT_WINDOW] = &wf_transport_window};
+const wf_transport *const wf_transports[WF_TRANSPORTS] = {
+    [WF_TRANSPORT_MPI] = &wf_transport_mpi,
+    [WF_TRANSPORT_STAGED] = &wf_transport_staged,
+    [WF_TRANSPORT_WINDOW] = &wf_transport_window};
 
-/* ---- what halves tell ------------------------------------------------------------------------------- */
+/* ---- what halves tell ---- */
 
 wf_lane wf_channel_lane(wf_lane lane) {
-    return lane == WF_LANE_PP_RECV_F ? WF_LANE_PP_SEND_F : lane == WF_LANE_PP_RECV_B ? WF_LANE_PP_SEND_B : lane;
+    return lane == WF_LANE_PP_RECV_F   ? WF_LANE_PP_SEND_F
+           : lane == WF_LANE_PP_RECV_B ? WF_LANE_PP_SEND_B
+                                       : lane;
 }
 
 wf_status wf_half_match(wf_fabric *fabric, wf_half *half, int64_t their_bytes) {
-    const int64_t sent = half->sends ? half->bytes : their_bytes, expected = half->sends ? their_bytes : half->bytes;
-    const int32_t from = half->sends ? fabric->rank : half->peer, to = half->sends ? half->peer : fabric->rank;
+    const int64_t sent = half->sends ? half->bytes : their_bytes,
+                  expected = half->sends ? their_bytes : half->bytes;
+    const int32_t from = half->sends ? fabric->rank : half->peer,
+                  to = half->sends ? half->peer : fabric->rank;
     if (sent != expected)
-        return wf_fail(WF_ERR_MISMATCH, "rank %d sends %lld bytes to rank %d, which expects %lld (lane %s, message %lld, by %s)",
+        return wf_fail(WF_ERR_MISMATCH,
+                       "rank %d sends %lld bytes to rank %d, which expects %lld (lane %s, message "
+                       "%lld, by %s)",
                        from, (long long)sent, to, (long long)expected, wf_lane_name(half->lane),
                        (long long)half->sequence, half->transport->name);
     half->matched = true;
@@ -32,7 +40,7 @@ void wf_half_moved(wf_fabric *fabric, wf_half *half, int64_t bytes) {
     fabric->quiet = 0;
 }
 
-/* ---- failure and deadlines -------------------------------------------------------------------------- */
+/* ---- failure and deadlines ---- */
 
 static wf_status refuse(const wf_fabric *fabric) {
     return wf_fail(fabric->failed, "the fabric takes no more work since it failed: %s",
@@ -55,16 +63,20 @@ static void tick(wf_fabric *fabric) {
 }
 
 static wf_status overdue(const wf_fabric *fabric, const wf_half *half) {
-    const char *const waits = !half->matched  ? (half->sends ? "which has not started to receive it" : "which has not started to send it")
-                              : half->issued > half->moved ? "with bytes on a device queue or on the wire"
-                                                           : "which has stopped in the middle";
-    return wf_fail(WF_ERR_TIMEOUT, "rank %d waited %.1f s to %s rank %d, %s (lane %s, message %lld of %lld bytes, %lld moved, by %s)",
-                   fabric->rank, fabric->timeout_s, half->sends ? "send to" : "receive from", half->peer, waits,
-                   wf_lane_name(half->lane), (long long)half->sequence, (long long)half->bytes,
-                   (long long)half->moved, half->transport->name);
+    const char *const waits = !half->matched ? (half->sends ? "which has not started to receive it"
+                                                            : "which has not started to send it")
+                              : half->issued > half->moved
+                                  ? "with bytes on a device queue or on the wire"
+                                  : "which has stopped in the middle";
+    return wf_fail(WF_ERR_TIMEOUT,
+                   "rank %d waited %.1f s to %s rank %d, %s (lane %s, message %lld of %lld bytes, "
+                   "%lld moved, by %s)",
+                   fabric->rank, fabric->timeout_s, half->sends ? "send to" : "receive from",
+                   half->peer, waits, wf_lane_name(half->lane), (long long)half->sequence,
+                   (long long)half->bytes, (long long)half->moved, half->transport->name);
 }
 
-/* ---- life ------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 static wf_status take(wf_fabric *fabric, wf_transfer **out) {
     wf_transfer *transfer = fabric->free_list;
@@ -103,7 +115,8 @@ static void unlink_half(wf_fabric *fabric, wf_half *half) {
     half->link = NULL;
 }
 
-static wf_status start_half(wf_fabric *fabric, wf_half *half, bool sends, wf_lane lane, const wf_transport *transport, const wf_message *message) {
+static wf_status start_half(wf_fabric *fabric, wf_half *half, bool sends, wf_lane lane,
+                            const wf_transport *transport, const wf_message *message) {
     *half = (wf_half){.sends = sends, .done = !message || message->bytes == 0};
     if (half->done) return WF_OK;
     half->transport = transport;
@@ -119,8 +132,9 @@ static wf_status start_half(wf_fabric *fabric, wf_half *half, bool sends, wf_lan
     return transport->start ? transport->start(fabric, half) : WF_OK;
 }
 
-wf_status wf_transfer_start(wf_fabric *fabric, wf_lane lane, const wf_transport *send_with, const wf_message *send,
-                            const wf_transport *receive_with, const wf_message *receive, wf_transfer **out) {
+wf_status wf_transfer_start(wf_fabric *fabric, wf_lane lane, const wf_transport *send_with,
+                            const wf_message *send, const wf_transport *receive_with,
+                            const wf_message *receive, wf_transfer **out) {
     wf_transfer *transfer = NULL;
     TRY(take(fabric, &transfer));
     tick(fabric);
@@ -132,15 +146,17 @@ wf_status wf_transfer_start(wf_fabric *fabric, wf_lane lane, const wf_transport 
     return WF_OK;
 }
 
-static wf_status check_message(const wf_fabric *fabric, wf_transport_kind *kind, const wf_message *message, const char *way) {
+static wf_status check_message(const wf_fabric *fabric, wf_transport_kind *kind,
+                               const wf_message *message, const char *way) {
     if (!message || message->bytes == 0) return WF_OK;
     const int32_t peer = message->peer;
     if (peer < 0 || peer >= fabric->ranks || peer == fabric->rank)
-        return wf_fail(WF_ERR_ARGUMENT, "rank %d cannot %s rank %d (ranks: %d)", fabric->rank, way, peer, fabric->ranks);
+        return wf_fail(WF_ERR_ARGUMENT, "rank %d cannot %s rank %d (ranks: %d)", fabric->rank, way,
+                       peer, fabric->ranks);
     if (!message->memory || message->bytes < 0 || message->offset_bytes < 0 ||
         message->offset_bytes > wf_memory_bytes(message->memory) - message->bytes)
-        return wf_fail(WF_ERR_ARGUMENT, "%s rank %d: %lld bytes at %lld of a memory of %lld bytes", way, peer,
-                       (long long)message->bytes, (long long)message->offset_bytes,
+        return wf_fail(WF_ERR_ARGUMENT, "%s rank %d: %lld bytes at %lld of a memory of %lld bytes",
+                       way, peer, (long long)message->bytes, (long long)message->offset_bytes,
                        (long long)(message->memory ? wf_memory_bytes(message->memory) : 0));
     if (*kind == WF_TRANSPORT_NONE) *kind = fabric->peers[peer].chosen;
     if (*kind <= WF_TRANSPORT_NONE || *kind >= WF_TRANSPORTS)
@@ -151,16 +167,19 @@ static wf_status check_message(const wf_fabric *fabric, wf_transport_kind *kind,
     return WF_OK;
 }
 
-wf_status wf_fabric_start(wf_fabric *fabric, wf_lane lane, wf_transport_kind send_transport, const wf_message *send,
-                          wf_transport_kind receive_transport, const wf_message *receive, wf_transfer **out) {
+wf_status wf_fabric_start(wf_fabric *fabric, wf_lane lane, wf_transport_kind send_transport,
+                          const wf_message *send, wf_transport_kind receive_transport,
+                          const wf_message *receive, wf_transfer **out) {
     if (fabric->failed != WF_OK) return refuse(fabric);
-    if ((int)lane < 0 || lane >= WF_LANES) return wf_fail(WF_ERR_ARGUMENT, "there is no lane %d", (int)lane);
+    if ((int)lane < 0 || lane >= WF_LANES)
+        return wf_fail(WF_ERR_ARGUMENT, "there is no lane %d", (int)lane);
     TRY(check_message(fabric, &send_transport, send, "send to"));
     TRY(check_message(fabric, &receive_transport, receive, "receive from"));
-    return wf_transfer_start(fabric, lane, wf_transports[send_transport], send, wf_transports[receive_transport], receive, out);
+    return wf_transfer_start(fabric, lane, wf_transports[send_transport], send,
+                             wf_transports[receive_transport], receive, out);
 }
 
-/* ---- progress --------------------------------------------------------------------------------------- */
+/* ---- progress ---- */
 
 static void count(wf_fabric *fabric, const wf_half *half) {
     if (!half->sends) return;
@@ -170,7 +189,8 @@ static void count(wf_fabric *fabric, const wf_half *half) {
 
 static wf_status advance(wf_fabric *fabric) {
     for (int kind = 0; kind < WF_TRANSPORTS; kind++)
-        if (wf_transports[kind] && wf_transports[kind]->poll) TRY(wf_transports[kind]->poll(fabric));
+        if (wf_transports[kind] && wf_transports[kind]->poll)
+            TRY(wf_transports[kind]->poll(fabric));
     for (wf_half *half = fabric->active, *next; half; half = next) {
         next = half->next;
         TRY(half->transport->advance(fabric, half));

@@ -1,15 +1,16 @@
-/* window.c: between ranks of a node whose devices share memory with their hosts. What is sent lies in a
- * window, which both have mapped: the sender says where, the receiver's device copies it once, straight
- * from there, and the count of completed messages tells the sender that its bytes are free.
+/* window.c: between ranks of a node whose devices share memory with their hosts. What is sent lies
+ * in a window, which both have mapped: the sender says where, the receiver's device copies it once,
+ * straight from there, and the count of completed messages tells the sender that its bytes are
+ * free.
  *
  * Refreshing: the sender first reads its own bytes onto themselves. By the OpenCL specification
- * (clEnqueueReadBuffer, CL_MEM_USE_HOST_PTR) that is what makes the wrapped memory hold what kernels
- * wrote. A CPU device has no other memory to keep them in, and is spared the wait. */
+ * (clEnqueueReadBuffer, CL_MEM_USE_HOST_PTR) that is what makes the wrapped memory hold what
+ * kernels wrote. A CPU device has no other memory to keep them in, and is spared the wait. */
 #include <stdlib.h>
 
 #include "host/fabric/mail.h"
 
-/* ---- window memory ---------------------------------------------------------------------------------- */
+/* ---- window memory ---- */
 
 const wf_window *wf_window_of(const wf_fabric *fabric, const wf_memory *memory) {
     const wf_window *w = fabric->windows;
@@ -30,9 +31,12 @@ static wf_status wrap(wf_fabric *fabric, int64_t bytes, const wf_share *share, w
 
 static wf_status may_have_window(const wf_fabric *fabric, int64_t bytes) {
     if (bytes < 0) return wf_fail(WF_ERR_ARGUMENT, "a window of %lld bytes", (long long)bytes);
-    if (bytes > 0 && !fabric->device) return wf_fail(WF_ERR_ARGUMENT, "a window of %lld bytes needs a device", (long long)bytes);
+    if (bytes > 0 && !fabric->device)
+        return wf_fail(WF_ERR_ARGUMENT, "a window of %lld bytes needs a device", (long long)bytes);
     if (bytes > 0 && !wf_opencl_device(fabric->device)->host_unified)
-        return wf_fail(WF_ERR_UNSUPPORTED, "rank %d asks for a window of %lld bytes, but its device does not share memory with its host",
+        return wf_fail(WF_ERR_UNSUPPORTED,
+                       "rank %d asks for a window of %lld bytes, but its device does not share "
+                       "memory with its host",
                        fabric->rank, (long long)bytes);
     return WF_OK;
 }
@@ -43,9 +47,12 @@ static wf_status agree_on_node(wf_fabric *fabric, wf_status mine) {
 
 wf_status wf_fabric_window_create(wf_fabric *fabric, int64_t bytes, wf_memory **out) {
     wf_window *window = calloc(1, sizeof *window);
-    wf_status status = window ? may_have_window(fabric, bytes) : wf_fail(WF_ERR_MEMORY, "no memory for a window");
+    wf_status status =
+        window ? may_have_window(fabric, bytes) : wf_fail(WF_ERR_MEMORY, "no memory for a window");
     TRY_GOTO(agree_on_node(fabric, status), free_window);
-    TRY_GOTO(wf_share_create(fabric->boot, &fabric->node, fabric->timeout_s, bytes, 0, &window->share), free_window);
+    TRY_GOTO(
+        wf_share_create(fabric->boot, &fabric->node, fabric->timeout_s, bytes, 0, &window->share),
+        free_window);
     status = wrap(fabric, bytes, window->share, &window->memory);
     TRY_GOTO(agree_on_node(fabric, status), destroy_memory);
     window->id = fabric->windows_made++;
@@ -79,14 +86,15 @@ void wf_fabric_window_destroy(wf_fabric *fabric, wf_memory *memory) {
     const wf_window *window = memory ? wf_window_of(fabric, memory) : NULL;
     const int32_t mine = window ? window->id : -1;
     int32_t id = mine, *const all = malloc((size_t)fabric->node.count * sizeof *all);
-    if (all && wf_gather(fabric->boot, &fabric->node, WF_TAG_NODE, fabric->timeout_s, &mine, sizeof mine, all) == WF_OK)
+    if (all && wf_gather(fabric->boot, &fabric->node, WF_TAG_NODE, fabric->timeout_s, &mine,
+                         sizeof mine, all) == WF_OK)
         for (int32_t m = 0; m < fabric->node.count; m++)
             if (all[m] > id) id = all[m];
     free(all);
     if (id >= 0) remove_window(fabric, wf_window_by_id(fabric, id));
 }
 
-/* ---- the transport ---------------------------------------------------------------------------------- */
+/* ---- the transport ---- */
 
 static wf_verdict_code ok(const wf_fabric *fabric, int32_t rank, int32_t peer) {
     if (fabric->peers[rank].node != fabric->peers[peer].node) return WF_PAIR_OTHER_NODE;
@@ -95,7 +103,8 @@ static wf_verdict_code ok(const wf_fabric *fabric, int32_t rank, int32_t peer) {
 }
 
 static wf_status create(wf_fabric *fabric) {
-    fabric->refresh_windows = fabric->device && wf_opencl_device(fabric->device)->type != WF_DEVICE_CPU;
+    fabric->refresh_windows =
+        fabric->device && wf_opencl_device(fabric->device)->type != WF_DEVICE_CPU;
     return WF_OK;
 }
 
@@ -114,11 +123,14 @@ static wf_status start(wf_fabric *fabric, wf_half *half) {
     if (!half->sends) return WF_OK;
     const wf_window *const window = wf_window_of(fabric, half->memory);
     if (!window)
-        return wf_fail(WF_ERR_FABRIC, "the %lld bytes that rank %d sends to rank %d on lane %s by window do not lie in window memory",
+        return wf_fail(WF_ERR_FABRIC,
+                       "the %lld bytes that rank %d sends to rank %d on lane %s by window do not "
+                       "lie in window memory",
                        (long long)half->bytes, fabric->rank, half->peer, wf_lane_name(half->lane));
     if (!fabric->refresh_windows) return WF_OK;
     char *const host = window->share->piece[window->share->mine];
-    TRY(wf_queue_read(fabric->device, WF_QUEUE_SEND, half->memory, half->offset, half->bytes, host + half->offset, &half->event));
+    TRY(wf_queue_read(fabric->device, WF_QUEUE_SEND, half->memory, half->offset, half->bytes,
+                      host + half->offset, &half->event));
     return wf_queue_flush(fabric->device, WF_QUEUE_SEND);
 }
 
@@ -126,13 +138,17 @@ static wf_status advance_send(wf_fabric *fabric, wf_half *half) {
     bool current = true;
     if (half->event) TRY(finished(half, &current));
     if (!current) return WF_OK;
-    const wf_post post = {.bytes = half->bytes, .offset = half->offset, .window = wf_window_of(fabric, half->memory)->id};
+    const wf_post post = {.bytes = half->bytes,
+                          .offset = half->offset,
+                          .window = wf_window_of(fabric, half->memory)->id};
     if (!wf_mail_announce(fabric, half, &post)) return WF_OK;
     TRY(wf_mail_match(fabric, half));
     const wf_mail *const mail = wf_half_mail(fabric, half);
-    if (!half->matched || atomic_load_explicit(&mail->completed, memory_order_acquire) <= half->sequence) return WF_OK;
-    wf_half_moved(fabric, half, half->bytes);
-    half->done = true;
+    if (!half->matched ||
+        atomic_load_explicit(&mail->completed, memory_order_acquire) <= half->sequence)
+        return WF_OK;
+    if (half->moved < half->bytes) wf_half_moved(fabric, half, half->bytes);
+    wf_mail_close(fabric, half);
     return WF_OK;
 }
 
@@ -141,10 +157,14 @@ static wf_status copy_in(wf_fabric *fabric, wf_half *half) {
     const wf_window *const window = wf_window_by_id(fabric, post->window);
     const int32_t place = fabric->peers[half->peer].place;
     if (!window || post->offset < 0 || post->offset > window->share->bytes[place] - half->bytes)
-        return wf_fail(WF_ERR_FABRIC, "rank %d sends %lld bytes from %lld of its window %d, which rank %d has not mapped",
-                       half->peer, (long long)half->bytes, (long long)post->offset, post->window, fabric->rank);
+        return wf_fail(
+            WF_ERR_FABRIC,
+            "rank %d sends %lld bytes from %lld of its window %d, which rank %d has not mapped",
+            half->peer, (long long)half->bytes, (long long)post->offset, post->window,
+            fabric->rank);
     const char *const from = (const char *)window->share->piece[place] + post->offset;
-    TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, half->memory, half->offset, half->bytes, from, &half->event));
+    TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, half->memory, half->offset, half->bytes,
+                       from, &half->event));
     half->issued = half->bytes;
     half->end->issuing++;
     return wf_queue_flush(fabric->device, WF_QUEUE_RECEIVE);
@@ -157,11 +177,8 @@ static wf_status advance_receive(wf_fabric *fabric, wf_half *half) {
     if (half->issued == 0 && half->end->issuing == half->sequence) TRY(copy_in(fabric, half));
     bool arrived = false;
     if (half->event) TRY(finished(half, &arrived));
-    if (!arrived) return WF_OK;
-    wf_half_moved(fabric, half, half->bytes);
-    /* Copies end in order on their queue, and halves are advanced oldest first. */
-    atomic_store_explicit(&wf_half_mail(fabric, half)->completed, half->sequence + 1, memory_order_release);
-    half->done = true;
+    if (arrived) wf_half_moved(fabric, half, half->bytes);
+    if (half->moved == half->bytes) wf_mail_close(fabric, half);
     return WF_OK;
 }
 
@@ -175,6 +192,11 @@ static bool abandon(wf_fabric *fabric, wf_half *half) {
     return true;
 }
 
-const wf_transport wf_transport_window = {.kind = WF_TRANSPORT_WINDOW, .name = "window", .ok = ok,
-                                          .create = create, .destroy = destroy, .start = start,
-                                          .advance = advance, .abandon = abandon};
+const wf_transport wf_transport_window = {.kind = WF_TRANSPORT_WINDOW,
+                                          .name = "window",
+                                          .ok = ok,
+                                          .create = create,
+                                          .destroy = destroy,
+                                          .start = start,
+                                          .advance = advance,
+                                          .abandon = abandon};

@@ -1,5 +1,6 @@
-/* fabric_support.h: what the MPI suites share. Every rank plays every test; an assertion is a verdict
- * that all ranks have reduced, so that one rank's failure fails all and none is left waiting. */
+/* fabric_support.h: what the MPI suites share. Every rank plays every test; an assertion is a
+ * verdict that all ranks have reduced, so that one rank's failure fails all and none is left
+ * waiting. */
 #ifndef WF_TESTS_FABRIC_SUPPORT_H
 #define WF_TESTS_FABRIC_SUPPORT_H
 
@@ -17,12 +18,15 @@ static int world_rank, world_ranks;
 static inline bool all_good(bool good, const char *what, int line) {
     int mine = good ? world_ranks : world_rank, first;
     MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (!good) fprintf(stderr, "rank %d, line %d: %s (last sentence: %s)\n", world_rank, line, what, wf_last_error());
+    if (!good)
+        fprintf(stderr, "rank %d, line %d: %s (last sentence: %s)\n", world_rank, line, what,
+                wf_last_error());
     return first == world_ranks;
 }
 
 /* Collective. */
-#define verdict(condition) ck_assert_msg(all_good((condition), #condition, __LINE__), "a rank failed: %s", #condition)
+#define verdict(condition)                                                                         \
+    ck_assert_msg(all_good((condition), #condition, __LINE__), "a rank failed: %s", #condition)
 #define good(expression) verdict((expression) == WF_OK)
 
 static inline bool says(const char *text) {
