@@ -43,7 +43,7 @@ static bool inside(const buffer *b, int64_t i) {
     const int64_t rows = b->operand.ndim > 1 ? b->operand.extent[0] : 1;
     const int64_t stride = b->operand.ndim > 1 ? b->view.stride[0] : columns + GUARD;
     const int64_t at = i - b->offset;
-    return at >= 0 && at / stride < rows && at % stride < columns;
+    return columns > 0 && at >= 0 && at / stride < rows && at % stride < columns;
 }
 
 /* Numbers in (-1, 1), or integers -3..3. Written buffers start as NaN; so does all around the views. */
