@@ -2,7 +2,7 @@
  * then sees their leaks as those of an unknown module, which no suppression can name. Nothing is closed here,
  * so that leaks.supp tells their leaks from weft's. */
 extern const int wf_keep_loaded; /* what the linker is told to want */
-int dlclose(void *handle);
+__attribute__((visibility("default"))) int dlclose(void *handle);
 
 const int wf_keep_loaded = 1;
 
