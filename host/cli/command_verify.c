@@ -2,6 +2,7 @@
 #include "host/cli/cli.h"
 
 #include <jansson.h>
+#include <stdlib.h>
 
 static context_arguments context_options;
 static bool json, all, quiet;
@@ -48,6 +49,7 @@ static int run(int argc, char **argv) {
         if (one && one != WEFT_ERR_MISMATCH) status = one; /* failures are counted; the rest still runs */
     }
     weft_context_destroy(context);
+    free(cases.text);
     if (status) return complain_status(status);
     fprintf(json ? stderr : stdout, "%d passed, %d failed, %d skipped\n", t.passed, t.failed, t.skipped);
     return t.failed ? EXIT_CHECK : t.passed ? EXIT_FINE : complain(EXIT_CHECK, "verify: nothing was checked");
