@@ -14,29 +14,30 @@ enum { LARGEST = 1 << 24 }; /* of any number, and of the ranks in all: far beyon
 /* Where a term's value goes, and what it is when the term is left out. */
 typedef struct term {
     const char *name;
-    size_t offset;             /* of an int32_t in wf_layout */
+    size_t offset, bytes;      /* of an int32_t or a bool in wf_layout */
     int32_t value;             /* of a term without number */
     int32_t smallest, largest; /* of a term with one; largest 0: takes no number */
 } term;
 
-#define AT(member) offsetof(wf_layout, member)
+#define AT(member)    offsetof(wf_layout, member)
+#define FIELD(member) AT(member), sizeof((wf_layout *)0)->member
 static const term terms[] = {
-    {"tp", AT(size[WF_AXIS_TP]), 0, 1, LARGEST},
-    {"sp", AT(sp), 1, 0, 0},
-    {"cp", AT(size[WF_AXIS_CP]), 0, 1, LARGEST},
-    {"ep", AT(size[WF_AXIS_EP]), 0, 1, LARGEST},
-    {"dp", AT(size[WF_AXIS_DP]), 0, 1, LARGEST},
-    {"zero", AT(zero), 0, 0, 3},
-    {"pp", AT(size[WF_AXIS_PP]), 0, 1, LARGEST},
-    {"vp", AT(virtual_stages), 0, 1, LARGEST},
-    {"gpipe", AT(pipeline), WF_GPIPE, 0, 0},
-    {"1f1b", AT(pipeline), WF_1F1B, 0, 0},
-    {"pipedream", AT(pipeline), WF_PIPEDREAM, 0, 0},
-    {"mb", AT(microbatches), 0, 1, LARGEST},
-    {"recompute-full", AT(recompute), WF_RECOMPUTE_FULL, 0, 0},
-    {"recompute-attention", AT(recompute), WF_RECOMPUTE_ATTENTION, 0, 0},
-    {"chunks", AT(chunks), 0, 1, LARGEST},
-    {"offload-activations", AT(offload_activations), 1, 0, 0},
+    {"tp", FIELD(size[WF_AXIS_TP]), 0, 1, LARGEST},
+    {"sp", FIELD(sp), 1, 0, 0},
+    {"cp", FIELD(size[WF_AXIS_CP]), 0, 1, LARGEST},
+    {"ep", FIELD(size[WF_AXIS_EP]), 0, 1, LARGEST},
+    {"dp", FIELD(size[WF_AXIS_DP]), 0, 1, LARGEST},
+    {"zero", FIELD(zero), 0, 0, 3},
+    {"pp", FIELD(size[WF_AXIS_PP]), 0, 1, LARGEST},
+    {"vp", FIELD(virtual_stages), 0, 1, LARGEST},
+    {"gpipe", FIELD(pipeline), WF_GPIPE, 0, 0},
+    {"1f1b", FIELD(pipeline), WF_1F1B, 0, 0},
+    {"pipedream", FIELD(pipeline), WF_PIPEDREAM, 0, 0},
+    {"mb", FIELD(microbatches), 0, 1, LARGEST},
+    {"recompute-full", FIELD(recompute), WF_RECOMPUTE_FULL, 0, 0},
+    {"recompute-attention", FIELD(recompute), WF_RECOMPUTE_ATTENTION, 0, 0},
+    {"chunks", FIELD(chunks), 0, 1, LARGEST},
+    {"offload-activations", FIELD(offload_activations), 1, 0, 0},
 };
 enum { TERMS = sizeof terms / sizeof *terms };
 static const char *const cp_forms[] = {"", "ring", "ulysses", "gather", "usp"};
@@ -49,7 +50,7 @@ typedef struct parser {
 } parser;
 
 static bool is_flag(const term *t) {
-    return t->offset == AT(sp) || t->offset == AT(offload_activations);
+    return t->bytes == sizeof(bool);
 }
 
 static int32_t get(const wf_layout *layout, const term *t) {
@@ -132,13 +133,20 @@ static const term *find(const parser *p) {
     return NULL;
 }
 
+static wf_status no_term(const parser *p) {
+    char why[320] = "is no term; terms, N a number, are";
+    for (int i = 0; i < TERMS; i++) {
+        const size_t used = strlen(why);
+        snprintf(why + used, sizeof why - used, " %s%s", terms[i].name,
+                 terms[i].largest > 0 ? "N" : "");
+    }
+    return refuse(p, why);
+}
+
 static wf_status parse_term(parser *p) {
     const term *t = p->length ? find(p) : NULL;
     if (!p->length) return refuse(p, "is an empty term between dots");
-    if (!t)
-        return refuse(
-            p, "is no term; terms are tp2 sp cp2ring ep2 dp2 zero1 pp2 vp2 gpipe 1f1b pipedream "
-               "mb2 recompute-full recompute-attention chunks2 offload-activations");
+    if (!t) return no_term(p);
     for (int i = 0; i < TERMS; i++)
         if ((p->seen >> i & 1) && terms[i].offset == t->offset) {
             char why[80];
