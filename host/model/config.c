@@ -84,7 +84,12 @@ static wf_status get_activation(const reader *r, int32_t *out) {
             *out = known[i].activation;
             return WF_OK;
         }
-    return bad(r, "activation_function", value, "one of gelu_new, gelu_pytorch_tanh, gelu_fast, gelu, relu, silu, swish");
+    char names[256] = "one of";
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        const size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, "%s %s", i ? "," : "", known[i].name);
+    }
+    return bad(r, "activation_function", value, names);
 }
 
 static wf_status check_variant(const reader *r) {
