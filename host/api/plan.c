@@ -187,10 +187,13 @@ void weft_plan_destroy(weft_plan *p) {
     free(p);
 }
 
+/* Microbatches move no weights: a plan may have others than the one that trains. */
 static bool same_model(const weft_plan *p, const weft_params *params) {
-    char a[128], b[128];
-    wf_layout_print(&p->layout, a, sizeof a);
-    wf_layout_print(&params->layout, b, sizeof b);
+    char a[256], b[256];
+    wf_layout of_plan = p->layout, of_params = params->layout;
+    of_plan.microbatches = of_params.microbatches = 1;
+    wf_layout_print(&of_plan, a, sizeof a);
+    wf_layout_print(&of_params, b, sizeof b);
     const wf_model *const m = &p->model, *const n = &params->model;
     return m->layers == n->layers && m->hidden == n->hidden && m->heads == n->heads && m->features == n->features &&
            m->vocabulary == n->vocabulary && m->positions == n->positions && strcmp(a, b) == 0;

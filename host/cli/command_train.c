@@ -1,6 +1,10 @@
 /* command_train.c: weft train: options, checks before any rank starts, and the order of the run. */
 #include "host/cli/train.h"
 
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
 static context_arguments context_options = {.timeout_s = 0};
 static train_arguments a = {.model = "tiny",
                             .prompt = "",
@@ -68,6 +72,17 @@ static int check(int *needed) {
     return status ? complain_status(status) : result;
 }
 
+/* Not after an hour of training. */
+static int check_trace(void) {
+    if (!a.trace) return EXIT_FINE;
+    const char *slash = strrchr(a.trace, '/');
+    const int length = slash == a.trace ? 1 : slash ? (int)(slash - a.trace) : 0;
+    char folder[4096] = ".";
+    if (length) snprintf(folder, sizeof folder, "%.*s", length, a.trace);
+    if (access(folder, W_OK | X_OK) == 0) return EXIT_FINE;
+    return complain(EXIT_USAGE, "train: cannot write the trace file %s: %s", a.trace, strerror(errno));
+}
+
 static int train(const ranks *ranks) {
     train_run run = {.arguments = &a, .rank = ranks->rank};
     int status = train_open(&run, &context_options, ranks);
@@ -85,6 +100,8 @@ static int run(int argc, char **argv) {
     if (status) return status;
     if (!weft_mpi_launched()) { /* the text is read before ranks start too: a bad path is one sentence */
         corpus probe;
+        status = check_trace();
+        if (status) return status;
         status = corpus_read(a.text.text, a.text.count, 20, &probe);
         if (status) return status;
         corpus_free(&probe);

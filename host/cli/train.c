@@ -25,10 +25,10 @@ static int fail(const train_run *r, weft_status status) {
 
 /* ---- opening --------------------------------------------------------------------------------------- */
 
-static weft_status open_plan(train_run *r, weft_mode mode, int64_t batch, weft_plan **out) {
+static weft_status open_plan(train_run *r, weft_mode mode, const weft_layout *layout, int64_t batch, weft_plan **out) {
     weft_plan_options o;
     weft_plan_options_init(&o);
-    o.model = r->model, o.layout = r->layout, o.mode = mode, o.gemm = r->arguments->gemm;
+    o.model = r->model, o.layout = layout, o.mode = mode, o.gemm = r->arguments->gemm;
     o.batch = batch, o.sequence = r->arguments->sequence;
     weft_plan *plan = NULL;
     const weft_status status = weft_plan_create(r->context, &o, &plan);
@@ -37,15 +37,30 @@ static weft_status open_plan(train_run *r, weft_mode mode, int64_t batch, weft_p
     return weft_plan_load(plan, r->params);
 }
 
+/* One sequence makes no microbatches: the layout without its mb. */
+static weft_status open_sampling(train_run *r) {
+    char text[256], kept[256] = "";
+    weft_layout *layout = NULL;
+    weft_layout_print(r->layout, text, sizeof text);
+    for (char *rest, *term = strtok_r(text, ".", &rest); term; term = strtok_r(NULL, ".", &rest)) {
+        const size_t used = strlen(kept);
+        if (strncmp(term, "mb", 2) != 0) snprintf(kept + used, sizeof kept - used, "%s%s", used ? "." : "", term);
+    }
+    weft_status status = weft_layout_parse(kept, &layout);
+    if (!status) status = open_plan(r, WEFT_LOGITS, layout, 1, &r->logits);
+    weft_layout_destroy(layout);
+    return status;
+}
+
 static weft_status open_all(train_run *r, const context_arguments *context, const ranks *ranks) {
     const train_arguments *a = r->arguments;
     weft_status status = context_open(context, ranks, a->trace != NULL, &r->context);
     if (!status) status = weft_model_create(a->model, &r->model);
     if (!status) status = weft_layout_parse(a->layout, &r->layout);
     if (!status) status = weft_params_create(r->context, r->model, r->layout, &r->params);
-    if (!status) status = open_plan(r, WEFT_TRAIN, a->batch, &r->plan);
-    if (!status && (a->evaluate_batches || a->evaluate_every)) status = open_plan(r, WEFT_EVALUATE, a->batch, &r->evaluation);
-    if (!status && a->sample) status = open_plan(r, WEFT_LOGITS, 1, &r->logits);
+    if (!status) status = open_plan(r, WEFT_TRAIN, r->layout, a->batch, &r->plan);
+    if (!status && (a->evaluate_batches || a->evaluate_every)) status = open_plan(r, WEFT_EVALUATE, r->layout, a->batch, &r->evaluation);
+    if (!status && a->sample) status = open_sampling(r);
     if (!status) status = weft_params_init(r->params, (uint64_t)a->seed);
     return status;
 }
@@ -235,7 +250,9 @@ int train_steps(train_run *r) {
     if (!r->rank) fprintf(stderr, "trained %lld steps in %.1f s\n", (long long)a->steps, now() - started);
     if (!a->trace) return EXIT_FINE;
     const weft_status status = weft_plan_trace_write(r->plan, a->trace);
-    return status ? fail(r, status) : EXIT_FINE;
+    if (status) return fail(r, status);
+    if (!r->rank) fprintf(stderr, "trace: %s; https://ui.perfetto.dev opens it\n", a->trace);
+    return EXIT_FINE;
 }
 
 /* ---- sampling ----------------------------------------------------------------------------------------------- */

@@ -125,6 +125,8 @@ run "$weft" train "${small[@]}" --ranks 2 --json --seed 4
 sed 's/,"tokens_per_s":[^,]*//' "$scratch/out" | cmp -s - "$scratch/first" && fails "another seed gives the same losses"
 run "$weft" train "${small[@]}" --ranks 2 --trace "$scratch/trace.json" --sample 5
 [ $status = 0 ] && [ -s "$scratch/trace.json" ] || fails "train --trace wrote nothing (status $status)"
+run "$weft" train "${small[@]}" --layout tp2.mb2 --sample 5
+[ $status = 0 ] && grep -q sample: "$scratch/out" || fails "train --sample under mb2: status $status: $(tail -1 "$scratch/err")"
 if [ -n "$python" ]; then
     run "$python" -c 'import json, sys
 events = json.load(open(sys.argv[1]))["traceEvents"]
