@@ -25,6 +25,7 @@
 #error "TRANS_A and TRANS_B must be defined"
 #endif
 #define WIDTH 1
+#include "portable.clh"
 #include "gemm.clh"
 
 #define ITEMS (GROUP_M * GROUP_N)
@@ -58,7 +59,7 @@ static inline void multiply(__local const float (*a_tile)[TILE_M + 1],
     }
 }
 
-__kernel __attribute__((reqd_work_group_size(GROUP_N, GROUP_M, 1))) void
+__kernel NARROW __attribute__((reqd_work_group_size(GROUP_N, GROUP_M, 1))) void
 gemm_simple(int m, int n, int k, __global const float *a, long a_offset, __global const float *b,
             long b_offset, long a_stride, long b_stride, EPILOGUE_ARGUMENTS) {
     __local float a_tile[TILE_K][TILE_M + 1];
