@@ -24,7 +24,7 @@ enum { B, S, KV, HQ, HKV, D, HEAD0, HEADS, POS0, KPOS0, SITE, WINDOW };
 
 enum { largest_head_dim = 256, largest_grid = 65535 /* groups along y and z on some devices */ };
 
-/* ---- sizes -------------------------------------------------------------------------------------- */
+/* ---- sizes ----------------------------------------------------------------------------------- */
 
 wf_attention wf_attention_sizes(const wf_problem *p) {
     const int64_t *n = p->size;
@@ -78,7 +78,7 @@ static void complete(wf_problem *p, uint32_t given) {
     if (!(given & 1u << HEADS)) p->size[HEADS] = p->size[HEAD0] + p->size[HQ];
 }
 
-/* ---- operands ----------------------------------------------------------------------------------- */
+/* ---- operands -------------------------------------------------------------------------------- */
 
 static wf_operand rows_operand(const char *name, wf_access access, int64_t positions,
                                int64_t heads, const wf_attention *a) {
@@ -123,7 +123,7 @@ static int backward_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
     return BACKWARD_OPERANDS;
 }
 
-/* ---- operations --------------------------------------------------------------------------------- */
+/* ---- operations ------------------------------------------------------------------------------ */
 
 /* sum over 0 <= i < s of clamp(i + from, 0, kv): nothing, then a ramp, then kv each. */
 static double ramp_sum(int64_t s, int64_t from, int64_t kv) {
@@ -157,7 +157,7 @@ static double backward_flops(const wf_problem *p) {
     return 10 * (double)a.d * pairs(&a);
 }
 
-/* ---- arguments, the same for all variants --------------------------------------------------------- */
+/* ---- arguments, the same for all variants ---------------------------------------------------- */
 
 static void view_4d(wf_launch *launch, int view) {
     wf_launch_view(launch, view);
@@ -174,6 +174,11 @@ static int64_t clip(int64_t x) {
     return x < INT32_MIN ? INT32_MIN : x > INT32_MAX ? INT32_MAX : x;
 }
 
+/* An int argument has the bits of a uint, which check() has seen to fit. */
+static void launch_u32(wf_launch *launch, int64_t value) {
+    wf_launch_i32(launch, (int32_t)(uint32_t)value);
+}
+
 /* Matches SIZE_ARGUMENTS and DROPOUT_ARGUMENTS of attention.clh. */
 static void common_arguments(wf_launch *launch, const wf_attention *a) {
     wf_launch_i32(launch, a->s);
@@ -187,12 +192,12 @@ static void common_arguments(wf_launch *launch, const wf_attention *a) {
     wf_launch_run(launch, WF_RUN_KEY1);
     wf_launch_run(launch, WF_RUN_LAYER);
     wf_launch_run(launch, WF_RUN_SAMPLE0);
-    wf_launch_i64(launch, a->site);
-    wf_launch_i64(launch, a->heads);
-    wf_launch_i64(launch, a->head0);
-    wf_launch_i64(launch, a->pos0);
-    wf_launch_i64(launch, a->kpos0);
-    wf_launch_i64(launch, wf_philox_threshold(a->p));
+    launch_u32(launch, a->site);
+    launch_u32(launch, a->heads);
+    launch_u32(launch, a->head0);
+    launch_u32(launch, a->pos0);
+    launch_u32(launch, a->kpos0);
+    launch_u32(launch, wf_philox_threshold(a->p));
     wf_launch_f32(launch, 1 / (1 - a->p));
 }
 
@@ -252,7 +257,7 @@ static int backward_launches(const wf_problem *p, int64_t rows, int32_t local, w
     return n;
 }
 
-/* ---- variant simple ------------------------------------------------------------------------------- */
+/* ---- variant simple -------------------------------------------------------------------------- */
 
 enum { TILE_ROWS, TILE_COLS, ITEM_ROWS, CHUNK };
 enum { simple_lanes = 16 };
@@ -321,7 +326,7 @@ static int delta_simple(const wf_problem *p, const wf_candidate *c, wf_launch ou
     return 1;
 }
 
-/* ---- variant panel -------------------------------------------------------------------------------- */
+/* ---- variant panel --------------------------------------------------------------------------- */
 
 enum { panel_lanes = 16 };
 static const wf_parameter panel_parameters[] = {
@@ -347,7 +352,7 @@ static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *c
     if (device->type == WF_DEVICE_CPU) wf_candidate_default(p, 1, candidate);
 }
 
-/* ---- tables ---------------------------------------------------------------------------------------- */
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 #define COUNT(array) (int32_t)(sizeof(array) / sizeof *(array))
 

@@ -31,9 +31,9 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
         lane_products(dp, do_rows, my_v, v_s, col0, keys);
 #if DROPOUT
         float16 keep[STEP];
-        keep_of_queries(keep, (uint2)(key0, key1), philox_head((uint)site, layer),
-                        (sample0 + (uint)sample) * (uint)heads + (uint)(head0 + head),
-                        (uint)(pos0 + row0), (uint)(kpos0 + col0), (uint)threshold, keep_scale);
+        keep_of_queries(keep, (uint2)(key0, key1), philox_head(site, layer),
+                        (sample0 + (uint)sample) * heads + head0 + (uint)head,
+                        pos0 + (uint)row0, kpos0 + (uint)col0, threshold, keep_scale);
         for (int j = 0; j < STEP; j++) dp[j] *= keep[j];
 #endif
         for (int j = 0; j < STEP; j++) {
@@ -70,9 +70,9 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
             lane_products(s, k_rows, my_q, q_s, col0, queries);
             lane_products(dp, v_rows, my_do, d_o_s, col0, queries);
 #if DROPOUT
-            keep_of_keys(keep, (uint2)(key0, key1), philox_head((uint)site, layer),
-                         (sample0 + (uint)sample) * (uint)heads + (uint)(head0 + head),
-                         (uint)(pos0 + col0), (uint)(kpos0 + row0), (uint)threshold, keep_scale);
+            keep_of_keys(keep, (uint2)(key0, key1), philox_head(site, layer),
+                         (sample0 + (uint)sample) * heads + head0 + (uint)head,
+                         pos0 + (uint)col0, kpos0 + (uint)row0, threshold, keep_scale);
 #else
             for (int j = 0; j < STEP; j++) keep[j] = 1.0f;
 #endif

@@ -67,7 +67,7 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
     const int row0 = ((int)get_num_groups(0) - 1 - (int)get_group_id(0)) * TILE_ROWS;
 #if DROPOUT
     local uchar kept[TILE_ROWS * TILE_COLS / 4];
-    const uint c1 = (sample0 + (uint)sample) * (uint)heads + (uint)(head0 + head);
+    const uint c1 = (sample0 + (uint)sample) * heads + head0 + (uint)head;
 #endif
     global const float *my_q = HEAD_4D(q, sample, head), *my_do = HEAD_4D(d_o, sample, head);
     global const float *my_k = HEAD_4D(k, sample, head / per_kv);
@@ -88,8 +88,8 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
         float s[ITEM_ROWS][ITEM_COLS], dp[ITEM_ROWS][ITEM_COLS];
         tile_product(s, a, b, my_q, q_s, row0, queries, my_k, k_s, col0, keys, team, lane);
 #if DROPOUT
-        load_kept(kept, TILE_ROWS, TILE_COLS, (uint2)(key0, key1), philox_head((uint)site, layer),
-                  c1, (uint)(pos0 + row0), (uint)(kpos0 + col0), (uint)threshold, item);
+        load_kept(kept, TILE_ROWS, TILE_COLS, (uint2)(key0, key1), philox_head(site, layer),
+                  c1, pos0 + (uint)row0, kpos0 + (uint)col0, threshold, item);
 #endif
         tile_product(dp, a, b, my_do, d_o_s, row0, queries, my_v, v_s, col0, keys, team, lane);
 #pragma unroll
@@ -139,10 +139,10 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
             float s[ITEM_ROWS][ITEM_COLS], dp[ITEM_ROWS][ITEM_COLS];
             tile_product(s, a, b, my_k, k_s, row0, keys, my_q, q_s, col0, queries, team, lane);
 #if DROPOUT
-            const uint c1 = (sample0 + (uint)sample) * (uint)heads + (uint)(head0 + head);
+            const uint c1 = (sample0 + (uint)sample) * heads + head0 + (uint)head;
             load_kept(kept, TILE_COLS, TILE_ROWS, (uint2)(key0, key1),
-                      philox_head((uint)site, layer), c1, (uint)(pos0 + col0),
-                      (uint)(kpos0 + row0), (uint)threshold, item);
+                      philox_head(site, layer), c1, pos0 + (uint)col0,
+                      kpos0 + (uint)row0, threshold, item);
 #endif
             tile_product(dp, a, b, my_v, v_s, row0, keys, my_do, d_o_s, col0, queries, team, lane);
 #pragma unroll

@@ -56,7 +56,7 @@ static float score(const wf_attention *a, const wf_tensor *t, int64_t sample, in
     return dot(a, &t[0], &t[1], sample, head, i, j) * (float)(1 / sqrt((double)a->d));
 }
 
-/* ---- forward ------------------------------------------------------------------------------------ */
+/* ---- forward --------------------------------------------------------------------------------- */
 
 static void forward_row(const wf_attention *a, const wf_tensor *t, const wf_run_number *run,
                         int64_t sample, int64_t head, int64_t i, float *p, spread *o,
@@ -101,7 +101,7 @@ void wf_attention_bound(const wf_problem *problem, const wf_tensor *t, const wf_
     else fill(&lse, rows, bound);
 }
 
-/* ---- delta: one sum of d products, (4 + sqrt(d)) roundings of its absolute value ------------------- */
+/* ---- delta: one sum of d products, (4 + sqrt(d)) roundings of its absolute value ------------- */
 
 void wf_attention_delta_bound(const wf_problem *problem, const wf_tensor *t, int operand,
                               double *bound) {
@@ -118,7 +118,7 @@ void wf_attention_delta_bound(const wf_problem *problem, const wf_tensor *t, int
             }
 }
 
-/* ---- backward ------------------------------------------------------------------------------------ */
+/* ---- backward -------------------------------------------------------------------------------- */
 
 /* Unfused gradients and their absolute sums, dense [position, sample, head, d] as the operands. */
 typedef struct gradients {

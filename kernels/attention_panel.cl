@@ -41,9 +41,9 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
         }
 #if DROPOUT
         float16 keep[STEP];
-        keep_of_queries(keep, (uint2)(key0, key1), philox_head((uint)site, layer),
-                        (sample0 + (uint)sample) * (uint)heads + (uint)(head0 + head),
-                        (uint)(pos0 + row0), (uint)(kpos0 + col0), (uint)threshold, keep_scale);
+        keep_of_queries(keep, (uint2)(key0, key1), philox_head(site, layer),
+                        (sample0 + (uint)sample) * heads + head0 + (uint)head,
+                        pos0 + (uint)row0, kpos0 + (uint)col0, threshold, keep_scale);
         for (int j = 0; j < STEP; j++) p[j] *= keep[j];
 #endif
         lane_weighted(sum, p, my_v, v_s, col0, keys);

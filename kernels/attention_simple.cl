@@ -21,9 +21,9 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
     local float weights[TILE_ROWS * WEIGHT_PITCH], best[TILE_ROWS * LANES];
 #if DROPOUT
     local uchar kept[TILE_ROWS * TILE_COLS / 4];
-    const uint head_word = philox_head((uint)site, layer);
-    const uint c1 = (sample0 + (uint)get_group_id(2)) * (uint)heads +
-                    (uint)(head0 + (long)get_group_id(1));
+    const uint head_word = philox_head(site, layer);
+    const uint c1 = (sample0 + (uint)get_group_id(2)) * heads +
+                    head0 + (uint)get_group_id(1);
 #endif
     const int item = get_local_id(0), lane = item % LANES, team = item / LANES;
     const int head = get_group_id(1), sample = get_group_id(2);
@@ -54,7 +54,7 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
 #if DROPOUT
             if (c == 0)
                 load_kept(kept, TILE_ROWS, TILE_COLS, (uint2)(key0, key1), head_word, c1,
-                          (uint)(pos0 + row0), (uint)(kpos0 + col0), (uint)threshold, item);
+                          pos0 + (uint)row0, kpos0 + (uint)col0, threshold, item);
 #endif
             barrier(CLK_LOCAL_MEM_FENCE);
             add_products(s, a, b, team, lane);

@@ -102,7 +102,8 @@ typedef struct wf_problem {
  *   real {dropout p}; flags CAUSAL, DROPOUT. softmax(Q K^T / sqrt(d)) V, never storing s x kv.
  *   reads  Q[s,b,hq,d], K[kv,b,hkv,d], V[kv,b,hkv,d] (4 extents, any strides of the first three)
  *   writes O[s,b,hq,d], lse[b,hq,s] (natural log of the row's sum of exponentials; -inf: no key)
- *   Query i has global position pos0+i, key j kpos0+j; CAUSAL keeps kpos0+j <= pos0+i. Query head g
+ *   Query i has global position pos0+i, key j kpos0+j; CAUSAL keeps kpos0+j <= pos0+i; a window w keeps
+ *   (pos0+i) - (kpos0+j) < w, and without CAUSAL the same the other way. Query head g
  *   reads kv head g / (hq/hkv). Dropout: element (sample, head0+g of `heads`, pos0+i, kpos0+j).
  * ATTENTION_DELTA  sizes as ATTENTION: reads O, dO (as Q); writes delta[b,hq,s] = sum_d O*dO
  * ATTENTION_BACKWARD sizes, flags as ATTENTION:

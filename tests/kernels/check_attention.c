@@ -17,7 +17,7 @@ static wf_problem parse(const char *text) {
     return problem;
 }
 
-/* ---- the reference ------------------------------------------------------------------------------ */
+/* ---- the reference --------------------------------------------------------------------------- */
 
 /* Causal, grouped heads, window, dropout, shifted positions, rows without keys; all small. */
 static const char *const small_cases[] = {
@@ -93,7 +93,7 @@ START_TEST(gradients_equal_finite_differences) {
 }
 END_TEST
 
-/* ---- what is seen, and counted --------------------------------------------------------------------- */
+/* ---- what is seen, and counted --------------------------------------------------------------- */
 
 static bool sees(const wf_attention *a, bool causal, int64_t i, int64_t j) {
     const int64_t behind = (a->pos0 + i) - (a->kpos0 + j);
@@ -149,7 +149,7 @@ START_TEST(bad_sizes_are_refused) {
 }
 END_TEST
 
-/* ---- the device -------------------------------------------------------------------------------------- */
+/* ---- the device ------------------------------------------------------------------------------ */
 
 static wf_opencl *opencl;
 static uint64_t seed;
