@@ -15,6 +15,11 @@
  * each sum has one order. Papers: see attention.c. */
 #include "philox.clh"
 #include "attention.clh"
+#if defined __AMDGCN__ && HEAD_DIM > 64
+#define LOADS 1 /* fewer scalar registers, so that none is spilled; PoCL would compile for minutes */
+#else
+#define LOADS 2
+#endif
 #include "attention_tile.clh"
 
 /* sum = x y^T over all chunks; begins with a barrier. */

@@ -12,6 +12,7 @@
  * with; a row without keys gives 0 and -inf. Papers: see attention.c. */
 #include "philox.clh"
 #include "attention.clh"
+#define LOADS 2
 #include "attention_tile.clh"
 
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
