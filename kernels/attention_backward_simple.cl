@@ -8,7 +8,7 @@
  *
  *   group (tile, head, sample) of (TILE_ROWS / ITEM_ROWS) * 16 items; see attention_tile.clh
  *   local memory: two tiles and two weight arrays, 19 KiB at the defaults.
- *   isa: scratch allowed (pvc): its compiler takes 32 lanes whatever the need, so an item has 64
+ *   isa: scratch allowed: pvc: its compiler takes 32 lanes whatever the need, so an item has 64
  *   registers, of which dK and dV of a head of 128 take 32; 64 bytes per item go to scratch there.
  *   Fewer lanes, asked for by attribute, spill on the smaller GPUs; TILE_ROWS=16 ITEM_ROWS=1 does not.
  * Numerics: f32; a row without keys is masked throughout and gives 0 whatever its lse. No atomics:
