@@ -4,7 +4,8 @@
 #
 #     target entry registers=N spills=BYTES scratch=BYTES local=BYTES build=NAME ok|allowed|SPILLS|FAILED why
 #
-# A source may allow memory for registers with a comment "isa: scratch allowed: targets...: reason".
+# A source may allow memory for registers with a comment "isa: scratch allowed: targets...: reason", or for
+# some builds only, "isa: scratch allowed: targets... below OPTION=N: reason".
 set -u
 work=$1 target=$2 name=$3 source=$4 entries=$5
 shift 5
@@ -68,7 +69,19 @@ case $target in
 esac
 $vendor "$@" >"$out.rows"
 grep FAILED "$out.rows" && exit 0
-allowed=$(sed -n 's/.*isa: scratch allowed: *\([^:]*\):.*/\1/p' "$source" | tr '\n' ' ')
+# Targets of the comments that hold for a build with these options.
+allowed_targets() {
+    sed -n 's/.*isa: scratch allowed: *\([^:]*\):.*/\1/p' "$source" | while read -r targets; do
+        case $targets in
+            *" below "*)
+                limit=${targets##* below } value=''
+                for option in "$@"; do case $option in -D"${limit%=*}"=*) value=${option#*=} ;; esac; done
+                [ -n "$value" ] && [ "$value" -lt "${limit#*=}" ] || continue ;;
+        esac
+        echo "${targets%% below *}"
+    done | tr '\n' ' '
+}
+allowed=$(allowed_targets "$@")
 echo "$entries" | tr ';' '\n' | sed 's/=.*//' | grep . | while read -r entry; do
     row=$(awk -v e="$entry" '$1 == e' "$out.rows" | head -n 1)
     set -- $row
