@@ -273,10 +273,11 @@ static int32_t simple_group(const wf_candidate *c) {
     return simple_lanes * (c->value[TILE_ROWS] / c->value[ITEM_ROWS]);
 }
 
-/* As the sources declare: two tiles, `weights` weight arrays, per-row maxima, kept quads. */
+/* As the sources declare, or more: tiles (of own rows as many as weight arrays), per-row maxima,
+ * kept quads. */
 static int64_t simple_local_bytes(const wf_candidate *c, int weights) {
     const int64_t rows = c->value[TILE_ROWS], cols = c->value[TILE_COLS];
-    return 4 * ((rows + cols) * (c->value[CHUNK] + 4) + weights * rows * (cols + 4) +
+    return 4 * ((weights * rows + cols) * (c->value[CHUNK] + 4) + weights * rows * (cols + 4) +
                 rows * simple_lanes) + rows * cols / 4;
 }
 

@@ -7,7 +7,7 @@
  *                                                   dV += (keep P)^T dO, dK += dS^T Q
  *
  *   group (tile, head, sample) of (TILE_ROWS / ITEM_ROWS) * 16 items; see attention_tile.clh
- *   local memory: two tiles and two weight arrays, 19 KiB at the defaults.
+ *   local memory: two or three tiles and two weight arrays, 23 KiB at the defaults.
  *   isa: scratch allowed: pvc: its compiler takes 32 lanes whatever the need, so an item has 64
  *   registers, of which dK and dV of a head of 128 take 32; 64 bytes per item go to scratch there.
  *   Fewer lanes, asked for by attribute, spill on the smaller GPUs; TILE_ROWS=16 ITEM_ROWS=1 does not.
@@ -24,7 +24,10 @@
 #endif
 #include "attention_tile.clh"
 
-/* sum = x y^T over all chunks; begins with a barrier. */
+/* A head of one chunk keeps both own tiles in local memory; else they pass through one. */
+#define OTHER_TILE (CHUNKS == 1 ? TILE_ROWS * PITCH : 4)
+
+/* sum = x y^T over all chunks; a is x already if there is one chunk. Begins with a barrier. */
 void tile_product(float sum[ITEM_ROWS][ITEM_COLS], local float *a, local float *b,
                   global const float *x, long x_stride, int row0, int nrows,
                   global const float *y, long y_stride, int col0, int ncols, int team, int lane) {
@@ -35,7 +38,7 @@ void tile_product(float sum[ITEM_ROWS][ITEM_COLS], local float *a, local float *
 #pragma unroll 1
     for (int c = 0; c < CHUNKS; c++) {
         barrier(CLK_LOCAL_MEM_FENCE);
-        load_tile(a, TILE_ROWS, x, x_stride, row0, nrows, c * CHUNK, team, lane);
+        if (CHUNKS > 1) load_tile(a, TILE_ROWS, x, x_stride, row0, nrows, c * CHUNK, team, lane);
         load_tile(b, TILE_COLS, y, y_stride, col0, ncols, c * CHUNK, team, lane);
         barrier(CLK_LOCAL_MEM_FENCE);
         add_products(sum, a, b, team, lane);
@@ -68,7 +71,8 @@ kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
 void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse), READ_3D(delta),
                   WRITE_4D(dq), SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
     local float a[TILE_ROWS * PITCH] ALIGNED, b[TILE_COLS * PITCH] ALIGNED;
-    local float weights[TILE_ROWS * WEIGHT_PITCH];
+    local float other[OTHER_TILE] ALIGNED, weights[TILE_ROWS * WEIGHT_PITCH];
+    local float *const a2 = CHUNKS == 1 ? other : a;
     const int item = get_local_id(0), lane = item % LANES, team = item / LANES;
     const int head = get_group_id(1), sample = get_group_id(2);
     const int row0 = ((int)get_num_groups(0) - 1 - (int)get_group_id(0)) * TILE_ROWS;
@@ -89,6 +93,10 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
         my_delta[r] = delta[delta_at + sample * delta_b + head * delta_h + inside];
         factor[r] = scale;
     }
+    if (CHUNKS == 1) {
+        load_tile(a, TILE_ROWS, my_q, q_s, row0, queries, 0, team, lane);
+        load_tile(a2, TILE_ROWS, my_do, d_o_s, row0, queries, 0, team, lane);
+    }
     const int seen_first = first_key(row0, low, keys);
     const int seen_end = end_key(min(row0 + TILE_ROWS, queries) - 1, high, keys);
     for (int col0 = seen_first - PHASE(seen_first); col0 < seen_end; col0 += TILE_COLS) {
@@ -98,7 +106,7 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
         load_kept(kept, TILE_ROWS, TILE_COLS, (uint2)(key0, key1), philox_head(site, layer),
                   c1, pos0 + (uint)row0, kpos0 + (uint)col0, threshold, item);
 #endif
-        tile_product(dp, a, b, my_do, d_o_s, row0, queries, my_v, v_s, col0, keys, team, lane);
+        tile_product(dp, a2, b, my_do, d_o_s, row0, queries, my_v, v_s, col0, keys, team, lane);
 #pragma unroll
         for (int r = 0; r < ITEM_ROWS; r++)
 #pragma unroll
@@ -125,6 +133,8 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
                     SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
     local float a[TILE_ROWS * PITCH] ALIGNED, b[TILE_COLS * PITCH] ALIGNED;
     local float p_weights[TILE_ROWS * WEIGHT_PITCH], ds_weights[TILE_ROWS * WEIGHT_PITCH];
+    local float other[OTHER_TILE] ALIGNED;
+    local float *const a2 = CHUNKS == 1 ? other : a;
 #if DROPOUT
     local uchar kept[TILE_COLS * TILE_ROWS / 4];
 #endif
@@ -136,6 +146,10 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
     float sum_k[CHUNKS][ITEM_ROWS][ITEM_DIMS], sum_v[CHUNKS][ITEM_ROWS][ITEM_DIMS];
     clear(sum_k);
     clear(sum_v);
+    if (CHUNKS == 1) {
+        load_tile(a, TILE_ROWS, my_k, k_s, row0, keys, 0, team, lane);
+        load_tile(a2, TILE_ROWS, my_v, v_s, row0, keys, 0, team, lane);
+    }
     const int seen_first = first_query(max(row0, 0), high, queries);
     const int seen_end = end_query(min(row0 + TILE_ROWS, keys) - 1, low, queries);
     for (int head = kv_head * per_kv; head < (kv_head + 1) * per_kv; head++) {
@@ -151,7 +165,7 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
                       philox_head(site, layer), c1, pos0 + (uint)col0,
                       kpos0 + (uint)row0, threshold, item);
 #endif
-            tile_product(dp, a, b, my_v, v_s, row0, keys, my_do, d_o_s, col0, queries, team, lane);
+            tile_product(dp, a2, b, my_v, v_s, row0, keys, my_do, d_o_s, col0, queries, team, lane);
 #pragma unroll
             for (int c = 0; c < ITEM_COLS; c++) {
                 const int col = lane + LANES * c, i = col0 + col, inside = min(i, queries - 1);

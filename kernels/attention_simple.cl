@@ -45,6 +45,7 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
 #pragma unroll
             for (int i = 0; i < ITEM_DIMS; i++) sum[c][r][i] = 0.0f;
     }
+    if (CHUNKS == 1) load_tile(a, TILE_ROWS, my_q, q_s, row0, queries, 0, team, lane);
     const int seen_first = first_key(row0, low, keys);
     const int seen_end = end_key(min(row0 + TILE_ROWS, queries) - 1, high, keys);
     for (int col0 = seen_first - PHASE(seen_first); col0 < seen_end; col0 += TILE_COLS) {
@@ -52,7 +53,8 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
 #pragma unroll 1
         for (int c = 0; c < CHUNKS; c++) {
             barrier(CLK_LOCAL_MEM_FENCE);
-            load_tile(a, TILE_ROWS, my_q, q_s, row0, queries, c * CHUNK, team, lane);
+            if (CHUNKS > 1)
+                load_tile(a, TILE_ROWS, my_q, q_s, row0, queries, c * CHUNK, team, lane);
             load_tile(b, TILE_COLS, my_k, k_s, col0, keys, c * CHUNK, team, lane);
 #if DROPOUT
             if (c == 0)
