@@ -11,8 +11,6 @@
  *   isa: scratch allowed: pvc: its compiler takes 32 lanes whatever the need, so an item has 64
  *   registers, of which dK and dV of a head of 128 take 32; 64 bytes per item go to scratch there.
  *   Fewer lanes, asked for by attribute, spill on the smaller GPUs; TILE_ROWS=16 ITEM_ROWS=1 does not.
- *   isa: scratch allowed: sm_80 sm_90 below HEAD_DIM=64: ptxas holds groups of 256 to 64 registers there, and
- *   one or two words of an item go to scratch; loading fewer rows at a time moves the spill elsewhere.
  * Numerics: f32; a row without keys is masked throughout and gives 0 whatever its lse. No atomics:
  * each sum has one order. Papers: see attention.c. */
 #include "philox.clh"

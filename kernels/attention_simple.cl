@@ -8,8 +8,6 @@
  *
  *   group (tile, head, sample) of (TILE_ROWS / ITEM_ROWS) * 16 items; see attention_tile.clh
  *   local memory: two tiles, P, 16 maxima per row: 16 KiB at the defaults.
- *   isa: scratch allowed: sm_80 sm_90 below HEAD_DIM=64: ptxas holds groups of 256 to 64 registers there, and
- *   a few words of an item go to scratch; loading fewer rows at a time moves the spill elsewhere.
  * Numerics: f32; maxima start at -FLT_MAX and masked P are 0 by selection, so no -inf is computed
  * with; a row without keys gives 0 and -inf. Papers: see attention.c. */
 #include "philox.clh"
