@@ -23,7 +23,8 @@ static const struct {
       .activation = WF_ACT_GELU_TANH,
       .norm_epsilon = 1e-5,
       .init_std = 0.08, /* near 1/sqrt(hidden); with GPT-2's 0.02, 150 steps end 0.2 nats higher */
-      .tied_head = true}},
+      .tied_head = true,
+      .biases = WF_BIASES_ALL}},
     {"gpt2",
      {.layers = 12,
       .hidden = 768,
@@ -39,7 +40,8 @@ static const struct {
       .dropout_embedding = 0.1,
       .dropout_attention = 0.1,
       .dropout_residual = 0.1,
-      .tied_head = true}},
+      .tied_head = true,
+      .biases = WF_BIASES_ALL}},
 };
 
 wf_status wf_model_preset(const char *name, wf_model *out) {
@@ -99,6 +101,11 @@ wf_status wf_model_check(const wf_model *m) {
         return wf_fail(WF_ERR_UNSUPPORTED,
                        "%lld kv heads for %lld heads: grouped queries are not lowered yet",
                        (long long)m->kv_heads, (long long)m->heads);
+    if (m->norm != WF_LAYERNORM || m->position_form != WF_POSITIONS_LEARNED ||
+        m->head_form != WF_HEAD_LINEAR || m->biases != WF_BIASES_ALL || m->types || m->gated ||
+        m->post_norm || m->bidirectional || m->embedding_norm)
+        return wf_fail(WF_ERR_UNSUPPORTED,
+                       "forms of the block other than GPT-2's are not lowered yet");
     if (!m->tied_head)
         return wf_fail(WF_ERR_UNSUPPORTED,
                        "a head that is not tied to the token embedding is not lowered yet");
@@ -111,41 +118,57 @@ wf_status wf_model_check(const wf_model *m) {
 #define VECTOR  false
 void wf_model_parameters(const wf_model *m, wf_parameter_info out[WF_TENSORS]) {
     const int64_t h = m->hidden, a = m->heads * m->head_size, f = m->features;
+    const bool head = m->head_form != WF_HEAD_NONE, transform = m->head_form == WF_HEAD_TRANSFORM;
     const wf_parameter_info table[WF_TENSORS] = {
-        [WF_T_TOKEN_EMBEDDING] = {"embedding.token", "wte.weight", OUTSIDE, MATRIX,
-                                  WF_SPLIT_VOCABULARY, WF_INIT_NORMAL, m->vocabulary, h},
-        [WF_T_POSITION_EMBEDDING] = {"embedding.position", "wpe.weight", OUTSIDE, MATRIX,
-                                     WF_REPLICATED, WF_INIT_NORMAL, m->positions, h},
-        [WF_T_NORM1_WEIGHT] = {"layer.norm1.weight", "h.%d.ln_1.weight", LAYER, VECTOR,
-                               WF_REPLICATED, WF_INIT_ONE, h, 1},
-        [WF_T_NORM1_BIAS] = {"layer.norm1.bias", "h.%d.ln_1.bias", LAYER, VECTOR, WF_REPLICATED,
-                             WF_INIT_ZERO, h, 1},
-        [WF_T_QKV_WEIGHT] = {"layer.attn.qkv.weight", "h.%d.attn.c_attn.weight", LAYER, MATRIX,
-                             WF_SPLIT_HEADS, WF_INIT_NORMAL, 3 * a, h},
-        [WF_T_QKV_BIAS] = {"layer.attn.qkv.bias", "h.%d.attn.c_attn.bias", LAYER, VECTOR,
-                           WF_SPLIT_HEADS, WF_INIT_ZERO, 3 * a, 1},
-        [WF_T_PROJ_WEIGHT] = {"layer.attn.proj.weight", "h.%d.attn.c_proj.weight", LAYER, MATRIX,
-                              WF_SPLIT_HEAD_COLUMNS, WF_INIT_NORMAL_RESIDUAL, h, a},
-        [WF_T_PROJ_BIAS] = {"layer.attn.proj.bias", "h.%d.attn.c_proj.bias", LAYER, VECTOR,
-                            WF_REPLICATED, WF_INIT_ZERO, h, 1},
-        [WF_T_NORM2_WEIGHT] = {"layer.norm2.weight", "h.%d.ln_2.weight", LAYER, VECTOR,
-                               WF_REPLICATED, WF_INIT_ONE, h, 1},
-        [WF_T_NORM2_BIAS] = {"layer.norm2.bias", "h.%d.ln_2.bias", LAYER, VECTOR, WF_REPLICATED,
-                             WF_INIT_ZERO, h, 1},
-        [WF_T_FC1_WEIGHT] = {"layer.mlp.fc1.weight", "h.%d.mlp.c_fc.weight", LAYER, MATRIX,
-                             WF_SPLIT_FEATURES, WF_INIT_NORMAL, f, h},
-        [WF_T_FC1_BIAS] = {"layer.mlp.fc1.bias", "h.%d.mlp.c_fc.bias", LAYER, VECTOR,
-                           WF_SPLIT_FEATURES, WF_INIT_ZERO, f, 1},
-        [WF_T_FC2_WEIGHT] = {"layer.mlp.fc2.weight", "h.%d.mlp.c_proj.weight", LAYER, MATRIX,
-                             WF_SPLIT_FEATURE_COLUMNS, WF_INIT_NORMAL_RESIDUAL, h, f},
-        [WF_T_FC2_BIAS] = {"layer.mlp.fc2.bias", "h.%d.mlp.c_proj.bias", LAYER, VECTOR,
-                           WF_REPLICATED, WF_INIT_ZERO, h, 1},
-        [WF_T_NORMF_WEIGHT] = {"normf.weight", "ln_f.weight", OUTSIDE, VECTOR, WF_REPLICATED,
-                               WF_INIT_ONE, h, 1},
-        [WF_T_NORMF_BIAS] = {"normf.bias", "ln_f.bias", OUTSIDE, VECTOR, WF_REPLICATED,
-                             WF_INIT_ZERO, h, 1},
+        [WF_T_TOKEN_EMBEDDING] = {"embedding.token", OUTSIDE, MATRIX, WF_SPLIT_VOCABULARY,
+                                  WF_INIT_NORMAL, m->vocabulary, h},
+        [WF_T_POSITION_EMBEDDING] = {"embedding.position", OUTSIDE, MATRIX, WF_REPLICATED,
+                                     WF_INIT_NORMAL, m->positions, h},
+        [WF_T_NORM1_WEIGHT] = {"layer.norm1.weight", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ONE, h,
+                               1},
+        [WF_T_NORM1_BIAS] = {"layer.norm1.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO, h, 1},
+        [WF_T_QKV_WEIGHT] = {"layer.attn.qkv.weight", LAYER, MATRIX, WF_SPLIT_HEADS, WF_INIT_NORMAL,
+                             3 * a, h},
+        [WF_T_QKV_BIAS] = {"layer.attn.qkv.bias", LAYER, VECTOR, WF_SPLIT_HEADS, WF_INIT_ZERO,
+                           3 * a, 1},
+        [WF_T_PROJ_WEIGHT] = {"layer.attn.proj.weight", LAYER, MATRIX, WF_SPLIT_HEAD_COLUMNS,
+                              WF_INIT_NORMAL_RESIDUAL, h, a},
+        [WF_T_PROJ_BIAS] = {"layer.attn.proj.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO, h,
+                            1},
+        [WF_T_NORM2_WEIGHT] = {"layer.norm2.weight", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ONE, h,
+                               1},
+        [WF_T_NORM2_BIAS] = {"layer.norm2.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO, h, 1},
+        [WF_T_FC1_WEIGHT] = {"layer.mlp.fc1.weight", LAYER, MATRIX, WF_SPLIT_FEATURES,
+                             WF_INIT_NORMAL, f, h},
+        [WF_T_FC1_BIAS] = {"layer.mlp.fc1.bias", LAYER, VECTOR, WF_SPLIT_FEATURES, WF_INIT_ZERO, f,
+                           1},
+        [WF_T_FC2_WEIGHT] = {"layer.mlp.fc2.weight", LAYER, MATRIX, WF_SPLIT_FEATURE_COLUMNS,
+                             WF_INIT_NORMAL_RESIDUAL, h, f},
+        [WF_T_FC2_BIAS] = {"layer.mlp.fc2.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO, h, 1},
+        [WF_T_NORMF_WEIGHT] = {"normf.weight", OUTSIDE, VECTOR, WF_REPLICATED, WF_INIT_ONE, h, 1},
+        [WF_T_NORMF_BIAS] = {"normf.bias", OUTSIDE, VECTOR, WF_REPLICATED, WF_INIT_ZERO, h, 1},
+        [WF_T_TYPE_EMBEDDING] = {"embedding.type", OUTSIDE, MATRIX, WF_REPLICATED, WF_INIT_NORMAL,
+                                 m->types, h},
+        [WF_T_EMBEDDING_NORM_WEIGHT] = {"embedding.norm.weight", OUTSIDE, VECTOR, WF_REPLICATED,
+                                        WF_INIT_ONE, m->embedding_norm ? h : 0, 1},
+        [WF_T_EMBEDDING_NORM_BIAS] = {"embedding.norm.bias", OUTSIDE, VECTOR, WF_REPLICATED,
+                                      WF_INIT_ZERO, m->embedding_norm ? h : 0, 1},
+        [WF_T_HEAD_WEIGHT] = {"head.weight", OUTSIDE, MATRIX, WF_SPLIT_VOCABULARY, WF_INIT_NORMAL,
+                              head && !m->tied_head ? m->vocabulary : 0, h},
+        [WF_T_HEAD_BIAS] = {"head.bias", OUTSIDE, VECTOR, WF_SPLIT_VOCABULARY, WF_INIT_ZERO,
+                            transform ? m->vocabulary : 0, 1},
+        [WF_T_TRANSFORM_WEIGHT] = {"head.transform.weight", OUTSIDE, MATRIX, WF_REPLICATED,
+                                   WF_INIT_NORMAL, transform ? h : 0, h},
+        [WF_T_TRANSFORM_BIAS] = {"head.transform.bias", OUTSIDE, VECTOR, WF_REPLICATED,
+                                 WF_INIT_ZERO, transform ? h : 0, 1},
+        [WF_T_TRANSFORM_NORM_WEIGHT] = {"head.transform.norm.weight", OUTSIDE, VECTOR,
+                                        WF_REPLICATED, WF_INIT_ONE, transform ? h : 0, 1},
+        [WF_T_TRANSFORM_NORM_BIAS] = {"head.transform.norm.bias", OUTSIDE, VECTOR, WF_REPLICATED,
+                                      WF_INIT_ZERO, transform ? h : 0, 1},
     };
     memcpy(out, table, sizeof table);
+    for (int t = 0; t < WF_TENSORS; t++)
+        if (!out[t].rows) out[t].columns = 0;
 }
 
 int64_t wf_model_parameter_count(const wf_model *m) {

@@ -10,12 +10,40 @@
 extern "C" {
 #endif
 
+/* Whose names, transposes and fused projections the model's files use (host/model/names.c). */
+typedef enum wf_family { WF_FAMILY_GPT2, WF_FAMILY_LLAMA, WF_FAMILY_BERT, WF_FAMILIES } wf_family;
+typedef enum wf_norm_form { WF_LAYERNORM, WF_RMSNORM /* no mean, no bias */ } wf_norm_form;
+typedef enum wf_position_form {
+    WF_POSITIONS_LEARNED, /* an embedding, added */
+    WF_POSITIONS_ROPE,    /* q and k rotated (Su et al. 2021), pairs (i, i + head_size / 2) */
+    WF_POSITIONS_NONE
+} wf_position_form;
+typedef enum wf_head_form {
+    WF_HEAD_LINEAR,       /* logits = normf(x) W^T */
+    WF_HEAD_TRANSFORM,    /* BERT's: logits = norm(act(x T^T + t)) W^T + bias */
+    WF_HEAD_NONE          /* the last hidden states are the result */
+} wf_head_form;
+/* Which linear layers have biases. */
+enum { WF_BIAS_QKV = 1u << 0, WF_BIAS_PROJ = 1u << 1, WF_BIAS_MLP = 1u << 2, WF_BIASES_ALL = 7 };
+
+/* Forms whose zero is GPT-2's: LayerNorm before each half, learned positions, causal, no gate. */
 typedef struct wf_model {
     int64_t layers, hidden, heads, kv_heads, head_size, features, vocabulary, positions;
+    int64_t types;              /* rows of the token type embedding; 0: none. Type 0 is used for all tokens */
+    int32_t family, norm, position_form, head_form;
     int32_t activation;         /* wf_activation */
+    uint32_t biases;            /* WF_BIAS_... */
+    bool gated;                 /* MLP: act(x G^T) * (x U^T); fc1 holds G's rows, then U's */
+    bool post_norm;             /* norm after each residual sum, none after the last layer */
+    bool bidirectional;
+    bool embedding_norm;        /* norm (then dropout) of the summed embeddings */
+    bool tied_head;             /* the head's matrix is the token embedding */
     double norm_epsilon, init_std;
     double dropout_embedding, dropout_attention, dropout_residual;
-    bool tied_head;
+    /* RoPE: frequencies theta^(-2i/d); Llama 3's scaling by wavelength where rope_factor > 1, plain
+     * linear scaling (positions / factor) where low and high are 0. */
+    double rope_theta, rope_factor, rope_low_frequency, rope_high_frequency;
+    int64_t rope_original_positions;
 } wf_model;
 
 /* "tiny" (the quickstart's byte model), "gpt2"; WF_ERR_ARGUMENT names the known ones. */
@@ -36,10 +64,10 @@ typedef enum wf_split {
 typedef enum wf_initial { WF_INIT_NORMAL /* init_std */, WF_INIT_NORMAL_RESIDUAL /* init_std / sqrt(2 layers) */, WF_INIT_ONE, WF_INIT_ZERO } wf_initial;
 
 /* One row of the table. Weights of linear layers are [out, in]; vectors have columns = 1 and
- * rows = n. Order of rows = order of the slots in every schedule of the model. */
+ * rows = n. Order of rows = order of the slots in every schedule of the model. A tensor that the
+ * model does not have has rows = columns = 0 (its slot has no bytes). */
 typedef struct wf_parameter_info {
     const char *name;       /* "layer.attn.qkv.weight"; slots of per-layer tensors have count = layers */
-    const char *hf_name;    /* GPT-2's name in files: "h.%d.attn.c_attn.weight" */
     bool per_layer, matrix; /* matrix: weight decay applies */
     int32_t split, initial;
     int64_t rows, columns;  /* of the whole tensor */
@@ -49,7 +77,10 @@ enum wf_tensor_id { /* rows of the table, and the sites of initialisation (WF_SI
     WF_T_TOKEN_EMBEDDING, WF_T_POSITION_EMBEDDING,
     WF_T_NORM1_WEIGHT, WF_T_NORM1_BIAS, WF_T_QKV_WEIGHT, WF_T_QKV_BIAS, WF_T_PROJ_WEIGHT, WF_T_PROJ_BIAS,
     WF_T_NORM2_WEIGHT, WF_T_NORM2_BIAS, WF_T_FC1_WEIGHT, WF_T_FC1_BIAS, WF_T_FC2_WEIGHT, WF_T_FC2_BIAS,
-    WF_T_NORMF_WEIGHT, WF_T_NORMF_BIAS, WF_TENSORS
+    WF_T_NORMF_WEIGHT, WF_T_NORMF_BIAS,
+    WF_T_TYPE_EMBEDDING, WF_T_EMBEDDING_NORM_WEIGHT, WF_T_EMBEDDING_NORM_BIAS, WF_T_HEAD_WEIGHT,
+    WF_T_HEAD_BIAS, WF_T_TRANSFORM_WEIGHT, WF_T_TRANSFORM_BIAS, WF_T_TRANSFORM_NORM_WEIGHT,
+    WF_T_TRANSFORM_NORM_BIAS, WF_TENSORS
 };
 
 void wf_model_parameters(const wf_model *, wf_parameter_info out[WF_TENSORS]);

@@ -15,7 +15,7 @@ static wf_model small_model(int activation) {
     return (wf_model){.layers = 2, .hidden = 6, .heads = 2, .kv_heads = 2, .head_size = 3,
                       .features = 10, .vocabulary = 7, .positions = 8, .activation = activation,
                       .norm_epsilon = 1e-5, .init_std = 0.4, .dropout_embedding = 0.2,
-                      .dropout_attention = 0.3, .dropout_residual = 0.25, .tied_head = true};
+                      .dropout_attention = 0.3, .dropout_residual = 0.25, .tied_head = true, .biases = WF_BIASES_ALL};
 }
 
 static gpt_batch whole_batch(void) {

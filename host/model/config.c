@@ -148,6 +148,7 @@ static wf_status read_model(const reader *r, wf_model *out) {
     TRY(read_reals(r, &m));
     TRY(get_activation(r, &m.activation));
     m.tied_head = true;
+    m.biases = WF_BIASES_ALL;
     const wf_status status = wf_model_check(&m);
     if (status != WF_OK) {
         char why[512];

@@ -21,7 +21,7 @@ static wf_schedule *lowered(const char *text, wf_mode mode) {
                             .dropout_embedding = 0.1,
                             .dropout_attention = 0.1,
                             .dropout_residual = 0.1,
-                            .tied_head = true};
+                            .tied_head = true, .biases = WF_BIASES_ALL};
     const wf_shape shape = {2, 5};
     wf_layout layout;
     wf_schedule *s;

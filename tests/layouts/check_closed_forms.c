@@ -35,7 +35,7 @@ static const wf_model model = {.layers = LAYERS,
                                .dropout_embedding = 0.1,
                                .dropout_attention = 0.1,
                                .dropout_residual = 0.1,
-                               .tied_head = true};
+                               .tied_head = true, .biases = WF_BIASES_ALL};
 
 static const struct {
     const char *text;

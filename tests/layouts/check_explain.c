@@ -29,7 +29,7 @@ static char *explained(void) {
                             .norm_epsilon = 1e-5,
                             .init_std = 0.02,
                             .dropout_residual = 0.1,
-                            .tied_head = true};
+                            .tied_head = true, .biases = WF_BIASES_ALL};
     const wf_shape shape = {2, 5};
     const wf_limits limits = {.max_alloc_bytes = {0}};
     wf_layout layout;

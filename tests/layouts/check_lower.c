@@ -23,7 +23,7 @@ static wf_model small(void) {
                       .dropout_embedding = 0.1,
                       .dropout_attention = 0.1,
                       .dropout_residual = 0.1,
-                      .tied_head = true};
+                      .tied_head = true, .biases = WF_BIASES_ALL};
 }
 
 static wf_status lower(const wf_model *model, wf_shape shape, const char *text, int32_t rank,

@@ -41,7 +41,7 @@ static const wf_model model = {.layers = LAYERS,
                                .dropout_embedding = 0.1,
                                .dropout_attention = 0.1,
                                .dropout_residual = 0.1,
-                               .tied_head = true};
+                               .tied_head = true, .biases = WF_BIASES_ALL};
 
 static uint64_t interleaving;                                       /* printed on failure */
 static int32_t tokens[BATCH * SEQUENCE], targets[BATCH * SEQUENCE]; /* [batch][sequence] */
