@@ -97,6 +97,8 @@ static void set_sizes(wf_lowering *L, const wf_shape *shape, int32_t rank) {
     wf_model_parameters(L->model, L->table);
     for (int t = 0; t < WF_TENSORS; t++)
         wf_model_shard(L->model, &L->table[t], &L->layout, rank, &L->shard[t]);
+    for (int t = 0; t < WF_TENSORS; t++)
+        L->square[t] = L->table[t].rows ? L->nsquares++ : -1;
 }
 
 static wf_status set_group(wf_lowering *L, int32_t rank) {
@@ -154,7 +156,7 @@ static void pools(wf_lowering *L) {
     wf_lower_layer_pools(L);
     L->dx = L->training ? wf_build_pool(L->s, "dx", WF_CLASS_ACTIVATION, WF_F32, own) : -1;
     L->squares = L->mode == WF_MODE_TRAIN
-                     ? wf_build_pool(L->s, "grad.squares", WF_CLASS_ACTIVATION, WF_F32, WF_TENSORS)
+                     ? wf_build_pool(L->s, "grad.squares", WF_CLASS_ACTIVATION, WF_F32, L->nsquares)
                      : -1;
 }
 

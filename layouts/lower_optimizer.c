@@ -33,23 +33,25 @@ static wf_view as_row(wf_view flat, int64_t offset, int64_t n) {
     return wf_matrix(flat.buffer, (wf_at)flat.at, offset, 1, n, n);
 }
 
+static bool is_replicated_vector(const wf_lowering *L, int t, bool per_layer) {
+    return L->table[t].per_layer == per_layer && L->table[t].split == WF_REPLICATED &&
+           !L->table[t].matrix;
+}
+
 /* The replicated vectors among the tensors, packed, summed, put back. Exchanges never send slots: a
  * slot stays in device memory whatever the transport. */
 static void sum_vectors(wf_lowering *L, bool per_layer) {
     int64_t n = 0, at = 0;
     for (int t = 0; t < WF_TENSORS; t++)
-        if (L->table[t].per_layer == per_layer && L->table[t].split == WF_REPLICATED &&
-            !L->table[t].matrix)
-            n += L->table[t].rows;
+        if (is_replicated_vector(L, t, per_layer)) n += L->table[t].rows;
+    if (n == 0) return;
     const wf_view flat = wf_lower_scratch(L, "grad.packed", n, 1);
     for (int pass = 0; pass < 2; pass++) {
         const wf_view packed = pass ? all_reduce_flat(L, flat) : flat;
         at = 0;
         for (int t = 0; t < WF_TENSORS; t++) {
-            if (L->table[t].per_layer != per_layer || L->table[t].split != WF_REPLICATED ||
-                L->table[t].matrix)
-                continue;
             const int64_t rows = L->table[t].rows;
+            if (!is_replicated_vector(L, t, per_layer) || !rows) continue;
             const wf_view grad = as_row(wf_lower_flat(L, WF_KIND_GRAD, t), 0, rows);
             wf_lower_copy(L, pass ? "grad.unpack" : "grad.pack",
                           pass ? as_row(packed, at, rows) : grad,
@@ -91,31 +93,36 @@ static void squares_of(wf_lowering *L, int tensor, wf_view out) {
                       0);
 }
 
-/* The tensors of a layer stand together in the table: [first, first + count). */
-static int64_t layer_tensors(const wf_lowering *L, int64_t *first_out) {
+/* The tensors of a layer stand together in the table, and so do their squares: [first, first +
+ * count). */
+static int64_t layer_squares(const wf_lowering *L, int64_t *first_out) {
     int64_t count = 0;
     for (int t = 0; t < WF_TENSORS; t++) {
-        if (!L->table[t].per_layer) continue;
-        if (count++ == 0) *first_out = t;
+        if (!L->table[t].per_layer || L->square[t] < 0) continue;
+        if (count++ == 0) *first_out = L->square[t];
     }
     return count;
+}
+
+static void squares_of_all(wf_lowering *L, bool per_layer, int32_t buffer, int64_t first) {
+    for (int t = 0; t < WF_TENSORS; t++)
+        if (L->table[t].per_layer == per_layer && L->square[t] >= 0)
+            squares_of(L, t, wf_vector(buffer, WF_AT_NONE, L->square[t] - first, 1));
 }
 
 /* Tensors outside layers write their elements; the layers' start from 0. */
 static void squares_outside(wf_lowering *L) {
     int64_t first = 0;
-    const int64_t count = layer_tensors(L, &first);
+    const int64_t count = layer_squares(L, &first);
     wf_lower_fill(L, "grad.squares", wf_matrix(L->squares, WF_AT_NONE, first, 1, count, count), 0);
-    for (int t = 0; t < WF_TENSORS; t++)
-        if (!L->table[t].per_layer) squares_of(L, t, wf_vector(L->squares, WF_AT_NONE, t, 1));
+    squares_of_all(L, false, L->squares, 0);
 }
 
 static void squares_of_layer(wf_lowering *L) {
     int64_t first = 0;
-    const int64_t count = layer_tensors(L, &first);
+    const int64_t count = layer_squares(L, &first);
     const wf_view layer = wf_lower_scratch(L, "grad.squares", 1, count);
-    for (int64_t i = 0; i < count; i++)
-        squares_of(L, (int)(first + i), wf_vector(layer.buffer, WF_AT_NONE, i, 1));
+    squares_of_all(L, true, layer.buffer, first);
     const wf_problem p = {.op = WF_OP_SUM_ROWS, .flags = WF_ACCUMULATE, .size = {1, 1, count}};
     WF_KERNEL(L, "grad.squares.sum", &p, layer,
               wf_matrix(L->squares, WF_AT_NONE, first, 1, count, count));
@@ -123,16 +130,16 @@ static void squares_of_layer(wf_lowering *L) {
 
 int32_t wf_lower_gradnorm(wf_lowering *L) {
     wf_lower_begin(L, "gradnorm", false);
-    wf_view all = wf_matrix(L->squares, WF_AT_NONE, 0, 1, WF_TENSORS, WF_TENSORS);
+    wf_view all = wf_matrix(L->squares, WF_AT_NONE, 0, 1, L->nsquares, L->nsquares);
     if (L->tp > 1) {
         const wf_view mine = all;
         wf_rows one[L->tp];
         for (int32_t i = 0; i < L->tp; i++) one[i] = (wf_rows){i, 1};
-        all = wf_lower_scratch(L, "grad.squares.all", L->tp, WF_TENSORS);
+        all = wf_lower_scratch(L, "grad.squares.all", L->tp, L->nsquares);
         wf_lower_copy(L, "grad.squares.gather", mine, wf_lower_rows(all, one[L->me]));
         wf_build_all_gather(L->s, "grad.squares.gather", WF_LANE_TP, L->group, &all, one);
     }
-    const int64_t n = (int64_t)L->tp * WF_TENSORS;
+    const int64_t n = (int64_t)L->tp * L->nsquares;
     const wf_problem p = {.op = WF_OP_GRAD_NORM, .size = {n}};
     WF_KERNEL(L, "gradnorm", &p, wf_vector(all.buffer, (wf_at)all.at, 0, n),
               wf_vector(L->clip, WF_AT_NONE, 0, 2));
@@ -167,7 +174,7 @@ int32_t wf_lower_optimizer(wf_lowering *L, bool per_layer) {
     wf_lower_begin(L, per_layer ? "layer.optimizer" : "optimizer", false);
     const wf_view clip = wf_vector(L->clip, WF_AT_NONE, 0, 2);
     for (int t = 0; t < WF_TENSORS; t++) {
-        if (L->table[t].per_layer != per_layer) continue;
+        if (L->table[t].per_layer != per_layer || !L->table[t].rows) continue;
         const wf_problem p = {.op = WF_OP_ADAMW,
                               .flags = L->table[t].matrix ? WF_DECAY : 0,
                               .size = {L->shard[t].rows * L->shard[t].columns}};

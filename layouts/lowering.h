@@ -58,6 +58,7 @@ typedef struct wf_lowering {
 
     wf_parameter_info table[WF_TENSORS];
     wf_shard_map shard[WF_TENSORS];
+    int32_t square[WF_TENSORS], nsquares; /* place among the tensors that the model has; -1 */
     int32_t slot[WF_KINDS][WF_TENSORS];
     int32_t tokens, targets, loss, clip, logits, hidden; /* slots */
     int32_t x, dx, saved[WF_LAYER_VALUES], squares;      /* pools; saved: -1 where not kept */

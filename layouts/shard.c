@@ -31,6 +31,7 @@ void wf_model_shard(const wf_model *m, const wf_parameter_info *info, const wf_l
     const wf_range ids = wf_shard(m->vocabulary, tp, index);
     *out = (wf_shard_map){.columns = info->columns};
     one_piece(out, 0, info->rows);
+    if (!info->rows) return;
     switch ((wf_split)info->split) {
     case WF_REPLICATED:
         break;

@@ -28,6 +28,9 @@ static extent extent_of(const wf_model *m, int tensor) {
     case WF_T_FC2_WEIGHT: return (extent){h, f, true};
     case WF_T_NORMF_WEIGHT:
     case WF_T_NORMF_BIAS: return (extent){h, 1, false};
+    case WF_T_TYPE_EMBEDDING: case WF_T_EMBEDDING_NORM_WEIGHT: case WF_T_EMBEDDING_NORM_BIAS:
+    case WF_T_HEAD_WEIGHT: case WF_T_HEAD_BIAS: case WF_T_TRANSFORM_WEIGHT: case WF_T_TRANSFORM_BIAS:
+    case WF_T_TRANSFORM_NORM_WEIGHT: case WF_T_TRANSFORM_NORM_BIAS: return (extent){0, 0, false};
     default: return (extent){h, 1, true}; /* norms and the output biases of a block */
     }
 }

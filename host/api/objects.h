@@ -38,6 +38,7 @@ struct weft_params {
     wf_store *store;
     wf_parameter_info info[WF_TENSORS];
     wf_shard_map map[WF_TENSORS];   /* of this rank */
+    int32_t tensors, tensor[WF_TENSORS]; /* those that the model has: the public numbers */
 };
 
 struct weft_plan {

@@ -40,6 +40,8 @@ static wf_status fill_in(weft_params *p) {
     }
     wf_model_parameters(&p->model, p->info);
     for (int t = 0; t < WF_TENSORS; t++) wf_model_shard(&p->model, &p->info[t], &p->layout, rank, &p->map[t]);
+    for (int t = 0; t < WF_TENSORS; t++)
+        if (p->info[t].rows) p->tensor[p->tensors++] = t;
     TRY(wf_store_create(p->context->opencl, &p->store));
     return place_weights(p);
 }
@@ -77,32 +79,35 @@ static int64_t instances(const weft_params *p, int32_t index) {
 }
 
 int32_t weft_params_count(const weft_params *p) {
-    (void)p;
-    return WF_TENSORS;
+    return p->tensors;
 }
 
-static wf_status check_index(const weft_params *p, int32_t index, int64_t instance) {
-    if (index < 0 || index >= WF_TENSORS)
-        return wf_fail(WF_ERR_ARGUMENT, "no tensor %d; there are %d, from 0", index, WF_TENSORS);
-    if (instance < 0 || instance >= instances(p, index))
-        return wf_fail(WF_ERR_ARGUMENT, "tensor %s has %lld instances, from 0; %lld was asked for", p->info[index].name,
-                       (long long)instances(p, index), (long long)instance);
+/* The public number of a tensor counts those that the model has; *t_out: its row of the table. */
+static wf_status find_tensor(const weft_params *p, int32_t index, int64_t instance, int32_t *t_out) {
+    if (index < 0 || index >= p->tensors)
+        return wf_fail(WF_ERR_ARGUMENT, "no tensor %d; there are %d, from 0", index, p->tensors);
+    const int32_t t = p->tensor[index];
+    if (instance < 0 || instance >= instances(p, t))
+        return wf_fail(WF_ERR_ARGUMENT, "tensor %s has %lld instances, from 0; %lld was asked for", p->info[t].name,
+                       (long long)instances(p, t), (long long)instance);
+    *t_out = t;
     return WF_OK;
 }
 
 weft_status weft_params_info(const weft_params *p, int32_t index, weft_tensor_info *out) {
-    const wf_status status = check_index(p, index, 0);
+    int32_t t = 0;
+    const wf_status status = find_tensor(p, index, 0, &t);
     if (status != WF_OK) return weft_from(status);
-    *out = (weft_tensor_info){p->info[index].name,   instances(p, index),    p->map[index].rows,
-                              p->map[index].columns, p->info[index].rows, p->info[index].columns};
+    *out = (weft_tensor_info){p->info[t].name,   instances(p, t), p->map[t].rows,
+                              p->map[t].columns, p->info[t].rows, p->info[t].columns};
     return WEFT_OK;
 }
 
-static wf_status slot_name(const weft_params *p, int32_t index, const char *what, char out[128]) {
+static wf_status slot_name(const weft_params *p, int32_t t, const char *what, char out[128]) {
     static const char *const known[] = {"", "grad", "m", "v"};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(what ? what : "", known[i]) == 0) {
-            snprintf(out, 128, "%s%s%s", p->info[index].name, i ? "." : "", known[i]);
+            snprintf(out, 128, "%s%s%s", p->info[t].name, i ? "." : "", known[i]);
             return WF_OK;
         }
     return wf_fail(WF_ERR_ARGUMENT, "params hold \"\" (weights), \"grad\", \"m\" and \"v\", not \"%s\"", what);
@@ -112,26 +117,30 @@ static int64_t shard_bytes(const wf_shard_map *map) {
     return map->rows * map->columns * (int64_t)sizeof(float);
 }
 
-static wf_status read_shard(weft_params *p, int32_t index, const char *what, int64_t instance, float *out) {
+static wf_status read_shard(weft_params *p, int32_t t, const char *what, int64_t instance, float *out) {
     char name[128];
-    TRY(check_index(p, index, instance));
-    TRY(slot_name(p, index, what, name));
-    return wf_store_read(p->store, name, (int32_t)instance, out, shard_bytes(&p->map[index]));
+    TRY(slot_name(p, t, what, name));
+    return wf_store_read(p->store, name, (int32_t)instance, out, shard_bytes(&p->map[t]));
 }
 
 weft_status weft_params_read(weft_params *p, int32_t index, const char *what, int64_t instance, float *out) {
-    return weft_from(read_shard(p, index, what, instance, out));
+    int32_t t = 0;
+    wf_status status = find_tensor(p, index, instance, &t);
+    if (status == WF_OK) status = read_shard(p, t, what, instance, out);
+    return weft_from(status);
 }
 
-static wf_status write_shard(weft_params *p, int32_t index, const char *what, int64_t instance, const float *data) {
+static wf_status write_shard(weft_params *p, int32_t t, const char *what, int64_t instance, const float *data) {
     char name[128];
-    TRY(check_index(p, index, instance));
-    TRY(slot_name(p, index, what, name));
-    return wf_store_write(p->store, name, (int32_t)instance, data, shard_bytes(&p->map[index]));
+    TRY(slot_name(p, t, what, name));
+    return wf_store_write(p->store, name, (int32_t)instance, data, shard_bytes(&p->map[t]));
 }
 
 weft_status weft_params_write(weft_params *p, int32_t index, const char *what, int64_t instance, const float *data) {
-    return weft_from(write_shard(p, index, what, instance, data));
+    int32_t t = 0;
+    wf_status status = find_tensor(p, index, instance, &t);
+    if (status == WF_OK) status = write_shard(p, t, what, instance, data);
+    return weft_from(status);
 }
 
 /* ---- initialisation ------------------------------------------------------------------------------------------ */
@@ -191,7 +200,7 @@ weft_status weft_params_init(weft_params *p, uint64_t seed) {
     float *const room = malloc((size_t)largest_shard(p) + 1);
     if (!room) return weft_from(wf_fail(WF_ERR_MEMORY, "no host memory for a tensor of %lld bytes", (long long)largest_shard(p)));
     wf_status status = WF_OK;
-    for (int32_t t = 0; t < WF_TENSORS && status == WF_OK; t++) status = initialise(p, t, key, room);
+    for (int32_t i = 0; i < p->tensors && status == WF_OK; i++) status = initialise(p, p->tensor[i], key, room);
     free(room);
     return weft_from(status);
 }
@@ -229,7 +238,8 @@ done:
 
 weft_status weft_params_gather(weft_params *p, int32_t index, const char *what, int64_t instance, float *out) {
     wf_status status = weft_context_usable(p->context);
-    if (status == WF_OK) status = check_index(p, index, instance);
-    if (status == WF_OK) status = weft_context_note(p->context, gather(p, index, what, instance, out));
+    int32_t t = 0;
+    if (status == WF_OK) status = find_tensor(p, index, instance, &t);
+    if (status == WF_OK) status = weft_context_note(p->context, gather(p, t, what, instance, out));
     return weft_from(status);
 }

@@ -120,7 +120,7 @@ static sent expected(int t, int r, bool sp, bool training) {
     e.gather += MICROBATCHES * (training ? 2 : 1) * ag;
     e.scatter += MICROBATCHES * (training ? 2 : 1) * rs;
     if (!training) return e;
-    e.gather += (t - 1) * WF_TENSORS; /* squares of the norm */
+    e.gather += (t - 1) * 16; /* squares of the norm */
     if (!sp) return e;
     const int64_t vectors[] = {6 * H, 2 * H}, times[] = {LAYERS, 1};
     for (int i = 0; i < 2;
