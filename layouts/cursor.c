@@ -19,6 +19,7 @@ struct wf_cursor {
     int64_t *state, states;     /* per cell, lane in use: last write, last read; -1 none */
 
     int32_t call, step, touch;  /* next: call, step within the segment, first touch not yet looked at */
+    int32_t end;                /* call behind the last one played */
     int64_t base[WF_LANES];     /* sequence number of the call's first step, per lane in use */
     int64_t known[WF_LANES][WF_LANES]; /* what a lane has waited for already */
 };
@@ -72,8 +73,14 @@ static void find_cells(wf_cursor *c) {
 }
 
 void wf_cursor_rewind(wf_cursor *c) {
-    c->call = c->step = 0;
-    c->touch = c->schedule->ncalls > 0 ? segment_of(c)->touch : 0;
+    wf_cursor_rewind_to(c, (wf_piece){0, c->schedule->ncalls});
+}
+
+void wf_cursor_rewind_to(wf_cursor *c, wf_piece piece) {
+    c->call = piece.first;
+    c->end = piece.first + piece.count;
+    c->step = 0;
+    c->touch = piece.count > 0 ? segment_of(c)->touch : 0;
     memset(c->base, 0, sizeof c->base);
     memset(c->known, 0xff, sizeof c->known);
     memset(c->state, 0xff, (size_t)c->states * sizeof *c->state);
@@ -142,14 +149,14 @@ static void end_call(wf_cursor *c, const wf_call *call, const wf_segment *segmen
     }
     for (int d = 0; d < c->nlanes; d++) c->base[d] += c->count[call->segment * c->nlanes + d];
     c->step = 0;
-    if (++c->call < c->schedule->ncalls) c->touch = segment_of(c)->touch;
+    if (++c->call < c->end) c->touch = segment_of(c)->touch;
 }
 
 bool wf_cursor_next(wf_cursor *c, wf_instance *out) {
     const wf_schedule *s = c->schedule;
-    while (c->call < s->ncalls && c->step == segment_of(c)->steps)
+    while (c->call < c->end && c->step == segment_of(c)->steps)
         end_call(c, &s->calls[c->call], segment_of(c));
-    if (c->call == s->ncalls) return false;
+    if (c->call == c->end) return false;
     const wf_call *call = &s->calls[c->call];
     const wf_segment *segment = &s->segments[call->segment];
     const int32_t index = segment->step + c->step;

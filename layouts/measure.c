@@ -21,11 +21,12 @@ static void measure_scratch(const wf_schedule *s, int64_t most[WF_CLASSES]) {
 
 void wf_schedule_measure(const wf_schedule *s, wf_bytes *out) {
     *out = (wf_bytes){0};
-    for (int32_t a = 0; a < s->nallocations; a++) out->by_space[s->allocations[a].space] += s->allocations[a].bytes;
+    for (int32_t a = 0; a < s->nallocations; a++)
+        if (s->allocations[a].owner != WF_OWNER_CALLER) out->by_space[s->allocations[a].space] += s->allocations[a].bytes;
     measure_scratch(s, out->by_class);
     for (int32_t i = 0; i < s->nbuffers; i++) {
         const wf_buffer *b = &s->buffers[i];
-        if (b->life != WF_SCRATCH) out->by_class[b->class_] += b->bytes * b->count;
+        if (b->life != WF_SCRATCH && b->owner != WF_OWNER_CALLER) out->by_class[b->class_] += b->bytes * b->count;
     }
 }
 
@@ -48,10 +49,14 @@ static void count_step(const wf_schedule *s, const wf_step *step, int64_t calls,
 }
 
 void wf_schedule_count(const wf_schedule *s, wf_work *out) {
+    wf_schedule_count_piece(s, (wf_piece){0, s->ncalls}, out);
+}
+
+void wf_schedule_count_piece(const wf_schedule *s, wf_piece piece, wf_work *out) {
     *out = (wf_work){0};
     for (int32_t g = 0; g < s->nsegments; g++) {
         int64_t calls = 0;
-        for (int32_t c = 0; c < s->ncalls; c++) calls += s->calls[c].segment == g;
+        for (int32_t c = piece.first; c < piece.first + piece.count; c++) calls += s->calls[c].segment == g;
         for (int32_t i = 0; i < s->segments[g].steps; i++)
             count_step(s, &s->steps[s->segments[g].step + i], calls, out);
     }
@@ -115,7 +120,7 @@ static uint64_t hash_buffers(const wf_schedule *s, uint64_t hash) {
         const wf_buffer *b = &s->buffers[i];
         hash = mix_text(hash, b->name);
         const int64_t values[] = {b->life, b->space, b->class_, b->dtype, b->segment, b->bytes,
-                                  b->count, b->allocation, b->offset, b->stride, b->per_allocation};
+                                  b->count, b->allocation, b->offset, b->stride, b->per_allocation, b->owner};
         for (size_t k = 0; k < sizeof values / sizeof *values; k++) hash = mix(hash, (uint64_t)values[k]);
     }
     for (int32_t a = 0; a < s->nallocations; a++) {

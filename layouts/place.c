@@ -1,7 +1,7 @@
 /* place.c: every buffer's allocation and offset.
  *
- * Kept buffers (slots, pools) lie one after another in declaration order, slots apart by class, so
- * that all schedules that declare the same parameters place them alike. Scratch is packed per
+ * Kept buffers (slots, pools) lie one after another in declaration order, apart by who brings their
+ * memory, slots also by class, so that all schedules that declare the same parameters place them alike. Scratch is packed per
  * segment by lifetime, largest first at the lowest gap (other orders, and both ends, are tried where
  * this misses the bound of live bytes); the scratch of all segments shares the same allocations.
  *
@@ -36,12 +36,12 @@ static int64_t aligned(const placing *p, int64_t bytes) {
     return (bytes + a - 1) / a * a;
 }
 
-static wf_status add_allocation(wf_schedule *s, wf_life life, wf_space space, wf_class class_, int64_t bytes) {
+static wf_status add_allocation(wf_schedule *s, wf_life life, wf_space space, wf_class class_, wf_owner owner, int64_t bytes) {
     wf_allocation *grown = realloc(s->allocations, (size_t)(s->nallocations + 1) * sizeof *grown);
     if (!grown) return wf_fail(WF_ERR_MEMORY, "no host memory for placing a schedule");
     s->allocations = grown;
     grown[s->nallocations++] = (wf_allocation){.life = (uint8_t)life, .space = (uint8_t)space,
-                                               .class_ = (uint8_t)class_, .bytes = bytes};
+                                               .class_ = (uint8_t)class_, .owner = (uint8_t)owner, .bytes = bytes};
     return WF_OK;
 }
 
@@ -60,7 +60,7 @@ static wf_status place_spread(placing *p, wf_buffer *b, wf_class class_) {
     b->allocation = p->schedule->nallocations;
     b->offset = 0;
     for (int32_t left = b->count; left > 0; left -= b->per_allocation)
-        TRY(add_allocation(p->schedule, (wf_life)b->life, (wf_space)b->space, class_,
+        TRY(add_allocation(p->schedule, (wf_life)b->life, (wf_space)b->space, class_, (wf_owner)b->owner,
                            b->stride * (left < b->per_allocation ? left : b->per_allocation)));
     return WF_OK;
 }
@@ -74,7 +74,7 @@ static wf_status place_kept(placing *p, wf_buffer *b, wf_class class_, int32_t *
     const int64_t bytes = b->stride * b->count;
     if (*open < 0 || p->schedule->allocations[*open].bytes > limit - bytes) {
         *open = p->schedule->nallocations;
-        TRY(add_allocation(p->schedule, (wf_life)b->life, (wf_space)b->space, class_, 0));
+        TRY(add_allocation(p->schedule, (wf_life)b->life, (wf_space)b->space, class_, (wf_owner)b->owner, 0));
     }
     b->allocation = *open;
     b->offset = p->schedule->allocations[*open].bytes;
@@ -83,13 +83,14 @@ static wf_status place_kept(placing *p, wf_buffer *b, wf_class class_, int32_t *
     return WF_OK;
 }
 
-/* class_ WF_CLASSES: of any class. */
-static wf_status place_group(placing *p, wf_life life, wf_space space, wf_class class_) {
+/* class_ WF_CLASSES: of any class. What the caller brings lies apart, each buffer for itself. */
+static wf_status place_group(placing *p, wf_life life, wf_space space, wf_class class_, wf_owner owner) {
     int32_t open = -1;
     for (int32_t i = 0; i < p->schedule->nbuffers; i++) {
         wf_buffer *b = &p->schedule->buffers[i];
-        if (b->life != life || b->space != space || b->bytes == 0 || b->count == 0) continue;
+        if (b->life != life || b->space != space || b->owner != owner || b->bytes == 0 || b->count == 0) continue;
         if (class_ != WF_CLASSES && b->class_ != class_) continue;
+        if (owner == WF_OWNER_CALLER) open = -1;
         TRY(place_kept(p, b, class_ == WF_CLASSES ? WF_CLASS_ACTIVATION : class_, &open));
     }
     return WF_OK;
@@ -268,7 +269,7 @@ static wf_status store(placing *p, int32_t n, wf_space space) {
         const item *it = &p->items[i];
         wf_buffer *b = &s->buffers[it->buffer];
         while (it->bin >= p->nbins) {
-            TRY(add_allocation(s, WF_SCRATCH, space, WF_CLASS_ACTIVATION, 0));
+            TRY(add_allocation(s, WF_SCRATCH, space, WF_CLASS_ACTIVATION, WF_OWNER_PLAN, 0));
             p->nbins++;
         }
         b->allocation = p->first_bin + it->bin;
@@ -318,9 +319,11 @@ static wf_status place_all(placing *p, int32_t *scratch, int32_t *start) {
     sort_scratch(p->schedule, scratch, start);
     for (int space = 0; space < WF_SPACES; space++)
         for (int class_ = 0; class_ < WF_CLASSES; class_++)
-            TRY(place_group(p, WF_SLOT, (wf_space)space, (wf_class)class_));
+            for (int owner = 0; owner < WF_OWNERS; owner++)
+                TRY(place_group(p, WF_SLOT, (wf_space)space, (wf_class)class_, (wf_owner)owner));
     for (int space = 0; space < WF_SPACES; space++) {
-        TRY(place_group(p, WF_POOL, (wf_space)space, WF_CLASSES));
+        for (int owner = 0; owner < WF_OWNERS; owner++)
+            TRY(place_group(p, WF_POOL, (wf_space)space, WF_CLASSES, (wf_owner)owner));
         TRY(place_scratch(p, (wf_space)space, scratch, start));
     }
     return WF_OK;

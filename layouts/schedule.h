@@ -58,9 +58,18 @@ typedef enum wf_class {
     WF_CLASS_WORKSPACE, WF_CLASS_CACHE, WF_CLASS_IO /* tokens, targets, loss, logits */, WF_CLASSES
 } wf_class;
 
+/* Who brings a kept buffer's memory. */
+typedef enum wf_owner {
+    WF_OWNER_PLAN,    /* allocated with the plan (parameters: with the params) */
+    WF_OWNER_STASH,   /* a pool of which every stash has its own: activations of one microbatch in flight */
+    WF_OWNER_CALLER,  /* a slot that each run binds to memory of the caller's: an allocation of its own */
+    WF_OWNERS
+} wf_owner;
+
 typedef struct wf_buffer {
     const char *name;       /* "x", "layer.attn.qkv.weight"; owned by the schedule */
     uint8_t life, space, class_, dtype;
+    uint8_t owner;          /* wf_owner; PLAN unless lowering says otherwise */
     int32_t segment;        /* of SCRATCH; else -1 */
     int64_t bytes;          /* of one instance; memory uses bounds of run-time extents */
     int32_t count;          /* instances: POOL: high-water mark of the free list; SLOT: layers, microbatches or 1 */
@@ -149,8 +158,18 @@ typedef struct wf_chosen {
 
 typedef struct wf_allocation { /* = one device (window, ...) memory object */
     uint8_t life, space, class_; /* class_: of SLOT allocations; else ACTIVATION */
+    uint8_t owner;
     int64_t bytes;
 } wf_allocation;
+
+/* The program of a block stack is cut into phases that the caller runs when it likes; that of a
+ * whole model is one piece, played from its first call to its last. */
+typedef enum wf_phase {
+    WF_PHASE_FORWARD, WF_PHASE_BACKWARD_FIRST /* gradients are written */, WF_PHASE_BACKWARD /* ... added to */,
+    WF_PHASE_FINISH /* sums over ranks, after the last backward */, WF_PHASE_OPTIMIZE, WF_PHASES
+} wf_phase;
+
+typedef struct wf_piece { int32_t first, count; } wf_piece; /* calls */
 
 typedef struct wf_schedule {
     int32_t rank, ranks;
@@ -163,6 +182,7 @@ typedef struct wf_schedule {
     wf_touch *touches;          int32_t ntouches;
     wf_segment *segments;       int32_t nsegments;
     wf_call *calls;             int32_t ncalls;     /* the program */
+    wf_piece phases[WF_PHASES];                     /* of a block stack; else all empty */
     wf_chosen *problems;        int32_t nproblems;
     wf_allocation *allocations; int32_t nallocations;
     bool placed;
@@ -208,7 +228,9 @@ typedef struct wf_instance {
 typedef struct wf_cursor wf_cursor;
 wf_status wf_cursor_create(const wf_schedule *, wf_cursor **out);
 void wf_cursor_rewind(wf_cursor *);
-/* false at the end of the program. */
+/* The same, for these calls alone: all before them counts as complete, lanes are numbered anew. */
+void wf_cursor_rewind_to(wf_cursor *, wf_piece);
+/* false at the end of the program, or of the piece. */
 bool wf_cursor_next(wf_cursor *, wf_instance *out);
 void wf_cursor_destroy(wf_cursor *);
 
@@ -230,7 +252,8 @@ uint64_t wf_schedule_hash_channel(const wf_schedule *, int32_t from, int32_t to,
 /* Of the whole placed schedule: same plan, same value. */
 uint64_t wf_schedule_hash(const wf_schedule *);
 
-/* measure: bytes per space and class; exactly what run allocates. */
+/* measure: bytes per space and class; exactly what run allocates, with one stash. What the caller
+ * brings for a run is not counted. */
 typedef struct wf_bytes {
     int64_t by_space[WF_SPACES];
     int64_t by_class[WF_CLASSES];   /* live bytes by class, before sharing of space */
@@ -245,6 +268,8 @@ typedef struct wf_work {
     int64_t messages;
 } wf_work;
 void wf_schedule_count(const wf_schedule *, wf_work *out);
+/* The same of a piece of it. */
+void wf_schedule_count_piece(const wf_schedule *, wf_piece, wf_work *out);
 
 const char *wf_lane_name(wf_lane);
 const char *wf_space_name(wf_space);

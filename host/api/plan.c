@@ -136,7 +136,7 @@ static wf_status check_room(const weft_plan *p, const weft_params *params) {
     int64_t need = planned_bytes(p->schedule, device);
     for (int32_t a = 0; a < p->schedule->nallocations; a++) {
         const wf_allocation *const x = &p->schedule->allocations[a];
-        if (x->life == WF_SLOT && wf_store_has(params->store, (wf_class)x->class_)) need -= x->bytes;
+        if (x->life == WF_SLOT && wf_store_holds(params->store, (wf_class)x->class_)) need -= x->bytes;
     }
     const int64_t available = device->available_bytes - wf_opencl_allocated_bytes(p->context->opencl);
     return need > available ? refuse(p, need, available) : WF_OK;

@@ -25,56 +25,84 @@
 /* ---- creation ------------------------------------------------------------------------------------------ */
 
 static bool is_waited(const wf_runner *r, int64_t seq) {
-    return (r->waited[seq >> 3] >> (seq & 7)) & 1;
+    return (r->now->waited[seq >> 3] >> (seq & 7)) & 1;
 }
 
-static void mark_waited(wf_runner *r, int64_t seq) {
-    r->waited[seq >> 3] |= (uint8_t)(1u << (seq & 7));
+static void mark_waited(wf_played *p, int64_t seq) {
+    p->waited[seq >> 3] |= (uint8_t)(1u << (seq & 7));
 }
 
-static void count_instances(wf_runner *r) {
+static void count_instances(wf_runner *r, wf_played *p) {
     wf_instance i;
-    wf_cursor_rewind(r->cursor);
-    while (wf_cursor_next(r->cursor, &i)) r->instances[i.step->lane]++;
+    wf_cursor_rewind_to(r->cursor, p->piece);
+    while (wf_cursor_next(r->cursor, &i)) p->instances[i.step->lane]++;
 }
 
 /* Which compute instances does an exchange wait for? A lane that has waited for a later one before
  * needs no event of its own. */
-static void find_waited(wf_runner *r) {
+static void find_waited(wf_runner *r, wf_played *p) {
     int64_t known[WF_LANES];
     for (int l = 0; l < WF_LANES; l++) known[l] = -1;
     wf_instance i;
-    wf_cursor_rewind(r->cursor);
+    wf_cursor_rewind_to(r->cursor, p->piece);
     while (wf_cursor_next(r->cursor, &i)) {
         const int lane = i.step->lane;
         const int64_t seq = i.wait[WF_LANE_COMPUTE];
         if (lane == WF_LANE_COMPUTE || seq <= known[lane]) continue;
-        mark_waited(r, seq);
+        mark_waited(p, seq);
         known[lane] = seq;
     }
-    const int64_t n = r->instances[WF_LANE_COMPUTE];
-    for (int64_t seq = WF_MARK_EVERY - 1; seq < n; seq += WF_MARK_EVERY) mark_waited(r, seq);
-    if (n) mark_waited(r, n - 1);
+    const int64_t n = p->instances[WF_LANE_COMPUTE];
+    for (int64_t seq = WF_MARK_EVERY - 1; seq < n; seq += WF_MARK_EVERY) mark_waited(p, seq);
+    if (n) mark_waited(p, n - 1);
 }
 
-wf_status wf_executor_create(wf_runner *r) {
-    TRY(wf_cursor_create(r->schedule, &r->cursor));
-    count_instances(r);
-    r->waited = calloc((size_t)r->instances[WF_LANE_COMPUTE] / 8 + 1, 1);
-    if (!r->waited) return wf_fail(WF_ERR_MEMORY, "no host memory for a program of %lld kernels", (long long)r->instances[0]);
+static wf_status dry_run(wf_runner *r, wf_played *p) {
+    count_instances(r, p);
+    p->waited = calloc((size_t)p->instances[WF_LANE_COMPUTE] / 8 + 1, 1);
+    if (!p->waited)
+        return wf_fail(WF_ERR_MEMORY, "no host memory for a program of %lld kernels", (long long)p->instances[WF_LANE_COMPUTE]);
     for (int l = 0; l < WF_LANES; l++) {
-        if (!r->instances[l]) continue;
+        if (!p->instances[l] || r->lane[l].ring) continue;
         r->lane[l].ring = calloc(WF_READ_AHEAD, sizeof *r->lane[l].ring);
         if (!r->lane[l].ring) return wf_fail(WF_ERR_MEMORY, "no host memory for lane %s", wf_lane_name((wf_lane)l));
     }
-    find_waited(r);
+    find_waited(r, p);
     return WF_OK;
 }
 
-void wf_executor_destroy(wf_runner *r) {
+static bool has_phases(const wf_schedule *s) {
+    for (int p = 0; p < WF_PHASES; p++)
+        if (s->phases[p].count) return true;
+    return false;
+}
+
+wf_status wf_executor_create(wf_runner *r) {
+    const wf_schedule *const s = r->schedule;
+    const wf_piece whole = {0, s->ncalls};
+    TRY(wf_cursor_create(s, &r->cursor));
+    r->npieces = has_phases(s) ? WF_PHASES : 1;
+    r->pieces = calloc((size_t)r->npieces, sizeof *r->pieces);
+    if (!r->pieces) return wf_fail(WF_ERR_MEMORY, "no host memory for a program");
+    for (int i = 0; i < r->npieces; i++) {
+        r->pieces[i].piece = r->npieces == 1 ? whole : s->phases[i];
+        TRY(dry_run(r, &r->pieces[i]));
+    }
+    r->now = r->pieces;
+    return WF_OK;
+}
+
+static void drop_marks(wf_runner *r) {
     for (int32_t i = 0; i < r->marks; i++) wf_event_release(r->mark[(r->mark_head + i) % WF_IN_FLIGHT].event);
+    r->marks = 0;
+}
+
+void wf_executor_destroy(wf_runner *r) {
+    drop_marks(r);
+    wf_event_release(r->gate);
     for (int l = 0; l < WF_LANES; l++) free(r->lane[l].ring);
-    free(r->waited);
+    for (int i = 0; r->pieces && i < r->npieces; i++) free(r->pieces[i].waited);
+    free(r->pieces);
     wf_cursor_destroy(r->cursor);
 }
 
@@ -113,13 +141,21 @@ static bool ready(const wf_runner *r, const wf_instance *i) {
 /* ---- kernels ------------------------------------------------------------------------------------------------ */
 
 static void bind(const wf_runner *r, const wf_view *view, const wf_call *call, wf_bound_view *out) {
+    const int64_t each = wf_dtype_bytes((wf_dtype)r->schedule->buffers[view->buffer].dtype);
+    const wf_lent *const lent = r->lent[view->buffer] ? &r->lent[view->buffer][wf_view_instance(view, call)] : NULL;
+    memcpy(out->stride, view->stride, sizeof out->stride);
+    if (lent && lent->memory) {
+        out->memory = lent->memory;
+        out->offset = lent->offset_bytes / each + view->offset;
+        return;
+    }
     const wf_location at = wf_schedule_locate(r->schedule, view, call);
     out->memory = at.allocation < 0 ? NULL : r->memory[at.allocation];
-    out->offset = at.offset_bytes / wf_dtype_bytes((wf_dtype)r->schedule->buffers[view->buffer].dtype);
-    memcpy(out->stride, view->stride, sizeof out->stride);
+    out->offset = (at.offset_bytes + (at.allocation < 0 ? 0 : r->base[at.allocation])) / each;
 }
 
-static wf_status enqueue(wf_runner *r, const wf_run_args *args, const wf_instance *i, wf_event **event_out) {
+static wf_status enqueue(wf_runner *r, const wf_instance *i, wf_event **event_out) {
+    const wf_run_args *const args = &r->args;
     const wf_schedule *const s = r->schedule;
     const wf_step *const step = i->step;
     const int32_t operands = r->operands[step->problem], views = step->reads + step->updates + step->writes;
@@ -133,12 +169,12 @@ static wf_status enqueue(wf_runner *r, const wf_run_args *args, const wf_instanc
                              views > operands ? &bound[operands] : NULL, value, event_out);
 }
 
-static wf_status submit(wf_runner *r, const wf_run_args *args, const wf_instance *i) {
+static wf_status submit(wf_runner *r, const wf_instance *i) {
     wf_lane_state *const lane = &r->lane[WF_LANE_COMPUTE];
     wf_event *event = NULL;
     const bool keep = r->trace.on || is_waited(r, i->seq);
     const int64_t record = wf_trace_start(r, i);
-    TRY(enqueue(r, args, i, keep ? &event : NULL));
+    TRY(enqueue(r, i, keep ? &event : NULL));
     if (keep) r->mark[(r->mark_head + r->marks++) % WF_IN_FLIGHT] = (wf_mark){i->seq, event, record};
     lane->started = i->seq;
     r->unflushed = true;
@@ -168,7 +204,7 @@ static wf_status collect(wf_runner *r, bool *moved) {
     return WF_OK;
 }
 
-static wf_status advance_compute(wf_runner *r, const wf_run_args *args, bool *moved) {
+static wf_status advance_compute(wf_runner *r, bool *moved) {
     wf_lane_state *const lane = &r->lane[WF_LANE_COMPUTE];
     TRY(collect(r, moved));
     while (lane->count && lane->started - lane->completed < WF_IN_FLIGHT) {
@@ -176,7 +212,7 @@ static wf_status advance_compute(wf_runner *r, const wf_run_args *args, bool *mo
         if (!ready(r, i)) break;
         /* An idle device starts at once, and what somebody waits for is not left lying. */
         const bool urgent = lane->started == lane->completed || is_waited(r, i->seq);
-        TRY(submit(r, args, i));
+        TRY(submit(r, i));
         pop(lane);
         *moved = true;
         if (urgent) TRY(flush(r));
@@ -245,9 +281,10 @@ static wf_status advance_lane(wf_runner *r, wf_lane_state *lane, bool *moved) {
 /* ---- a run ---------------------------------------------------------------------------------------------------- */
 
 static void rewind_all(wf_runner *r) {
-    wf_cursor_rewind(r->cursor);
+    wf_cursor_rewind_to(r->cursor, r->now->piece);
     r->holding = r->exhausted = r->unflushed = false;
-    r->idle_s = 0;
+    r->idle_s = r->quiet_s = 0;
+    r->seen_s = wf_clock_s();
     for (int l = 0; l < WF_LANES; l++) {
         wf_lane_state *const lane = &r->lane[l];
         lane->head = lane->count = 0;
@@ -256,28 +293,39 @@ static void rewind_all(wf_runner *r) {
     }
 }
 
-static bool finished(const wf_runner *r) {
+/* Everything is on the device's queue, and every exchange is over. */
+static bool is_submitted(const wf_runner *r) {
     if (!r->exhausted || r->holding) return false;
-    for (int l = 0; l < WF_LANES; l++)
-        if (r->lane[l].completed + 1 < r->instances[l]) return false;
+    for (int l = 0; l < WF_LANES; l++) {
+        const wf_lane_state *const lane = &r->lane[l];
+        if ((l == WF_LANE_COMPUTE ? lane->started : lane->completed) + 1 < r->now->instances[l]) return false;
+    }
     return true;
 }
 
-static wf_status advance(wf_runner *r, const wf_run_args *args, bool *moved) {
-    fill(r);
-    TRY(advance_compute(r, args, moved));
-    for (int l = 0; l < WF_LANES; l++)
-        if (l != WF_LANE_COMPUTE && r->instances[l]) TRY(advance_lane(r, &r->lane[l], moved));
+static bool is_done(const wf_runner *r) {
+    return !r->running && r->lane[WF_LANE_COMPUTE].completed + 1 >= r->now->instances[WF_LANE_COMPUTE];
+}
+
+/* May exchanges start? What the run before computes may use the bytes that they write. */
+static wf_status pass_gate(wf_runner *r, bool *open) {
+    *open = !r->gate;
+    if (*open) return WF_OK;
+    TRY(wf_event_done(r->gate, open));
+    if (!*open) return WF_OK;
+    wf_event_release(r->gate);
+    r->gate = NULL;
     return WF_OK;
 }
 
-/* waited_s: how long nothing has moved. */
-static void idle(wf_runner *r, double waited_s) {
-    enum { LEAST_NS = 10000, MOST_NS = 1000000 };
-    const double begin = wf_clock_s(), want_ns = waited_s * 1e9 / 16;
-    const struct timespec nap = {0, want_ns < LEAST_NS ? LEAST_NS : want_ns > MOST_NS ? MOST_NS : (long)want_ns};
-    nanosleep(&nap, NULL);
-    r->idle_s += wf_clock_s() - begin;
+static wf_status move_on(wf_runner *r, bool *moved) {
+    bool open = false;
+    fill(r);
+    TRY(advance_compute(r, moved));
+    TRY(pass_gate(r, &open));
+    for (int l = 0; open && l < WF_LANES; l++)
+        if (l != WF_LANE_COMPUTE && r->now->instances[l]) TRY(advance_lane(r, &r->lane[l], moved));
+    return WF_OK;
 }
 
 /* What the rank is stuck at: the step that the first blocked lane would do next. */
@@ -293,30 +341,76 @@ static wf_status stuck(const wf_runner *r, double limit_s) {
                    r->schedule->rank, (long long)r->lane[WF_LANE_COMPUTE].completed + 1, limit_s);
 }
 
-static wf_status play(wf_runner *r, const wf_run_args *args) {
-    const double limit_s = args->timeout_s > 0 ? args->timeout_s : TIMEOUT_S;
-    double moved_s = wf_clock_s();
-    while (!finished(r)) {
-        bool moved = false;
-        TRY(advance(r, args, &moved));
-        if (!moved) TRY(flush(r));
-        const double now_s = wf_clock_s();
-        if (moved) {
-            moved_s = now_s;
-            continue;
-        }
-        if (now_s - moved_s > limit_s) return stuck(r, limit_s);
-        idle(r, now_s - moved_s);
-    }
+/* Time counts only while somebody looks: a host that was away for a minute has not waited for one. */
+static wf_status count_quiet(wf_runner *r, bool moved) {
+    enum { MOST_AWAY_S = 1 };
+    const double limit_s = r->args.timeout_s > 0 ? r->args.timeout_s : TIMEOUT_S, now_s = wf_clock_s();
+    const double away_s = now_s - r->seen_s;
+    r->seen_s = now_s;
+    r->quiet_s = moved ? 0 : r->quiet_s + (away_s < MOST_AWAY_S ? away_s : MOST_AWAY_S);
+    return r->quiet_s > limit_s ? stuck(r, limit_s) : WF_OK;
+}
+
+static wf_status refuse_broken(const wf_runner *r) {
+    return wf_fail(r->broken, "this plan cannot run any more: an earlier run of it failed with status %s",
+                   wf_status_name(r->broken));
+}
+
+/* The run before is submitted: of its marks the last stands for all, the queue being in order. */
+static void keep_gate(wf_runner *r) {
+    if (!r->marks) return;
+    wf_mark *const last = &r->mark[(r->mark_head + --r->marks) % WF_IN_FLIGHT];
+    wf_event_release(r->gate);
+    r->gate = last->event;
+    drop_marks(r);
+}
+
+wf_status wf_runner_start(wf_runner *r, const wf_run_args *args, wf_phase phase) {
+    if (r->broken) return refuse_broken(r);
+    if (r->running) return wf_fail(WF_ERR_ARGUMENT, "a run of this plan is not over yet: one at a time");
+    if (r->trace.on && r->marks)
+        return wf_fail(WF_ERR_ARGUMENT, "a traced run must be done before the next one starts");
+    if ((phase == WF_PHASES) != (r->npieces == 1) || (unsigned)phase > WF_PHASES)
+        return wf_fail(WF_ERR_ARGUMENT, "this plan has no phase %d", (int)phase);
+    r->now = &r->pieces[phase == WF_PHASES ? 0 : phase];
+    TRY(wf_trace_begin(r));
+    keep_gate(r);
+    r->args = *args;
+    rewind_all(r);
+    r->running = true;
     return WF_OK;
 }
 
+wf_status wf_runner_advance(wf_runner *r, bool *submitted, bool *done) {
+    bool moved = false;
+    if (r->broken) return refuse_broken(r);
+    wf_status status = r->running ? move_on(r, &moved) : collect(r, &moved);
+    if (status == WF_OK && r->running && is_submitted(r)) {
+        r->running = false;
+        moved = true;
+    }
+    if (status == WF_OK && !moved) status = flush(r);
+    if (status == WF_OK && !is_done(r)) status = count_quiet(r, moved);
+    *submitted = status == WF_OK && !r->running;
+    *done = status == WF_OK && is_done(r);
+    return r->broken = status;
+}
+
+void wf_runner_rest(wf_runner *r) {
+    enum { LEAST_NS = 10000, MOST_NS = 1000000 };
+    if (r->quiet_s == 0) return;
+    const double begin = wf_clock_s(), want_ns = r->quiet_s * 1e9 / 16;
+    const struct timespec nap = {0, want_ns < LEAST_NS ? LEAST_NS : want_ns > MOST_NS ? MOST_NS : (long)want_ns};
+    nanosleep(&nap, NULL);
+    r->idle_s += wf_clock_s() - begin;
+}
+
 wf_status wf_runner_run(wf_runner *r, const wf_run_args *args) {
-    if (r->broken)
-        return wf_fail(r->broken, "this plan cannot run any more: an earlier run of it failed with status %s",
-                       wf_status_name(r->broken));
-    TRY(wf_trace_begin(r));
-    rewind_all(r);
-    r->broken = play(r, args);
-    return r->broken;
+    bool submitted = false, done = false;
+    TRY(wf_runner_start(r, args, WF_PHASES));
+    while (!done) {
+        TRY(wf_runner_advance(r, &submitted, &done));
+        if (!done) wf_runner_rest(r);
+    }
+    return WF_OK;
 }

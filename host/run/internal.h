@@ -38,17 +38,32 @@ typedef struct wf_lane_state {
     int64_t record;
 } wf_lane_state;
 
+/* A piece of the program that is played by itself, counted by a dry run. */
+typedef struct wf_played {
+    wf_piece piece;
+    int64_t instances[WF_LANES];
+    uint8_t *waited;            /* bit per compute instance: its completion is waited for */
+} wf_played;
+
 struct wf_runner {
     const wf_schedule *schedule;
     wf_opencl *opencl;
     wf_fabric *fabric;
     wf_memory **memory;         /* by allocation */
+    int64_t *base;              /* by allocation: bytes into the memory, of what the caller brings */
     bool *owned;                /* created here: not the store's */
+    wf_store *store;            /* whose slots `memory` and `lent` name */
+    const wf_lent **lent;       /* by buffer: instances that lie in the caller's memory; NULL: none */
     wf_kernel **kernels;        /* by problem */
     int32_t *operands;          /* by problem: views that are operands; one more is the workspace */
     wf_cursor *cursor;
-    uint8_t *waited;            /* bit per compute instance: its completion is waited for */
-    int64_t instances[WF_LANES];/* of the whole program */
+    wf_played *pieces;          /* one per phase of a block stack, else one */
+    int npieces;
+    const wf_played *now;       /* what is played, or was last */
+    wf_run_args args;           /* of this run */
+    bool running;               /* started, not all submitted */
+    wf_event *gate;             /* end of the run before on the device: exchanges start after it */
+    double seen_s, quiet_s;     /* when a run was last advanced; how long nothing has moved */
     wf_lane_state lane[WF_LANES];
     wf_mark mark[WF_IN_FLIGHT];
     int32_t mark_head, marks;
@@ -59,13 +74,19 @@ struct wf_runner {
     wf_trace trace;
 };
 
+struct wf_stash {
+    const wf_schedule *schedule;
+    wf_memory **memory;         /* by allocation; NULL where it is not the stash's */
+};
+
 /* executor.c */
 wf_status wf_executor_create(wf_runner *);
 void wf_executor_destroy(wf_runner *);
 
 /* store.c: the memory of this schedule's allocations of stored classes, by allocation (others are
- * left alone). Creates what is missing, zeroed; checks what exists. */
-wf_status wf_store_bind(wf_store *, const wf_schedule *, wf_memory **memory);
+ * left alone), and by buffer the instances that were lent. Creates what is missing, zeroed; checks
+ * what exists. */
+wf_status wf_store_bind(wf_store *, const wf_schedule *, wf_memory **memory, const wf_lent **lent);
 bool wf_store_keeps(const wf_allocation *);
 
 /* Blocking copies between host and device memory. */

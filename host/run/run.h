@@ -22,7 +22,18 @@ void wf_store_destroy(wf_store *);
  * elsewhere is WF_ERR_ARGUMENT. Local. wf_runner_create does it too. */
 wf_status wf_store_prepare(wf_store *, const wf_schedule *);
 bool wf_store_has(const wf_store *, wf_class class_);
+/* Has its memory been created? It is when it is first needed, so that memory which is lent for all
+ * slots of a class is not taken twice. */
+bool wf_store_holds(const wf_store *, wf_class class_);
 int64_t wf_store_bytes(const wf_store *, wf_class class_);
+/* From now on this instance of the slot lies in `memory`, `offset_bytes` into it (a multiple of 4);
+ * NULL: in the store's own again. Nothing is copied. Borrowed until the store is destroyed. Before
+ * the class's first use, or between runs. */
+typedef struct wf_lent {
+    wf_memory *memory;
+    int64_t offset_bytes;
+} wf_lent;
+wf_status wf_store_lend(wf_store *, const char *slot, int32_t instance, const wf_lent *lent);
 /* Host <-> slot, by slot name and instance; whole instances. Local, blocking. */
 wf_status wf_store_write(wf_store *, const char *slot, int32_t instance, const void *data, int64_t bytes);
 wf_status wf_store_read(wf_store *, const char *slot, int32_t instance, void *data, int64_t bytes);
@@ -44,6 +55,29 @@ typedef struct wf_run_args {
     double timeout_s;           /* without any progress for so long: WF_ERR_TIMEOUT; 0: 60 */
 } wf_run_args;
 wf_status wf_runner_run(wf_runner *, const wf_run_args *);
+
+/* The same in steps that never block, for hosts with a loop of their own. Collective. phase:
+ * WF_PHASES: the whole program. A run may be started when the one before has been submitted: its
+ * kernels then still run, and what this one exchanges waits for them. */
+wf_status wf_runner_start(wf_runner *, const wf_run_args *, wf_phase phase);
+/* *submitted: every kernel is on the device's queue, every exchange is over. *done: the device is
+ * done, too. */
+wf_status wf_runner_advance(wf_runner *, bool *submitted, bool *done);
+/* Sleeps a little, the longer the longer nothing has moved; between two advances that block. */
+void wf_runner_rest(wf_runner *);
+
+/* What a stash owns: memory of its own for every allocation of WF_OWNER_STASH. Local. */
+typedef struct wf_stash wf_stash;
+wf_status wf_stash_create(wf_opencl *, const wf_schedule *, wf_stash **out);
+void wf_stash_destroy(wf_stash *);
+int64_t wf_stash_bytes(const wf_stash *);
+/* Which stash, params and memory of the caller's the next runs use; between runs. */
+wf_status wf_runner_set_stash(wf_runner *, const wf_stash *);
+wf_status wf_runner_set_store(wf_runner *, wf_store *);
+/* A slot of WF_OWNER_CALLER: its `bytes` lie in `memory` from offset_bytes on (a multiple of 4). */
+wf_status wf_runner_set_slot(wf_runner *, const char *slot, wf_memory *memory, int64_t offset_bytes, int64_t bytes);
+/* Bytes that such a slot takes. */
+wf_status wf_runner_slot_bytes(const wf_runner *, const char *slot, int64_t *out);
 
 /* Host <-> slot, by slot name and instance: its first `bytes`, or those from byte `from` on. Local,
  * blocking. */

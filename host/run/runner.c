@@ -15,7 +15,8 @@
 static wf_status allocate_device(wf_runner *r) {
     const wf_schedule *const s = r->schedule;
     for (int32_t a = 0; a < s->nallocations; a++) {
-        if (r->memory[a] || s->allocations[a].space == WF_SPACE_WINDOW) continue;
+        if (r->memory[a] || s->allocations[a].space == WF_SPACE_WINDOW || s->allocations[a].owner != WF_OWNER_PLAN) continue;
+        if (wf_store_keeps(&s->allocations[a])) continue; /* all of it is lent */
         if (s->allocations[a].space != WF_SPACE_DEVICE)
             return wf_fail(WF_ERR_UNSUPPORTED, "allocation %d of %lld bytes lies in space %s, which runs cannot use yet", a,
                            (long long)s->allocations[a].bytes, wf_space_name((wf_space)s->allocations[a].space));
@@ -75,6 +76,8 @@ static void free_memory(wf_runner *r) {
     }
     free(r->memory);
     free(r->owned);
+    free(r->base);
+    free(r->lent);
 }
 
 /* ---- kernels ------------------------------------------------------------------------------------------- */
@@ -172,9 +175,11 @@ static wf_status local_tables(wf_runner *r) {
                        wf_fabric_rank(r->fabric), wf_fabric_ranks(r->fabric));
     r->memory = calloc((size_t)s->nallocations + 1, sizeof *r->memory);
     r->owned = calloc((size_t)s->nallocations + 1, sizeof *r->owned);
+    r->base = calloc((size_t)s->nallocations + 1, sizeof *r->base);
+    r->lent = calloc((size_t)s->nbuffers + 1, sizeof *r->lent);
     r->kernels = calloc((size_t)s->nproblems + 1, sizeof *r->kernels);
     r->operands = calloc((size_t)s->nproblems + 1, sizeof *r->operands);
-    if (!r->memory || !r->owned || !r->kernels || !r->operands)
+    if (!r->memory || !r->owned || !r->base || !r->lent || !r->kernels || !r->operands)
         return wf_fail(WF_ERR_MEMORY, "no host memory for a runner's tables");
     return WF_OK;
 }
@@ -183,7 +188,7 @@ static wf_status local_tables(wf_runner *r) {
 static wf_status build(wf_runner *r, wf_store *store) {
     TRY(wf_fabric_agree(r->fabric, local_tables(r)));
     TRY(compare_plans(r));
-    wf_status status = wf_store_bind(store, r->schedule, r->memory);
+    wf_status status = wf_runner_set_store(r, store);
     if (status == WF_OK) status = allocate_device(r);
     TRY(wf_fabric_agree(r->fabric, status));
     TRY(wf_fabric_agree(r->fabric, allocate_windows(r)));
@@ -249,8 +254,12 @@ static wf_status find_slot(const wf_runner *r, const char *slot, int32_t instanc
             return wf_fail(WF_ERR_ARGUMENT, "slot %s has %d instances of %lld bytes; asked for instance %d, %lld bytes", slot,
                            x->count, (long long)x->bytes, instance, (long long)bytes);
         const wf_location at = wf_buffer_locate(x, instance);
-        *memory_out = at.allocation < 0 ? NULL : r->memory[at.allocation];
-        *offset_out = at.offset_bytes + from;
+        const bool lent = r->lent[b] && r->lent[b][instance].memory;
+        *memory_out = lent ? r->lent[b][instance].memory : at.allocation < 0 ? NULL : r->memory[at.allocation];
+        *offset_out = (lent ? r->lent[b][instance].offset_bytes
+                            : at.offset_bytes + (at.allocation < 0 ? 0 : r->base[at.allocation])) + from;
+        if (!*memory_out && bytes)
+            return wf_fail(WF_ERR_ARGUMENT, "slot %s of this plan is not bound to any memory", slot);
         return WF_OK;
     }
     return wf_fail(WF_ERR_ARGUMENT, "this plan has no slot %s", slot);
@@ -273,7 +282,47 @@ wf_status wf_runner_read(wf_runner *r, const char *slot, int32_t instance, int64
 void wf_runner_allocated(const wf_runner *r, int64_t bytes_out[WF_SPACES]) {
     memset(bytes_out, 0, WF_SPACES * sizeof *bytes_out);
     for (int32_t a = 0; a < r->schedule->nallocations; a++)
-        if (r->memory[a]) bytes_out[r->schedule->allocations[a].space] += wf_memory_bytes(r->memory[a]);
+        if (r->memory[a] && r->schedule->allocations[a].owner == WF_OWNER_PLAN) bytes_out[r->schedule->allocations[a].space] += wf_memory_bytes(r->memory[a]);
+}
+
+/* ---- what changes between runs ----------------------------------------------------------------------------- */
+
+static wf_status check_rests(const wf_runner *r) {
+    return r->running ? wf_fail(WF_ERR_ARGUMENT, "a run of this plan is not over yet: nothing can be bound") : WF_OK;
+}
+
+wf_status wf_runner_set_store(wf_runner *r, wf_store *store) {
+    TRY(check_rests(r));
+    TRY(wf_store_bind(store, r->schedule, r->memory, r->lent));
+    r->store = store;
+    return WF_OK;
+}
+
+static int32_t caller_slot(const wf_runner *r, const char *slot) {
+    for (int32_t b = 0; b < r->schedule->nbuffers; b++)
+        if (r->schedule->buffers[b].owner == WF_OWNER_CALLER && strcmp(r->schedule->buffers[b].name, slot) == 0) return b;
+    return -1;
+}
+
+wf_status wf_runner_slot_bytes(const wf_runner *r, const char *slot, int64_t *out) {
+    const int32_t b = caller_slot(r, slot);
+    if (b < 0) return wf_fail(WF_ERR_ARGUMENT, "this plan has no slot %s that a run binds", slot);
+    *out = r->schedule->buffers[b].bytes;
+    return WF_OK;
+}
+
+wf_status wf_runner_set_slot(wf_runner *r, const char *slot, wf_memory *memory, int64_t offset_bytes, int64_t bytes) {
+    int64_t need;
+    TRY(check_rests(r));
+    TRY(wf_runner_slot_bytes(r, slot, &need));
+    if (bytes != need || offset_bytes < 0 || offset_bytes % 4)
+        return wf_fail(WF_ERR_ARGUMENT, "slot %s takes %lld bytes at a multiple of 4; %lld bytes at %lld were bound to it", slot,
+                       (long long)need, (long long)bytes, (long long)offset_bytes);
+    const int32_t a = r->schedule->buffers[caller_slot(r, slot)].allocation;
+    if (a < 0) return WF_OK; /* an empty shard */
+    r->memory[a] = memory;
+    r->base[a] = offset_bytes;
+    return WF_OK;
 }
 
 double wf_runner_idle_s(const wf_runner *r) {

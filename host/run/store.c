@@ -1,8 +1,11 @@
 /* store.c: weights, gradients and optimizer state of one rank, shared by the plans of one model.
  *
  * Placement puts the slots of each class into allocations of their own, the same way in every plan
- * whose slots are the same. So the first plan that needs a class creates its memory here, and later
- * ones only have to agree in the table of slots. Nothing is ever moved or resized. */
+ * whose slots are the same. So the first plan that needs a class says where its slots lie, and later
+ * ones only have to agree in the table of slots. Nothing is ever moved or resized.
+ *
+ * A class's memory is created when one of its slots is first needed. Instances that the caller lends
+ * lie in his memory instead; a class that is lent wholly never takes memory of its own. */
 #include "host/run/internal.h"
 
 #include <stdlib.h>
@@ -11,10 +14,12 @@
 typedef struct entry {
     char *name;
     wf_buffer buffer;           /* as placed, but .allocation counts in the class's memory */
+    wf_lent *lent;              /* [count]; NULL: none ever was */
 } entry;
 
 typedef struct shelf { /* one class */
-    wf_memory **memory;
+    wf_memory **memory;         /* NULL until needed */
+    int64_t *bytes;             /* of each */
     int32_t nmemory;
     entry *entries;
     int32_t nentries;
@@ -42,8 +47,12 @@ wf_status wf_store_create(wf_opencl *opencl, wf_store **out) {
 
 static void clear(shelf *s) {
     for (int32_t i = 0; i < s->nmemory; i++) wf_memory_destroy(s->memory[i]);
-    for (int32_t i = 0; i < s->nentries; i++) free(s->entries[i].name);
+    for (int32_t i = 0; i < s->nentries; i++) {
+        free(s->entries[i].name);
+        free(s->entries[i].lent);
+    }
     free(s->memory);
+    free(s->bytes);
     free(s->entries);
     *s = (shelf){0};
 }
@@ -79,11 +88,36 @@ static wf_status zero(wf_opencl *opencl, wf_memory *memory) {
     return status;
 }
 
-static wf_status add_memory(wf_store *store, const wf_schedule *s, int class_, shelf *out) {
-    for (int32_t a = 0; a < s->nallocations; a++) {
-        if (!wf_store_keeps(&s->allocations[a]) || s->allocations[a].class_ != class_) continue;
-        TRY(wf_memory_create(store->opencl, s->allocations[a].bytes, &out->memory[out->nmemory]));
-        TRY(zero(store->opencl, out->memory[out->nmemory++]));
+static void add_memory(const wf_schedule *s, int class_, shelf *out) {
+    for (int32_t a = 0; a < s->nallocations; a++)
+        if (wf_store_keeps(&s->allocations[a]) && s->allocations[a].class_ == class_)
+            out->bytes[out->nmemory++] = s->allocations[a].bytes;
+}
+
+static bool is_lent(const entry *e, int32_t instance) {
+    return e->lent && e->lent[instance].memory;
+}
+
+/* Does any instance lie in allocation a of the shelf? */
+static bool is_needed(const shelf *s, int32_t a) {
+    for (int32_t i = 0; i < s->nentries; i++)
+        for (int32_t k = 0; k < s->entries[i].buffer.count; k++)
+            if (!is_lent(&s->entries[i], k) && wf_buffer_locate(&s->entries[i].buffer, k).allocation == a) return true;
+    return false;
+}
+
+/* Zeroed memory for all that is not lent. */
+static wf_status hold(wf_store *store, shelf *s) {
+    for (int32_t a = 0; a < s->nmemory; a++) {
+        if (s->memory[a] || !is_needed(s, a)) continue;
+        wf_memory *memory = NULL;
+        TRY(wf_memory_create(store->opencl, s->bytes[a], &memory));
+        const wf_status status = zero(store->opencl, memory);
+        if (status != WF_OK) {
+            wf_memory_destroy(memory);
+            return status;
+        }
+        s->memory[a] = memory;
     }
     return WF_OK;
 }
@@ -93,7 +127,7 @@ static wf_status add_entries(const wf_schedule *s, int class_, shelf *out) {
         const wf_buffer *const from = &s->buffers[b];
         if (!in_class(from, class_)) continue;
         entry *const e = &out->entries[out->nentries];
-        *e = (entry){strdup(from->name), *from};
+        *e = (entry){strdup(from->name), *from, NULL};
         e->buffer.allocation = rank_in_class(s, from->allocation);
         if (!e->name) return wf_fail(WF_ERR_MEMORY, "no host memory for the name of slot %s", from->name);
         out->nentries++;
@@ -105,12 +139,13 @@ static wf_status fill_shelf(wf_store *store, const wf_schedule *s, int class_) {
     shelf fresh = {0};
     wf_status status;
     fresh.memory = calloc((size_t)s->nallocations + 1, sizeof *fresh.memory);
+    fresh.bytes = calloc((size_t)s->nallocations + 1, sizeof *fresh.bytes);
     fresh.entries = calloc((size_t)s->nbuffers + 1, sizeof *fresh.entries);
-    if (!fresh.memory || !fresh.entries) {
+    if (!fresh.memory || !fresh.bytes || !fresh.entries) {
         status = wf_fail(WF_ERR_MEMORY, "no host memory for the store's table of %s slots", wf_class_name(class_));
         goto fail;
     }
-    TRY_GOTO(add_memory(store, s, class_, &fresh), fail);
+    add_memory(s, class_, &fresh);
     TRY_GOTO(add_entries(s, class_, &fresh), fail);
     fresh.bound = true;
     store->shelves[class_] = fresh;
@@ -152,7 +187,7 @@ static bool needs(const wf_schedule *s, int class_) {
     return false;
 }
 
-wf_status wf_store_bind(wf_store *store, const wf_schedule *s, wf_memory **memory) {
+wf_status wf_store_prepare(wf_store *store, const wf_schedule *s) {
     static const int classes[] = {WF_CLASS_PARAMETER, WF_CLASS_GRADIENT, WF_CLASS_OPTIMIZER};
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
         const int c = classes[i];
@@ -160,24 +195,33 @@ wf_status wf_store_bind(wf_store *store, const wf_schedule *s, wf_memory **memor
         if (!store->shelves[c].bound) TRY(fill_shelf(store, s, c));
         TRY(compare(&store->shelves[c], s, c));
     }
+    return WF_OK;
+}
+
+/* Entries stand in the order of the schedule's buffers. */
+static void bind_lent(const shelf *shelf, const wf_schedule *s, int class_, const wf_lent **lent) {
+    int32_t n = 0;
+    for (int32_t b = 0; b < s->nbuffers; b++)
+        if (in_class(&s->buffers[b], class_)) lent[b] = shelf->entries[n++].lent;
+}
+
+wf_status wf_store_bind(wf_store *store, const wf_schedule *s, wf_memory **memory, const wf_lent **lent) {
+    TRY(wf_store_prepare(store, s));
+    for (int c = 0; c < WF_CLASSES; c++) {
+        if (!store->shelves[c].bound || !needs(s, c)) continue;
+        TRY(hold(store, &store->shelves[c]));
+        bind_lent(&store->shelves[c], s, c, lent);
+    }
     for (int32_t a = 0; a < s->nallocations; a++)
         if (wf_store_keeps(&s->allocations[a]))
             memory[a] = store->shelves[s->allocations[a].class_].memory[rank_in_class(s, a)];
     return WF_OK;
 }
 
-wf_status wf_store_prepare(wf_store *store, const wf_schedule *s) {
-    wf_memory **const memory = calloc((size_t)s->nallocations + 1, sizeof(wf_memory *));
-    if (!memory) return wf_fail(WF_ERR_MEMORY, "no host memory for %d allocations", s->nallocations);
-    const wf_status status = wf_store_bind(store, s, memory);
-    free(memory);
-    return status;
-}
-
 int64_t wf_store_bytes(const wf_store *store, wf_class class_) {
     int64_t bytes = 0;
     for (int32_t i = 0; i < store->shelves[class_].nmemory; i++)
-        bytes += wf_memory_bytes(store->shelves[class_].memory[i]);
+        if (store->shelves[class_].memory[i]) bytes += wf_memory_bytes(store->shelves[class_].memory[i]);
     return bytes;
 }
 
@@ -185,21 +229,59 @@ bool wf_store_has(const wf_store *store, wf_class class_) {
     return store->shelves[class_].bound;
 }
 
-static wf_status find(const wf_store *store, const char *slot, int32_t instance, int64_t bytes, wf_memory **memory_out,
-                      int64_t *offset_out) {
+bool wf_store_holds(const wf_store *store, wf_class class_) {
+    const shelf *const s = &store->shelves[class_];
+    for (int32_t a = 0; a < s->nmemory; a++)
+        if (!s->memory[a] && is_needed(s, a)) return false;
+    return s->bound;
+}
+
+static wf_status find_entry(wf_store *store, const char *slot, int32_t instance, shelf **shelf_out, entry **out) {
     for (int c = 0; c < WF_CLASSES; c++)
         for (int32_t i = 0; i < store->shelves[c].nentries; i++) {
-            const entry *const e = &store->shelves[c].entries[i];
+            entry *const e = &store->shelves[c].entries[i];
             if (strcmp(e->name, slot) != 0) continue;
-            if (instance < 0 || instance >= e->buffer.count || bytes != e->buffer.bytes)
-                return wf_fail(WF_ERR_ARGUMENT, "slot %s has %d instances of %lld bytes; asked for instance %d, %lld bytes",
-                               slot, e->buffer.count, (long long)e->buffer.bytes, instance, (long long)bytes);
-            const wf_location at = wf_buffer_locate(&e->buffer, instance);
-            *memory_out = at.allocation < 0 ? NULL : store->shelves[c].memory[at.allocation];
-            *offset_out = at.offset_bytes;
+            if (instance < 0 || instance >= e->buffer.count)
+                return wf_fail(WF_ERR_ARGUMENT, "slot %s has %d instances; asked for instance %d", slot, e->buffer.count, instance);
+            *shelf_out = &store->shelves[c];
+            *out = e;
             return WF_OK;
         }
     return wf_fail(WF_ERR_ARGUMENT, "no slot %s in these params (no plan that needs it has been loaded)", slot);
+}
+
+static wf_status find(wf_store *store, const char *slot, int32_t instance, int64_t bytes, wf_memory **memory_out,
+                      int64_t *offset_out) {
+    shelf *shelf;
+    entry *e;
+    TRY(find_entry(store, slot, instance, &shelf, &e));
+    if (bytes != e->buffer.bytes)
+        return wf_fail(WF_ERR_ARGUMENT, "slot %s has instances of %lld bytes; asked for %lld bytes", slot,
+                       (long long)e->buffer.bytes, (long long)bytes);
+    if (is_lent(e, instance)) {
+        *memory_out = e->lent[instance].memory;
+        *offset_out = e->lent[instance].offset_bytes;
+        return WF_OK;
+    }
+    TRY(hold(store, shelf));
+    const wf_location at = wf_buffer_locate(&e->buffer, instance);
+    *memory_out = at.allocation < 0 ? NULL : shelf->memory[at.allocation];
+    *offset_out = at.offset_bytes;
+    return WF_OK;
+}
+
+wf_status wf_store_lend(wf_store *store, const char *slot, int32_t instance, const wf_lent *lent) {
+    shelf *shelf;
+    entry *e;
+    TRY(find_entry(store, slot, instance, &shelf, &e));
+    if (lent && (lent->offset_bytes < 0 || lent->offset_bytes % 4 || e->buffer.bytes > wf_memory_bytes(lent->memory) ||
+                 lent->offset_bytes > wf_memory_bytes(lent->memory) - e->buffer.bytes))
+        return wf_fail(WF_ERR_ARGUMENT, "slot %s takes %lld bytes at a multiple of 4; it was lent %lld bytes at %lld", slot,
+                       (long long)e->buffer.bytes, (long long)wf_memory_bytes(lent->memory), (long long)lent->offset_bytes);
+    if (!e->lent) e->lent = calloc((size_t)e->buffer.count, sizeof *e->lent);
+    if (!e->lent) return wf_fail(WF_ERR_MEMORY, "no host memory to lend slot %s", slot);
+    e->lent[instance] = lent ? *lent : (wf_lent){0};
+    return WF_OK;
 }
 
 wf_status wf_store_write(wf_store *store, const char *slot, int32_t instance, const void *data, int64_t bytes) {

@@ -32,7 +32,7 @@ wf_status wf_runner_trace(wf_runner *r, bool on) {
 wf_status wf_trace_begin(wf_runner *r) {
     if (!r->trace.on) return WF_OK;
     int64_t need = r->trace.nrecords;
-    for (int l = 0; l < WF_LANES; l++) need += r->instances[l];
+    for (int l = 0; l < WF_LANES; l++) need += r->now->instances[l];
     if (need <= r->trace.capacity) return WF_OK;
     wf_record *const records = realloc(r->trace.records, (size_t)need * sizeof *records);
     if (!records) return wf_fail(WF_ERR_MEMORY, "no host memory to trace %lld steps", (long long)need);
@@ -201,7 +201,7 @@ static void put_rank(writer *w, const wf_runner *r, const clock_offset *clock) {
     snprintf(name, sizeof name, "rank %d", s->rank);
     put_name(w->file, "process_name", s->rank, 0, name);
     for (int l = 0; l < WF_LANES; l++)
-        if (r->instances[l]) put_name(w->file, "thread_name", s->rank, l, wf_lane_name((wf_lane)l));
+        if (r->lane[l].ring) put_name(w->file, "thread_name", s->rank, l, wf_lane_name((wf_lane)l));
     fprintf(w->file, ",\n{\"ph\":\"M\",\"name\":\"clock\",\"pid\":%d,\"tid\":0,\"args\":{\"offset_us\":%.3f,\"uncertainty_us\":%.3f}}",
             s->rank, clock->offset_s * 1e6, clock->uncertainty_s * 1e6);
     for (int64_t i = 0; i < r->trace.nrecords; i++) put_record(w, r, &r->trace.records[i]);
