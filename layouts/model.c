@@ -118,41 +118,50 @@ wf_status wf_model_check(const wf_model *m) {
 #define VECTOR  false
 void wf_model_parameters(const wf_model *m, wf_parameter_info out[WF_TENSORS]) {
     const int64_t h = m->hidden, a = m->heads * m->head_size, f = m->features;
+    const int64_t qkv = a + 2 * m->kv_heads * m->head_size, fc1 = m->gated ? 2 * f : f;
     const bool head = m->head_form != WF_HEAD_NONE, transform = m->head_form == WF_HEAD_TRANSFORM;
+    const bool centred = m->norm == WF_LAYERNORM; /* RMSNorm has no bias */
+    const bool learned = m->position_form == WF_POSITIONS_LEARNED, last = !m->post_norm;
+#define BIAS(which, rows) (m->biases & WF_BIAS_##which ? (rows) : 0)
     const wf_parameter_info table[WF_TENSORS] = {
         [WF_T_TOKEN_EMBEDDING] = {"embedding.token", OUTSIDE, MATRIX, WF_SPLIT_VOCABULARY,
                                   WF_INIT_NORMAL, m->vocabulary, h},
         [WF_T_POSITION_EMBEDDING] = {"embedding.position", OUTSIDE, MATRIX, WF_REPLICATED,
-                                     WF_INIT_NORMAL, m->positions, h},
+                                     WF_INIT_NORMAL, learned ? m->positions : 0, h},
         [WF_T_NORM1_WEIGHT] = {"layer.norm1.weight", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ONE, h,
                                1},
-        [WF_T_NORM1_BIAS] = {"layer.norm1.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO, h, 1},
+        [WF_T_NORM1_BIAS] = {"layer.norm1.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO,
+                             centred ? h : 0, 1},
         [WF_T_QKV_WEIGHT] = {"layer.attn.qkv.weight", LAYER, MATRIX, WF_SPLIT_HEADS, WF_INIT_NORMAL,
-                             3 * a, h},
+                             qkv, h},
         [WF_T_QKV_BIAS] = {"layer.attn.qkv.bias", LAYER, VECTOR, WF_SPLIT_HEADS, WF_INIT_ZERO,
-                           3 * a, 1},
+                           BIAS(QKV, qkv), 1},
         [WF_T_PROJ_WEIGHT] = {"layer.attn.proj.weight", LAYER, MATRIX, WF_SPLIT_HEAD_COLUMNS,
                               WF_INIT_NORMAL_RESIDUAL, h, a},
-        [WF_T_PROJ_BIAS] = {"layer.attn.proj.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO, h,
-                            1},
+        [WF_T_PROJ_BIAS] = {"layer.attn.proj.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO,
+                            BIAS(PROJ, h), 1},
         [WF_T_NORM2_WEIGHT] = {"layer.norm2.weight", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ONE, h,
                                1},
-        [WF_T_NORM2_BIAS] = {"layer.norm2.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO, h, 1},
+        [WF_T_NORM2_BIAS] = {"layer.norm2.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO,
+                             centred ? h : 0, 1},
         [WF_T_FC1_WEIGHT] = {"layer.mlp.fc1.weight", LAYER, MATRIX, WF_SPLIT_FEATURES,
-                             WF_INIT_NORMAL, f, h},
-        [WF_T_FC1_BIAS] = {"layer.mlp.fc1.bias", LAYER, VECTOR, WF_SPLIT_FEATURES, WF_INIT_ZERO, f,
-                           1},
+                             WF_INIT_NORMAL, fc1, h},
+        [WF_T_FC1_BIAS] = {"layer.mlp.fc1.bias", LAYER, VECTOR, WF_SPLIT_FEATURES, WF_INIT_ZERO,
+                           BIAS(MLP, fc1), 1},
         [WF_T_FC2_WEIGHT] = {"layer.mlp.fc2.weight", LAYER, MATRIX, WF_SPLIT_FEATURE_COLUMNS,
                              WF_INIT_NORMAL_RESIDUAL, h, f},
-        [WF_T_FC2_BIAS] = {"layer.mlp.fc2.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO, h, 1},
-        [WF_T_NORMF_WEIGHT] = {"normf.weight", OUTSIDE, VECTOR, WF_REPLICATED, WF_INIT_ONE, h, 1},
-        [WF_T_NORMF_BIAS] = {"normf.bias", OUTSIDE, VECTOR, WF_REPLICATED, WF_INIT_ZERO, h, 1},
+        [WF_T_FC2_BIAS] = {"layer.mlp.fc2.bias", LAYER, VECTOR, WF_REPLICATED, WF_INIT_ZERO,
+                           BIAS(MLP, h), 1},
+        [WF_T_NORMF_WEIGHT] = {"normf.weight", OUTSIDE, VECTOR, WF_REPLICATED, WF_INIT_ONE,
+                               last ? h : 0, 1},
+        [WF_T_NORMF_BIAS] = {"normf.bias", OUTSIDE, VECTOR, WF_REPLICATED, WF_INIT_ZERO,
+                             last && centred ? h : 0, 1},
         [WF_T_TYPE_EMBEDDING] = {"embedding.type", OUTSIDE, MATRIX, WF_REPLICATED, WF_INIT_NORMAL,
                                  m->types, h},
         [WF_T_EMBEDDING_NORM_WEIGHT] = {"embedding.norm.weight", OUTSIDE, VECTOR, WF_REPLICATED,
                                         WF_INIT_ONE, m->embedding_norm ? h : 0, 1},
         [WF_T_EMBEDDING_NORM_BIAS] = {"embedding.norm.bias", OUTSIDE, VECTOR, WF_REPLICATED,
-                                      WF_INIT_ZERO, m->embedding_norm ? h : 0, 1},
+                                      WF_INIT_ZERO, m->embedding_norm && centred ? h : 0, 1},
         [WF_T_HEAD_WEIGHT] = {"head.weight", OUTSIDE, MATRIX, WF_SPLIT_VOCABULARY, WF_INIT_NORMAL,
                               head && !m->tied_head ? m->vocabulary : 0, h},
         [WF_T_HEAD_BIAS] = {"head.bias", OUTSIDE, VECTOR, WF_SPLIT_VOCABULARY, WF_INIT_ZERO,
@@ -164,8 +173,9 @@ void wf_model_parameters(const wf_model *m, wf_parameter_info out[WF_TENSORS]) {
         [WF_T_TRANSFORM_NORM_WEIGHT] = {"head.transform.norm.weight", OUTSIDE, VECTOR,
                                         WF_REPLICATED, WF_INIT_ONE, transform ? h : 0, 1},
         [WF_T_TRANSFORM_NORM_BIAS] = {"head.transform.norm.bias", OUTSIDE, VECTOR, WF_REPLICATED,
-                                      WF_INIT_ZERO, transform ? h : 0, 1},
+                                      WF_INIT_ZERO, transform && centred ? h : 0, 1},
     };
+#undef BIAS
     memcpy(out, table, sizeof table);
     for (int t = 0; t < WF_TENSORS; t++)
         if (!out[t].rows) out[t].columns = 0;

@@ -3,7 +3,7 @@
  *     layouts_match write|compare REFERENCE CONFIG LAYOUT...
  *
  * With "write", one rank records its loss, gradients, initial weights and twenty losses of training,
- * and the loss and gradients of the plain f64 GPT (tests/gpt_reference.c); with "compare", every
+ * and the loss and gradients of the plain f64 model (tests/model_reference.c); with "compare", every
  * layout given is held against that record:
  *   - initial weights: the same bits;
  *   - loss and every gradient against the f64 truth, to the same tolerance as against one rank:
@@ -24,7 +24,7 @@
 
 #include "host/api/weft_mpi.h"
 #include "host/model/config.h"
-#include "tests/gpt_reference.h"
+#include "tests/model_reference.h"
 
 enum { BATCH = 4, SEQUENCE = 61, VOCABULARY = 257, STEPS = 20, REPEATS = 4, SEED = 1234,
        TRUE_STEP = 3 /* of the gradients; any but 0 */ };
@@ -149,20 +149,20 @@ static void forget(record *r) {
     free(r->truth);
 }
 
-/* The plain f64 GPT's loss and gradients at the initial weights, with dropout. */
+/* The plain f64 model's loss and gradients at the initial weights, with dropout. */
 static void find_truth(const char *config, record *r) {
     wf_model model;
     if (wf_config_read(config, &model) != WF_OK) must(WEFT_ERR_FILE, config);
-    gpt_tensors weights = gpt_tensors_create(&model), gradients = gpt_tensors_create(&model);
+    reference_tensors weights = reference_tensors_create(&model), gradients = reference_tensors_create(&model);
     args_of(TRUE_STEP);
-    const gpt_batch batch = {BATCH, SEQUENCE, tokens, targets, 0, SEED, TRUE_STEP, true};
-    gpt_initialise(&model, SEED, &weights);
-    r->true_loss = gpt_reference(&model, &weights, &batch, NULL, NULL, &gradients);
+    const reference_batch batch = {BATCH, SEQUENCE, tokens, targets, 0, SEED, TRUE_STEP, true};
+    reference_initialise(&model, SEED, &weights);
+    r->true_loss = model_reference(&model, &weights, &batch, NULL, &gradients);
     double *at = r->truth = calloc((size_t)r->n, sizeof *r->truth);
-    for (int t = 0; t < WF_TENSORS; at += gpt_tensor_count(&model, t++))
-        memcpy(at, gradients.data[t], (size_t)gpt_tensor_count(&model, t) * sizeof *at);
-    gpt_tensors_destroy(&gradients);
-    gpt_tensors_destroy(&weights);
+    for (int t = 0; t < WF_TENSORS; at += reference_count(&model, t++))
+        memcpy(at, gradients.data[t], (size_t)reference_count(&model, t) * sizeof *at);
+    reference_tensors_destroy(&gradients);
+    reference_tensors_destroy(&weights);
 }
 
 /* ---- running ------------------------------------------------------------------------------------------------------ */

@@ -1,6 +1,6 @@
 /* check_player.c: lowering is right before any device is involved. All ranks of each layout are
  * played in f64 (player.h); outputs and every gradient equal one rank's, and one rank's equal the
- * plain GPT of tests/gpt_reference.h, which knows no schedule.
+ * plain model of tests/model_reference.h, which knows no schedule.
  *
  * Heads, features, sequence and vocabulary do not divide; dropout is on; two microbatches. In f64
  * sums in another order differ by some 1e-15 of the largest magnitude per step; 1e-12 leaves room
@@ -14,7 +14,7 @@
 
 #include "kernels/philox.h"
 #include "layouts/lower.h"
-#include "tests/gpt_reference.h"
+#include "tests/model_reference.h"
 #include "tests/layouts/player.h"
 
 enum {
@@ -45,12 +45,12 @@ static const wf_model model = {.layers = LAYERS,
 
 static uint64_t interleaving;                                       /* printed on failure */
 static int32_t tokens[BATCH * SEQUENCE], targets[BATCH * SEQUENCE]; /* [batch][sequence] */
-static gpt_tensors weights;
+static reference_tensors weights;
 
 /* What a run leaves, put together from all ranks' shards. */
 typedef struct outcome {
     double loss, norm, *logits, *hidden; /* [batch][sequence][...] */
-    gpt_tensors gradients, updated;
+    reference_tensors gradients, updated;
 } outcome;
 static outcome one_rank;
 
@@ -179,8 +179,8 @@ static void collect_rows(const world *w, const char *slot, int64_t columns, bool
     }
 }
 
-static void collect_tensors(const world *w, const char *kind, gpt_tensors *out) {
-    *out = gpt_tensors_create(&model);
+static void collect_tensors(const world *w, const char *kind, reference_tensors *out) {
+    *out = reference_tensors_create(&model);
     for (int32_t r = 0; r < w->ranks; r++)
         for (int t = 0; t < WF_TENSORS; t++)
             for (int64_t layer = 0; layer < instances(t); layer++)
@@ -215,8 +215,8 @@ static double replicas_differ(const world *w, const char *kind) {
 static void destroy_outcome(outcome *o) {
     free(o->hidden);
     free(o->logits);
-    gpt_tensors_destroy(&o->gradients);
-    gpt_tensors_destroy(&o->updated);
+    reference_tensors_destroy(&o->gradients);
+    reference_tensors_destroy(&o->updated);
     *o = (outcome){0};
 }
 
@@ -261,21 +261,21 @@ static double outcome_of(const char *layout, wf_mode mode, bool fusion, outcome 
     return apart;
 }
 
-static void assert_tensors_close(const gpt_tensors *expected, const gpt_tensors *got,
+static void assert_tensors_close(const reference_tensors *expected, const reference_tensors *got,
                                  const char *what) {
     wf_parameter_info table[WF_TENSORS];
     wf_model_parameters(&model, table);
     for (int t = 0; t < WF_TENSORS; t++) {
-        const double d = difference(expected->data[t], got->data[t], gpt_tensor_count(&model, t));
+        const double d = difference(expected->data[t], got->data[t], reference_count(&model, t));
         ck_assert_msg(d <= TOLERANCE, "%s of %s differ by %g (last interleaving %llu)", what,
                       table[t].name, d, (unsigned long long)interleaving - 1);
     }
 }
 
-/* ---- one rank against the plain GPT ---------------------------------------------------------- */
+/* ---- one rank against the plain model ---------------------------------------------------------- */
 
-static gpt_batch batch_of(bool dropout) {
-    return (gpt_batch){.batch = BATCH,
+static reference_batch batch_of(bool dropout) {
+    return (reference_batch){.batch = BATCH,
                        .sequence = SEQUENCE,
                        .tokens = tokens,
                        .targets = targets,
@@ -283,17 +283,18 @@ static gpt_batch batch_of(bool dropout) {
                        .dropout = dropout};
 }
 
-START_TEST(one_rank_equals_the_plain_gpt) {
-    const gpt_batch batch = batch_of(true);
-    gpt_tensors gradients = gpt_tensors_create(&model);
+START_TEST(one_rank_equals_the_plain_model) {
+    const reference_batch batch = batch_of(true);
+    reference_tensors gradients = reference_tensors_create(&model);
     double *hidden = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.hidden);
-    const double loss = gpt_reference(&model, &weights, &batch, NULL, hidden, &gradients);
+    const double loss = model_reference(
+        &model, &weights, &batch, &(reference_outputs){.last = hidden}, &gradients);
     ck_assert_msg(fabs(loss - one_rank.loss) <= TOLERANCE * loss, "loss %.17g, expected %.17g",
                   one_rank.loss, loss);
     const double d = difference(hidden, one_rank.hidden, BATCH * SEQUENCE * model.hidden);
     ck_assert_msg(d <= TOLERANCE, "hidden states differ by %g", d);
     assert_tensors_close(&gradients, &one_rank.gradients, "gradients");
-    gpt_tensors_destroy(&gradients);
+    reference_tensors_destroy(&gradients);
     free(hidden);
 }
 END_TEST
@@ -306,14 +307,14 @@ START_TEST(one_rank_trains_as_adamw_says) {
     ck_assert(outcome_of("tp1.mb2", WF_MODE_TRAIN, true, &got) == 0);
     wf_model_parameters(&model, table);
     for (int t = 0; t < WF_TENSORS; t++)
-        for (int64_t i = 0; i < gpt_tensor_count(&model, t); i++)
+        for (int64_t i = 0; i < reference_count(&model, t); i++)
             sum += one_rank.gradients.data[t][i] * one_rank.gradients.data[t][i];
     ck_assert_msg(fabs(got.norm - sqrt(sum)) <= TOLERANCE * got.norm, "norm %.17g, expected %.17g",
                   got.norm, sqrt(sum));
     const double scale = fmin(1, (double)0.25f / (sqrt(sum) + 1e-6)), lr = 1e-3f, decay = 0.01f;
     const double first = 1 - (double)0.9f, second = 1 - (double)0.999f;
     for (int t = 0; t < WF_TENSORS; t++)
-        for (int64_t i = 0; i < gpt_tensor_count(&model, t); i++) {
+        for (int64_t i = 0; i < reference_count(&model, t); i++) {
             const double g = one_rank.gradients.data[t][i] * scale, p = weights.data[t][i];
             const double m = first * g * 10, v = second * g * g * 1000;
             const double expected =
@@ -349,7 +350,7 @@ static void compare(const char *layout, wf_mode mode, bool fusion) {
         ck_assert_msg(fabs(got.norm - one_rank.norm) <= TOLERANCE * one_rank.norm,
                       "%s: norm %.17g, one rank's %.17g", layout, got.norm, one_rank.norm);
         for (int t = 0; t < WF_TENSORS; t++)
-            for (int64_t i = 0; i < gpt_tensor_count(&model, t); i++)
+            for (int64_t i = 0; i < reference_count(&model, t); i++)
                 ck_assert_msg(fabs(got.updated.data[t][i] - one_rank.updated.data[t][i]) <= 1e-9,
                               "%s: an updated weight of tensor %d is %.17g", layout, t,
                               got.updated.data[t][i]);
@@ -367,10 +368,11 @@ START_TEST(unfused_layouts_equal_one_rank) {
 }
 END_TEST
 
-START_TEST(evaluation_and_logits_equal_the_plain_gpt) {
-    const gpt_batch batch = batch_of(false);
+START_TEST(evaluation_and_logits_equal_the_plain_model) {
+    const reference_batch batch = batch_of(false);
     double *logits = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.vocabulary);
-    const double loss = gpt_reference(&model, &weights, &batch, logits, NULL, NULL);
+    const double loss = model_reference(&model, &weights, &batch,
+                                        &(reference_outputs){.logits = logits}, NULL);
     const char *const some[] = {"tp1.mb2", "tp2.mb2", "tp3.sp.mb2"};
     for (int i = 0; i < 3; i++) {
         outcome got;
@@ -392,16 +394,16 @@ END_TEST
 /* Plays tp2.sp after `spoil` changed rank 1's schedule; true if anything differs from one rank. */
 static bool is_seen(void (*spoil)(wf_schedule *), bool obey) {
     world w;
-    gpt_tensors got;
+    reference_tensors got;
     bool seen = false;
     open_world(&w, "tp2.sp.mb2", WF_MODE_GRADIENTS, true);
     if (spoil) spoil(w.schedules[1]);
     if (play(&w, obey)) seen = true;
     collect_tensors(&w, ".grad", &got);
     for (int t = 0; t < WF_TENSORS && !seen; t++)
-        seen = !(difference(one_rank.gradients.data[t], got.data[t], gpt_tensor_count(&model, t)) <=
+        seen = !(difference(one_rank.gradients.data[t], got.data[t], reference_count(&model, t)) <=
                  TOLERANCE);
-    gpt_tensors_destroy(&got);
+    reference_tensors_destroy(&got);
     close_world(&w);
     return seen;
 }
@@ -439,10 +441,10 @@ static void make_data(void) {
     }
     for (int i = 0, left = VALID - (BATCH * SEQUENCE + 1) / 2; left > 0; i++)
         if (i % 2) targets[i] = (i * 31) % (int)model.vocabulary, left--;
-    weights = gpt_tensors_create(&model);
-    gpt_initialise(&model, SEED, &weights);
+    weights = reference_tensors_create(&model);
+    reference_initialise(&model, SEED, &weights);
     for (int t = 0; t < WF_TENSORS; t++) /* biases and norms off their 0 and 1 */
-        for (int64_t i = 0; i < gpt_tensor_count(&model, t); i++)
+        for (int64_t i = 0; i < reference_count(&model, t); i++)
             weights.data[t][i] += 0.05 * wf_philox_normal(key, 200 + (uint32_t)t % 50, 0, i, 0);
 }
 
@@ -452,7 +454,7 @@ static void make_one_rank(void) {
     outcome_of("tp1.mb2", WF_MODE_TRAIN, false, &train);
     one_rank.norm = train.norm;
     one_rank.updated = train.updated;
-    gpt_tensors_destroy(&train.gradients);
+    reference_tensors_destroy(&train.gradients);
 }
 
 /* check_player [SEED]: with the printed seed the same interleavings again. */
@@ -464,11 +466,11 @@ int main(int argc, char **argv) {
     TCase *tests = tcase_create("player");
     tcase_set_timeout(tests, 300);
     tcase_add_unchecked_fixture(tests, make_one_rank, NULL);
-    tcase_add_test(tests, one_rank_equals_the_plain_gpt);
+    tcase_add_test(tests, one_rank_equals_the_plain_model);
     tcase_add_test(tests, one_rank_trains_as_adamw_says);
     tcase_add_loop_test(tests, layouts_equal_one_rank, 0, LAYOUTS);
     tcase_add_loop_test(tests, unfused_layouts_equal_one_rank, 1, LAYOUTS);
-    tcase_add_test(tests, evaluation_and_logits_equal_the_plain_gpt);
+    tcase_add_test(tests, evaluation_and_logits_equal_the_plain_model);
     tcase_add_test(tests, seeded_faults_are_seen);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
@@ -476,6 +478,6 @@ int main(int argc, char **argv) {
     const int failed = srunner_ntests_failed(runner);
     srunner_free(runner);
     destroy_outcome(&one_rank);
-    gpt_tensors_destroy(&weights);
+    reference_tensors_destroy(&weights);
     return failed != 0;
 }

@@ -1,0 +1,241 @@
+/* The plain model that judges the others is judged itself, in every form of its block: its gradients,
+ * all of them, against central differences with dropout on; and what must hold of any model. */
+#include <check.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/model_reference.h"
+
+enum { BATCH = 2, SEQUENCE = 5 };
+static const int32_t tokens[BATCH * SEQUENCE] = {1, 4, 4, 0, 6, 3, 2, 1, 5, 1};
+static const int32_t targets[BATCH * SEQUENCE] = {4, 4, 0, 6, -1, 2, 1, 5, -1, 3};
+
+static wf_model small_model(int activation) {
+    return (wf_model){.layers = 2, .hidden = 6, .heads = 2, .kv_heads = 2, .head_size = 3,
+                      .features = 10, .vocabulary = 7, .positions = 8, .activation = activation,
+                      .norm_epsilon = 1e-5, .init_std = 0.4, .dropout_embedding = 0.2,
+                      .dropout_attention = 0.3, .dropout_residual = 0.25, .tied_head = true, .biases = WF_BIASES_ALL};
+}
+
+static wf_model small_llama(void) {
+    wf_model m = small_model(WF_ACT_SILU);
+    m.family = WF_FAMILY_LLAMA, m.norm = WF_RMSNORM, m.position_form = WF_POSITIONS_ROPE;
+    m.heads = 4, m.kv_heads = 2, m.head_size = 6, m.gated = true, m.biases = 0, m.tied_head = false;
+    m.rope_theta = 20;
+    return m;
+}
+
+static wf_model small_bert(void) {
+    wf_model m = small_model(WF_ACT_GELU);
+    m.family = WF_FAMILY_BERT, m.head_form = WF_HEAD_TRANSFORM, m.types = 2;
+    m.post_norm = m.bidirectional = m.embedding_norm = true;
+    return m;
+}
+
+/* Forms whose gradients are tried: the families', and mixtures that no family has. */
+enum { ACTIVATIONS = 4, LLAMA = ACTIVATIONS, LLAMA3, QWEN, BERT, MIXED, BARE, FORMS };
+
+static wf_model form_of(int form) {
+    static const int activations[] = {WF_ACT_GELU_TANH, WF_ACT_GELU, WF_ACT_RELU, WF_ACT_SILU};
+    wf_model m = form < ACTIVATIONS ? small_model(activations[form]) : form == BERT ? small_bert() : small_llama();
+    if (form == LLAMA3) /* of the three waves one is short, one between, one long */
+        m.rope_factor = 4, m.rope_low_frequency = 1, m.rope_high_frequency = 2, m.rope_original_positions = 20;
+    if (form == QWEN) m.biases = WF_BIAS_QKV, m.tied_head = true, m.kv_heads = 1, m.rope_factor = 2;
+    if (form == MIXED)
+        m.post_norm = m.embedding_norm = true, m.head_form = WF_HEAD_TRANSFORM, m.types = 3, m.biases = WF_BIASES_ALL;
+    if (form == BARE) m.position_form = WF_POSITIONS_NONE, m.norm = WF_LAYERNORM, m.bidirectional = true;
+    return m;
+}
+
+static reference_batch whole_batch(void) {
+    return (reference_batch){.batch = BATCH, .sequence = SEQUENCE, .tokens = tokens, .targets = targets,
+                       .sample0 = 11, .seed = 5, .step = 3, .dropout = true};
+}
+
+static double logits_of(const wf_model *model, const reference_tensors *weights, const reference_batch *batch,
+                        double *logits) {
+    return model_reference(model, weights, batch, &(reference_outputs){.logits = logits}, NULL);
+}
+
+/* Initial weights, with norms and biases moved away from 1 and 0. */
+static reference_tensors moved_weights(const wf_model *model) {
+    reference_tensors weights = reference_tensors_create(model);
+    reference_initialise(model, 1, &weights);
+    uint32_t state = 1;
+    for (int t = 0; t < WF_TENSORS; t++)
+        for (int64_t i = 0; i < reference_count(model, t); i++) {
+            state = state * 1664525u + 1013904223u;
+            weights.data[t][i] += 0.2 * ((double)state / 4294967296.0 - 0.5);
+        }
+    return weights;
+}
+
+/* Off by at most 1e-6 of the tensor's largest gradient (h^2 is 1e-10, rounding 1e-16 / h). */
+static void check_tensor(const wf_model *model, reference_tensors *weights, const reference_tensors *gradients,
+                         int tensor) {
+    const reference_batch batch = whole_batch();
+    const double h = 1e-5;
+    const int64_t n = reference_count(model, tensor);
+    double largest = 0;
+    for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs(gradients->data[tensor][i]));
+    if (n) ck_assert_double_gt(largest, 0);
+    for (int64_t i = 0; i < n; i++) {
+        double *w = &weights->data[tensor][i];
+        const double kept = *w;
+        *w = kept + h;
+        const double above = model_reference(model, weights, &batch, NULL, NULL);
+        *w = kept - h;
+        const double below = model_reference(model, weights, &batch, NULL, NULL);
+        *w = kept;
+        const double difference = (above - below) / (2 * h);
+        ck_assert_msg(fabs(difference - gradients->data[tensor][i]) <= 1e-6 * largest,
+                      "tensor %d, element %lld: %.12g by differences, %.12g by the backward", tensor,
+                      (long long)i, difference, gradients->data[tensor][i]);
+    }
+}
+
+START_TEST(gradients_match_differences) {
+    const wf_model model = form_of(_i);
+    const reference_batch batch = whole_batch();
+    reference_tensors weights = moved_weights(&model), gradients = reference_tensors_create(&model);
+    model_reference(&model, &weights, &batch, NULL, &gradients);
+    for (int t = 0; t < WF_TENSORS; t++) check_tensor(&model, &weights, &gradients, t);
+    reference_tensors_destroy(&weights);
+    reference_tensors_destroy(&gradients);
+}
+END_TEST
+
+/* Fresh weights know nothing: the loss is about log(vocabulary); the logits' softmax gives it. */
+START_TEST(loss_is_of_the_logits) {
+    const wf_model model = small_model(WF_ACT_GELU_TANH);
+    reference_batch batch = whole_batch();
+    reference_tensors weights = moved_weights(&model);
+    double logits[BATCH * SEQUENCE][7], total = 0;
+    int valid = 0;
+    const double loss = logits_of(&model, &weights, &batch, &logits[0][0]);
+    for (int i = 0; i < BATCH * SEQUENCE; i++) {
+        double sum = 0;
+        if (targets[i] < 0) continue;
+        for (int j = 0; j < 7; j++) sum += exp(logits[i][j] - logits[i][targets[i]]);
+        total += log(sum);
+        valid++;
+    }
+    ck_assert_double_eq_tol(loss, total / valid, 1e-13);
+    ck_assert_double_lt(fabs(loss - log(7)), 1.5);
+    reference_tensors_destroy(&weights);
+}
+END_TEST
+
+/* No logit depends on a later token, and a sample alone with its global index is as in the batch. */
+START_TEST(causal_and_independent_samples) {
+    const wf_model model = small_model(WF_ACT_GELU_TANH);
+    reference_batch batch = whole_batch();
+    reference_tensors weights = moved_weights(&model);
+    double whole[BATCH * SEQUENCE * 7], changed[BATCH * SEQUENCE * 7], alone[SEQUENCE * 7];
+    int32_t other[BATCH * SEQUENCE];
+    logits_of(&model, &weights, &batch, whole);
+    memcpy(other, tokens, sizeof other);
+    other[3] = 2;
+    batch.tokens = other;
+    logits_of(&model, &weights, &batch, changed);
+    ck_assert_mem_eq(whole, changed, sizeof(double) * 3 * 7);
+    ck_assert_mem_ne(whole + 3 * 7, changed + 3 * 7, sizeof(double) * 7);
+    batch.tokens = tokens + SEQUENCE, batch.targets = targets + SEQUENCE;
+    batch.batch = 1, batch.sample0++;
+    logits_of(&model, &weights, &batch, alone);
+    ck_assert_mem_eq(alone, whole + SEQUENCE * 7, sizeof alone);
+    reference_tensors_destroy(&weights);
+}
+END_TEST
+
+/* A bidirectional model's first logit depends on the last token. */
+START_TEST(both_directions_see_later_tokens) {
+    const wf_model model = small_bert();
+    reference_batch batch = whole_batch();
+    reference_tensors weights = moved_weights(&model);
+    double whole[BATCH * SEQUENCE * 7], changed[BATCH * SEQUENCE * 7];
+    int32_t other[BATCH * SEQUENCE];
+    batch.dropout = false;
+    logits_of(&model, &weights, &batch, whole);
+    memcpy(other, tokens, sizeof other);
+    other[SEQUENCE - 1] = 2;
+    batch.tokens = other;
+    logits_of(&model, &weights, &batch, changed);
+    ck_assert_mem_ne(whole, changed, sizeof(double) * 7);
+    ck_assert_mem_eq(whole + SEQUENCE * 7, changed + SEQUENCE * 7, sizeof(double) * SEQUENCE * 7);
+    reference_tensors_destroy(&weights);
+}
+END_TEST
+
+/* A causal model without any positions knows the order from what it saw only: its last logits do not
+ * change when earlier tokens change places; with rotary positions they do. */
+START_TEST(rotary_positions_tell_the_order) {
+    for (int rotary = 0; rotary < 2; rotary++) {
+        wf_model model = small_llama();
+        reference_batch batch = whole_batch();
+        double whole[BATCH * SEQUENCE * 7], changed[BATCH * SEQUENCE * 7], worst = 0;
+        int32_t other[BATCH * SEQUENCE];
+        if (!rotary) model.position_form = WF_POSITIONS_NONE;
+        model.layers = 1;
+        reference_tensors weights = moved_weights(&model);
+        batch.dropout = false;
+        logits_of(&model, &weights, &batch, whole);
+        memcpy(other, tokens, sizeof other);
+        other[0] = tokens[1], other[1] = tokens[0];
+        batch.tokens = other;
+        logits_of(&model, &weights, &batch, changed);
+        for (int j = 0; j < 7; j++) worst = fmax(worst, fabs(whole[(SEQUENCE - 1) * 7 + j] - changed[(SEQUENCE - 1) * 7 + j]));
+        ck_assert_msg(rotary ? worst > 1e-6 : worst < 1e-12, "rotary %d: the last logits moved by %g", rotary, worst);
+        reference_tensors_destroy(&weights);
+    }
+}
+END_TEST
+
+START_TEST(dropout_depends_on_seed_and_step) {
+    const wf_model model = small_model(WF_ACT_GELU_TANH);
+    reference_tensors weights = moved_weights(&model);
+    reference_batch batch = whole_batch();
+    const double loss = model_reference(&model, &weights, &batch, NULL, NULL);
+    batch.step++;
+    ck_assert_double_ne(loss, model_reference(&model, &weights, &batch, NULL, NULL));
+    batch = whole_batch(), batch.seed++;
+    ck_assert_double_ne(loss, model_reference(&model, &weights, &batch, NULL, NULL));
+    batch = whole_batch(), batch.dropout = false;
+    const double plain = model_reference(&model, &weights, &batch, NULL, NULL);
+    ck_assert_double_ne(loss, plain);
+    batch.seed++;
+    ck_assert_double_eq(plain, model_reference(&model, &weights, &batch, NULL, NULL));
+    reference_tensors_destroy(&weights);
+}
+END_TEST
+
+/* The shapes here and those of the parameter table are two statements of the same thing. */
+START_TEST(tensors_are_the_tables) {
+    const wf_model model = form_of(_i);
+    wf_parameter_info info[WF_TENSORS];
+    wf_model_parameters(&model, info);
+    for (int t = 0; t < WF_TENSORS; t++)
+        ck_assert_int_eq(reference_count(&model, t),
+                         info[t].rows * info[t].columns * (info[t].per_layer ? model.layers : 1));
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("model_reference");
+    TCase *tests = tcase_create("model_reference");
+    tcase_set_timeout(tests, 60);
+    tcase_add_loop_test(tests, gradients_match_differences, 0, FORMS);
+    tcase_add_test(tests, loss_is_of_the_logits);
+    tcase_add_test(tests, causal_and_independent_samples);
+    tcase_add_test(tests, both_directions_see_later_tokens);
+    tcase_add_test(tests, rotary_positions_tell_the_order);
+    tcase_add_test(tests, dropout_depends_on_seed_and_step);
+    tcase_add_loop_test(tests, tensors_are_the_tables, 0, FORMS);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
