@@ -12,6 +12,9 @@
  *     simple   anything  16 lanes x teams, tiles in local memory     attention_simple.cl, ...
  *     panel    CPUs      one work-item, one vector lane per own row  attention_panel.cl, ...
  *
+ * Grouped queries (Ainslie and others 2023): query head g reads kv head (lead + g) / per_kv of those that
+ * are here; lead is where in its group the shard's first query head stands.
+ *
  * What it does not do: other dtypes, packed documents, merging of partial results. */
 #include "kernels/attention.h"
 
@@ -20,7 +23,7 @@
 #include "kernels/philox.h"
 #include "kernels/table.h"
 
-enum { B, S, KV, HQ, HKV, D, HEAD0, HEADS, POS0, KPOS0, SITE, WINDOW };
+enum { B, S, KV, HQ, HKV, D, HEAD0, HEADS, POS0, KPOS0, SITE, WINDOW, GROUP };
 
 enum { largest_head_dim = 256, largest_grid = 65535 /* groups along y and z on some devices */ };
 
@@ -31,7 +34,8 @@ wf_attention wf_attention_sizes(const wf_problem *p) {
     wf_attention a = {.b = n[B], .s = n[S], .kv = n[KV], .hq = n[HQ], .hkv = n[HKV], .d = n[D],
                       .head0 = n[HEAD0], .heads = n[HEADS], .pos0 = n[POS0], .kpos0 = n[KPOS0],
                       .site = n[SITE], .window = n[WINDOW],
-                      .per_kv = n[HKV] ? n[HQ] / n[HKV] : 1,
+                      .per_kv = n[GROUP] ? n[GROUP] : n[HKV] ? n[HQ] / n[HKV] : 1,
+                      .lead = n[GROUP] ? n[HEAD0] % n[GROUP] : 0,
                       .dropout = (p->flags & WF_DROPOUT) != 0, .p = p->real[0]};
     const int64_t shift = a.pos0 - a.kpos0, everything = (int64_t)1 << 40;
     a.low = a.window ? shift - a.window + 1 : -everything;
@@ -39,10 +43,19 @@ wf_attention wf_attention_sizes(const wf_problem *p) {
     return a;
 }
 
-static wf_status check_heads(const wf_attention *a) {
-    if (a->hkv == 0 ? a->hq != 0 : a->hq % a->hkv != 0)
+static wf_status check_heads(const wf_attention *a, bool grouped) {
+    if (!grouped && (a->hkv == 0 ? a->hq != 0 : a->hq % a->hkv != 0))
         return wf_fail(WF_ERR_ARGUMENT, "attention: %lld query heads cannot share %lld kv heads",
                        (long long)a->hq, (long long)a->hkv);
+    if (grouped && a->hq > 0 && wf_attention_kv_head(a, a->hq - 1) >= a->hkv)
+        return wf_fail(WF_ERR_ARGUMENT,
+                       "attention: %lld query heads from number %lld of a group of %lld read more than %lld "
+                       "kv heads",
+                       (long long)a->hq, (long long)a->lead, (long long)a->per_kv, (long long)a->hkv);
+    if (a->hkv > largest_grid || a->per_kv > INT32_MAX / (largest_grid + 1))
+        return wf_fail(WF_ERR_UNSUPPORTED, "attention: at most %d kv heads of %d query heads, not %lld of %lld",
+                       largest_grid, INT32_MAX / (largest_grid + 1), (long long)a->hkv,
+                       (long long)a->per_kv);
     if (a->d < 1 || a->d > largest_head_dim)
         return wf_fail(WF_ERR_UNSUPPORTED, "attention: head size %lld, legal are 1 to %d",
                        (long long)a->d, largest_head_dim);
@@ -54,7 +67,7 @@ static wf_status check_heads(const wf_attention *a) {
 
 static wf_status check(const wf_problem *p) {
     const wf_attention a = wf_attention_sizes(p);
-    TRY(check_heads(&a));
+    TRY(check_heads(&a, p->size[GROUP] != 0));
     const int64_t longest = INT32_MAX - 1024; /* kernels count rows of a shard in 32 bits */
     if (a.s > longest || a.kv > longest)
         return wf_fail(WF_ERR_UNSUPPORTED, "attention: %lld queries and %lld keys, at most %lld",
@@ -183,7 +196,9 @@ static void launch_u32(wf_launch *launch, int64_t value) {
 static void common_arguments(wf_launch *launch, const wf_attention *a) {
     wf_launch_i32(launch, a->s);
     wf_launch_i32(launch, a->kv);
+    wf_launch_i32(launch, a->hq);
     wf_launch_i32(launch, a->per_kv);
+    wf_launch_i32(launch, a->lead);
     wf_launch_i32(launch, clip(a->low));
     wf_launch_i32(launch, clip(a->high));
     wf_launch_f32(launch, 1 / sqrt((double)a->d));
@@ -381,7 +396,7 @@ static const wf_variant backward_variants[] = {
 };
 
 #define ATTENTION_SIZES                                                                            \
-    .size_names = {"b", "s", "t", "h", "kv", "d", "ho", "hn", "po", "ko", "site", "w"},            \
+    .size_names = {"b", "s", "t", "h", "kv", "d", "ho", "hn", "po", "ko", "site", "w", "group"},            \
     .real_names = {"p"}, .flags = WF_CAUSAL | WF_DROPOUT, .check = check, .complete = complete
 
 const wf_operation wf_attention_operation = {

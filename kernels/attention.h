@@ -11,13 +11,19 @@ extern "C" {
 
 typedef struct wf_attention {
     int64_t b, s, kv, hq, hkv, d, head0, heads, pos0, kpos0, site, window;
-    int64_t per_kv;   /* query heads that read one kv head */
+    int64_t per_kv;   /* query heads that read one kv head, of the whole model */
+    int64_t lead;     /* query heads of the first group that other shards have */
     int64_t low, high; /* query i sees the keys clamp(i + low, 0, kv) <= j < clamp(i + high, 0, kv) */
     bool dropout;
     double p;
 } wf_attention;
 
 wf_attention wf_attention_sizes(const wf_problem *problem);
+
+/* Which of the kv heads here a query head reads. */
+static inline int64_t wf_attention_kv_head(const wf_attention *a, int64_t head) {
+    return (a->lead + head) / a->per_kv;
+}
 
 typedef struct wf_keys {
     int64_t first, end;

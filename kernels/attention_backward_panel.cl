@@ -12,8 +12,8 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
                   WRITE_4D(dq), SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
     const int head = get_group_id(1), sample = get_group_id(2);
     const int row0 = ((int)get_num_groups(0) - 1 - (int)get_group_id(0)) * LANES;
-    global const float *my_k = HEAD_4D(k, sample, head / per_kv);
-    global const float *my_v = HEAD_4D(v, sample, head / per_kv);
+    global const float *my_k = HEAD_4D(k, sample, KV_HEAD(head));
+    global const float *my_v = HEAD_4D(v, sample, KV_HEAD(head));
     float16 q_rows[HEAD_DIM], do_rows[HEAD_DIM], sum[HEAD_DIM], s[STEP], dp[STEP];
     gather_rows(q_rows, HEAD_4D(q, sample, head), q_s, row0, queries);
     gather_rows(do_rows, HEAD_4D(d_o, sample, head), d_o_s, row0, queries);
@@ -61,7 +61,7 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
     for (int e = 0; e < HEAD_DIM; e++) k_sum[e] = v_sum[e] = 0.0f;
     const int seen_first = first_query(max(row0, 0), high, queries);
     const int seen_end = end_query(min(row0 + LANES, keys) - 1, low, queries);
-    for (int head = kv_head * per_kv; head < (kv_head + 1) * per_kv; head++) {
+    for (int head = FIRST_READER(kv_head); head < END_READER(kv_head); head++) {
         global const float *my_q = HEAD_4D(q, sample, head), *my_do = HEAD_4D(d_o, sample, head);
         global const float *my_lse = lse + lse_at + sample * lse_b + head * lse_h;
         global const float *my_delta = delta + delta_at + sample * delta_b + head * delta_h;

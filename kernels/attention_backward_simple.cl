@@ -79,8 +79,8 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
     const uint c1 = (sample0 + (uint)sample) * heads + head0 + (uint)head;
 #endif
     global const float *my_q = HEAD_4D(q, sample, head), *my_do = HEAD_4D(d_o, sample, head);
-    global const float *my_k = HEAD_4D(k, sample, head / per_kv);
-    global const float *my_v = HEAD_4D(v, sample, head / per_kv);
+    global const float *my_k = HEAD_4D(k, sample, KV_HEAD(head));
+    global const float *my_v = HEAD_4D(v, sample, KV_HEAD(head));
     float my_lse[ITEM_ROWS], my_delta[ITEM_ROWS], factor[ITEM_ROWS];
     float sum[CHUNKS][ITEM_ROWS][ITEM_DIMS];
     clear(sum);
@@ -150,7 +150,7 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
     }
     const int seen_first = first_query(max(row0, 0), high, queries);
     const int seen_end = end_query(min(row0 + TILE_ROWS, keys) - 1, low, queries);
-    for (int head = kv_head * per_kv; head < (kv_head + 1) * per_kv; head++) {
+    for (int head = FIRST_READER(kv_head); head < END_READER(kv_head); head++) {
         global const float *my_q = HEAD_4D(q, sample, head), *my_do = HEAD_4D(d_o, sample, head);
         global const float *my_lse = lse + lse_at + sample * lse_b + head * lse_h;
         global const float *my_delta = delta + delta_at + sample * delta_b + head * delta_h;

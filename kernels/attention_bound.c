@@ -49,7 +49,7 @@ static float dot(const wf_attention *a, const wf_tensor *x, const wf_tensor *y, 
                  int64_t head, int64_t query, int64_t key) {
     float sum = 0;
     for (int64_t e = 0; e < a->d; e++)
-        sum += at(x, query, sample, head, e) * at(y, key, sample, head / a->per_kv, e);
+        sum += at(x, query, sample, head, e) * at(y, key, sample, wf_attention_kv_head(a, head), e);
     return sum;
 }
 
@@ -78,7 +78,7 @@ static void forward_row(const wf_attention *a, const wf_tensor *t, const wf_run_
         float sum = 0;
         double absolute = 0;
         for (int64_t j = keys.first; j < keys.end; j++) {
-            const float value = at(&t[2], j, sample, head / a->per_kv, e);
+            const float value = at(&t[2], j, sample, wf_attention_kv_head(a, head), e);
             sum += p[j] * value;
             absolute += fabs((double)p[j] * value);
         }
@@ -140,7 +140,7 @@ static void add(const gradients *g, int which, int64_t index, float value, float
 
 static void backward_pair(const wf_attention *a, const wf_tensor *t, const wf_run_number *run,
                           int64_t sample, int64_t head, int64_t i, int64_t j, const gradients *g) {
-    const int64_t kv_head = head / a->per_kv;
+    const int64_t kv_head = wf_attention_kv_head(a, head);
     const int64_t q_at = dense(a, a->hq, i, sample, head), k_at = dense(a, a->hkv, j, sample, kv_head);
     const float scale = (float)(1 / sqrt((double)a->d));
     const float delta = (float)*wf_attention_row(&t[5], sample, head, i);

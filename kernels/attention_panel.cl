@@ -12,8 +12,8 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
                        SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
     const int head = get_group_id(1), sample = get_group_id(2);
     const int row0 = ((int)get_num_groups(0) - 1 - (int)get_group_id(0)) * LANES;
-    global const float *my_k = HEAD_4D(k, sample, head / per_kv);
-    global const float *my_v = HEAD_4D(v, sample, head / per_kv);
+    global const float *my_k = HEAD_4D(k, sample, KV_HEAD(head));
+    global const float *my_v = HEAD_4D(v, sample, KV_HEAD(head));
     float16 rows[HEAD_DIM], sum[HEAD_DIM], p[STEP];
     gather_rows(rows, HEAD_4D(q, sample, head), q_s, row0, queries);
     for (int e = 0; e < HEAD_DIM; e++) sum[e] = 0.0f;

@@ -51,7 +51,7 @@ static double dot(const wf_attention *a, const wf_tensor *x, const wf_tensor *y,
                   int64_t head, int64_t query, int64_t key) {
     double sum = 0;
     for (int64_t e = 0; e < a->d; e++)
-        sum += AT(x, query, sample, head, e) * AT(y, key, sample, head / a->per_kv, e);
+        sum += AT(x, query, sample, head, e) * AT(y, key, sample, wf_attention_kv_head(a, head), e);
     return sum;
 }
 
@@ -69,7 +69,7 @@ static void forward_row(const wf_attention *a, const wf_tensor *t, const wf_run_
         const double keep = wf_attention_keep(a, run, sample, head, i, j);
         sum += p;
         for (int64_t e = 0; e < a->d; e++)
-            AT(o, i, sample, head, e) += keep * p * AT(v, j, sample, head / a->per_kv, e);
+            AT(o, i, sample, head, e) += keep * p * AT(v, j, sample, wf_attention_kv_head(a, head), e);
     }
     if (keys.first < keys.end)
         for (int64_t e = 0; e < a->d; e++) AT(o, i, sample, head, e) /= sum;
@@ -110,7 +110,7 @@ static void backward_pair(const wf_attention *a, const wf_tensor *t, const wf_ru
     const wf_tensor *q = &t[0], *k = &t[1], *v = &t[2], *d_o = &t[3], *lse = &t[4], *delta = &t[5];
     const wf_tensor *dq = &t[6], *dk = &t[7], *dv = &t[8];
     const double scale = 1 / sqrt((double)a->d);
-    const int64_t kv_head = head / a->per_kv;
+    const int64_t kv_head = wf_attention_kv_head(a, head);
     const double p =
         exp(dot(a, q, k, sample, head, i, j) * scale - ROW(lse, sample, head, i));
     const double keep = wf_attention_keep(a, run, sample, head, i, j);

@@ -31,8 +31,8 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
     /* Late queries see most keys under a causal mask: start with them. */
     const int row0 = ((int)get_num_groups(0) - 1 - (int)get_group_id(0)) * TILE_ROWS;
     global const float *my_q = HEAD_4D(q, sample, head);
-    global const float *my_k = HEAD_4D(k, sample, head / per_kv);
-    global const float *my_v = HEAD_4D(v, sample, head / per_kv);
+    global const float *my_k = HEAD_4D(k, sample, KV_HEAD(head));
+    global const float *my_v = HEAD_4D(v, sample, KV_HEAD(head));
     float m[ITEM_ROWS], l[ITEM_ROWS], sum[CHUNKS][ITEM_ROWS][ITEM_DIMS];
 #pragma unroll
     for (int r = 0; r < ITEM_ROWS; r++) {

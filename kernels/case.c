@@ -6,7 +6,8 @@
  *     sizes   name then digits, in any order, zeros left out (unless the operation's `complete`
  *             would put something else there): rows6n768
  *     flags   words joined by dots. GEMM's transposes are one word, nn nt tn tt. An activation's
- *             name alone means "activate"; with act-grad it names the gradient.
+ *             name alone means "activate"; with act-grad it names the gradient. (GATE always has one,
+ *             and no flag for it.)
  *     reals   name=value joined by commas, zeros left out: p=0.1,eps=1e-05
  *
  * Printing a parsed text gives the canonical form (declared order); parsing that gives the problem. */
@@ -28,7 +29,8 @@ static const struct {
 } words[] = {
     {WF_ACCUMULATE, "accumulate"}, {WF_BIAS, "bias"},         {WF_ACT_GRAD, "act-grad"},
     {WF_DROPOUT, "dropout"},       {WF_RESIDUAL, "residual"}, {WF_NORM, "norm"},
-    {WF_CAUSAL, "causal"},         {WF_DECAY, "decay"},
+    {WF_CAUSAL, "causal"},         {WF_DECAY, "decay"},       {WF_RMS, "rms"},
+    {WF_INVERSE, "inverse"},
 };
 enum { WORDS = sizeof words / sizeof *words };
 
@@ -189,7 +191,7 @@ static wf_status parse_flags(reader *r, const wf_operation *op, wf_problem *out)
         if (*r->at != '.') break;
         r->at++;
     }
-    if (out->activation && !(out->flags & WF_ACT_GRAD)) out->flags |= WF_ACTIVATE;
+    if (out->activation && !(out->flags & WF_ACT_GRAD)) out->flags |= op->flags & WF_ACTIVATE;
     return WF_OK;
 }
 

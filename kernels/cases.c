@@ -34,6 +34,10 @@ const char *const wf_cases[] = {
     "attention_backward:f32:b2s61h3d16ho3:causal.dropout:p=0.1",
     "attention_backward:f32:b1s65h2kv1d64:causal",
     "attention_backward:f32:b1s33h1d128",
+    /* a tp rank's heads 2 to 6 of groups of 3: kv heads 0 to 2 are read by 1, 3 and 1 of them */
+    "attention:f32:b1s35h5kv3d16ho2group3:causal",
+    "attention_backward:f32:b1s35h5kv3d16ho2group3:causal",
+    "attention_backward:f32:b2s19t23h2kv2d16ho3group4:dropout:p=0.1",
     "attention_backward:f32:b2s33t129h2d33po96:causal",
 
     "norm:f32:rows1n1:eps=1e-05",
@@ -43,9 +47,14 @@ const char *const wf_cases[] = {
     "norm_backward:f32:rows61n97:residual",
     "norm_wgrad:f32:rows61n96",
     "norm_wgrad:f32:rows257n31:accumulate",
+    "norm:f32:rows61n97:rms:eps=1e-05",
+    "norm_backward:f32:rows61n97:rms",
+    "norm_backward:f32:rows61n96:residual.rms",
+    "norm_wgrad:f32:rows257n31:accumulate.rms",
 
     "reduce:f32:rows61n96parts1b1site3:bias.dropout.residual:p=0.1",
     "reduce:f32:rows62n96parts3b2pos7site3:bias.dropout.residual.norm:p=0.1,eps=1e-05",
+    "reduce:f32:rows62n97parts2b2:residual.norm.rms:eps=1e-06",
     "reduce:f32:rows31n97parts8b1",
     "reduce:f32:rows12n33parts2group4:bias",
     "sum_rows:f32:groups1per122n96",
@@ -57,6 +66,18 @@ const char *const wf_cases[] = {
     "loss_stats:f32:rows61vocabulary129first128",
     "loss_merge:f32:rows61parts3",
     "loss_backward:f32:rows61vocabulary129first128",
+
+    /* rotary positions, of part of a head too; gates */
+    "rope:f32:s31b2h3d16",
+    "rope:f32:s17b3h2d33rotated18:inverse",
+    "gate:f32:rows61n83:silu",
+    "gate:f32:rows31n33:gelu_tanh",
+    "gate:f32:rows31n33:gelu",
+    "gate:f32:rows31n33:relu",
+    "gate_backward:f32:rows61n83:silu",
+    "gate_backward:f32:rows31n33:gelu_tanh",
+    "gate_backward:f32:rows31n33:gelu",
+    "gate_backward:f32:rows31n33:relu",
 
     "adamw:f32:n1021:decay",
     "adamw:f32:n1",

@@ -44,6 +44,9 @@ typedef enum wf_op {
     WF_OP_GRAD_NORM,
     WF_OP_FILL,               /* kernels/copy.c */
     WF_OP_COPY,
+    WF_OP_ROPE,               /* kernels/rope.c */
+    WF_OP_GATE,               /* kernels/gate.c (and backward) */
+    WF_OP_GATE_BACKWARD,
     WF_OPS
 } wf_op;
 
@@ -67,10 +70,12 @@ enum {
     WF_CAUSAL     = 1u << 7,
     WF_TRANS_A    = 1u << 8, /* GEMM: A is stored [k,m] instead of [m,k] */
     WF_TRANS_B    = 1u << 9, /* GEMM: B is stored [n,k] instead of [k,n] */
-    WF_DECAY      = 1u << 10 /* ADAMW: weight decay applies */
+    WF_DECAY      = 1u << 10, /* ADAMW: weight decay applies */
+    WF_RMS        = 1u << 11, /* NORM, NORM_BACKWARD, NORM_WGRAD, REDUCE: RMSNorm */
+    WF_INVERSE    = 1u << 12  /* ROPE: rotates back */
 };
 
-#define WF_SIZES 12
+#define WF_SIZES 13
 #define WF_REALS 2
 /* A plain value without padding: compared and hashed by its bytes, so always start from = {0}.
  * size[] and real[] mean what the operation's size_names / real_names say. */
@@ -98,13 +103,17 @@ typedef struct wf_problem {
  *   writes C[m,n] (update if ACCUMULATE), ACTIVATE: pre[m,n]
  *   epilogue, in this order: sum; +C if ACCUMULATE; +bias; then ACTIVATE: pre = v, C = act(v);
  *   or ACT_GRAD: C = v * act'(pre).
- * ATTENTION      size {b, s, kv (length of keys), hq, hkv, d, head0, heads, pos0, kpos0, site, window(0: none)}
+ * ATTENTION      size {b, s, kv (length of keys), hq, hkv, d, head0, heads, pos0, kpos0, site,
+ *   window (0: none), group}
  *   real {dropout p}; flags CAUSAL, DROPOUT. softmax(Q K^T / sqrt(d)) V, never storing s x kv.
  *   reads  Q[s,b,hq,d], K[kv,b,hkv,d], V[kv,b,hkv,d] (4 extents, any strides of the first three)
  *   writes O[s,b,hq,d], lse[b,hq,s] (natural log of the row's sum of exponentials; -inf: no key)
  *   Query i has global position pos0+i, key j kpos0+j; CAUSAL keeps kpos0+j <= pos0+i; a window w keeps
  *   (pos0+i) - (kpos0+j) < w, and without CAUSAL the same the other way. Query head g
- *   reads kv head g / (hq/hkv). Dropout: element (sample, head0+g of `heads`, pos0+i, kpos0+j).
+ *   reads kv head (head0 % group + g) / group of those that are here; group: query heads per kv head of
+ *   the whole model, so that a shard of the query heads need not begin where a group begins (0: hq / hkv,
+ *   and it does). A kv head's gradient sums over the query heads that are here and read it.
+ *   Dropout: element (sample, head0+g of `heads`, pos0+i, kpos0+j).
  * ATTENTION_DELTA  sizes as ATTENTION: reads O, dO (as Q); writes delta[b,hq,s] = sum_d O*dO
  * ATTENTION_BACKWARD sizes, flags as ATTENTION:
  *   reads Q, K, V, dO, lse, delta; writes dQ (as Q), dK, dV (as K)
@@ -149,6 +158,15 @@ typedef struct wf_problem {
  *   is NOT substituted: NaN stays visible)
  * FILL           size {rows, n}; real {value}: writes out[rows,n]
  * COPY           size {rows, n}: reads in[rows,n]; writes out[rows,n]
+ * ROPE           size {s, b, heads, d, rotated (even, <= d)}; flags INVERSE: rotary positions (Su et al.
+ *   2021), pairs (i, i + rotated/2) of a head's elements; the other d - rotated stay.
+ *   reads table[s, rotated] (row: position; cosines of the rotated/2 angles, then their sines);
+ *   updates x[s,b,heads,d] in place. INVERSE: by the negative angles (its own gradient).
+ * GATE           size {rows, n}, activation (always; no flags): reads pre[rows, 2n] (gate, then up);
+ *   writes out[rows,n] = act(gate) * up   (Shazeer, "GLU Variants Improve Transformer", 2020)
+ * GATE_BACKWARD  sizes as GATE: reads pre[rows, 2n], d[rows,n]; writes dpre[rows, 2n]
+ * With RMS (Zhang and Sennrich 2019) NORM, NORM_BACKWARD, NORM_WGRAD and REDUCE.NORM subtract no
+ * mean, have no beta and no dbeta operand, and stats = (0, 1/sqrt(mean(x^2)+eps)).
  *
  * Operands of matrices are 2-D views; vectors are 1-D; Q/K/V/O 4-D; lse, delta 3-D; stats of
  * LOSS_MERGE 3-D. gradient/param tensors that are reached flat (ADAMW, SUM_SQUARES) are 1-D.
@@ -279,7 +297,7 @@ typedef struct wf_operation {
     const char *size_names[WF_SIZES]; /* "m","n","k"; NULL ends; letters only */
     const char *real_names[WF_REALS];
     uint32_t flags;                 /* that it takes */
-    bool activation;                /* takes an activation */
+    bool activation;                /* takes one: by flag ACTIVATE or ACT_GRAD, else always */
     /* Operands of this problem in order; returns their number. */
     int (*operands)(const wf_problem *, wf_operand out[WF_OPERANDS]);
     /* Floating-point operations (2 per multiply-add; causal attention counts what is needed). */

@@ -31,6 +31,9 @@ const wf_operation *const wf_operations[WF_OPS] = {
     [WF_OP_GRAD_NORM] = &wf_grad_norm_operation,
     [WF_OP_FILL] = &wf_fill_operation,
     [WF_OP_COPY] = &wf_copy_operation,
+    [WF_OP_ROPE] = &wf_rope_operation,
+    [WF_OP_GATE] = &wf_gate_operation,
+    [WF_OP_GATE_BACKWARD] = &wf_gate_backward_operation,
 };
 
 int64_t wf_dtype_bytes(wf_dtype dtype) {
@@ -92,7 +95,8 @@ static wf_status check_flags(const wf_problem *p, const wf_operation *operation)
     if (p->activation < 0 || p->activation >= WF_ACTS)
         return wf_fail(WF_ERR_ARGUMENT, "%s: there is no activation number %d", operation->name,
                        p->activation);
-    const bool wanted = p->flags & (WF_ACTIVATE | WF_ACT_GRAD);
+    const uint32_t asks = WF_ACTIVATE | WF_ACT_GRAD;
+    const bool wanted = operation->flags & asks ? p->flags & asks : operation->activation;
     if (wanted != (p->activation != WF_ACT_NONE))
         return wf_fail(WF_ERR_ARGUMENT,
                        wanted ? "%s: an activation is asked for, but none is named"

@@ -1,5 +1,5 @@
 /* reduce.c: the operation REDUCE: partial sums of several ranks added in the layout's order, and
- * the element-wise chain that follows (bias, dropout, residual, LayerNorm), in one pass over the
+ * the element-wise chain that follows (bias, dropout, residual, norm), in one pass over the
  * row. With one part it is that chain alone, and dropout's own backward. Contract in operation.h. */
 #include "kernels/philox.h"
 #include "kernels/rows.h"
@@ -23,6 +23,8 @@ static wf_status check(const wf_problem *p) {
     if ((p->flags & WF_NORM) && !(p->real[EPS] > 0))
         return wf_fail(WF_ERR_ARGUMENT, "reduce: the norm's eps is %g, but must be above 0",
                        p->real[EPS]);
+    if ((p->flags & WF_RMS) && !(p->flags & WF_NORM))
+        return wf_fail(WF_ERR_ARGUMENT, "reduce: rms says which norm, but no norm is asked for");
     return WF_OK;
 }
 
@@ -45,7 +47,7 @@ static int operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
         out[i++] = wf_rows_operand("bias", WF_READ, wf_ceil_div(rows, group), n);
     if (p->flags & WF_RESIDUAL) out[i++] = wf_rows_operand("residual", WF_READ, rows, n);
     if (p->flags & WF_NORM) out[i++] = wf_vector_operand("gamma", WF_READ, n);
-    if (p->flags & WF_NORM) out[i++] = wf_vector_operand("beta", WF_READ, n);
+    if ((p->flags & WF_NORM) && !(p->flags & WF_RMS)) out[i++] = wf_vector_operand("beta", WF_READ, n);
     out[i++] = wf_rows_operand("out", WF_WRITE, rows, n);
     if (p->flags & WF_NORM) out[i++] = wf_rows_operand("y", WF_WRITE, rows, n);
     if (p->flags & WF_NORM) out[i++] = wf_rows_operand("stats", WF_WRITE, rows, 2);
@@ -56,15 +58,15 @@ static double flops(const wf_problem *p) {
     const uint32_t f = p->flags;
     const double each = (double)p->size[PART_COUNT] - 1 + ((f & WF_BIAS) != 0) +
                         ((f & WF_DROPOUT) != 0) + ((f & WF_RESIDUAL) != 0) +
-                        (f & WF_NORM ? 8 : 0);
+                        (f & WF_RMS ? 4 : f & WF_NORM ? 8 : 0);
     return each * (double)p->size[ROWS] * (double)p->size[N];
 }
 
 /* What is compiled in: which parts of the chain there are. */
 static void options(const wf_problem *p, const wf_candidate *c, char *out, size_t out_bytes) {
-    wf_append(out, out_bytes, " -DCOUNT=%d -DBIAS=%d -DDROPOUT=%d -DRESIDUAL=%d -DNORM=%d",
+    wf_append(out, out_bytes, " -DCOUNT=%d -DBIAS=%d -DDROPOUT=%d -DRESIDUAL=%d -DNORM=%d -DRMS=%d",
               (int)p->size[PART_COUNT], (p->flags & WF_BIAS) != 0, (p->flags & WF_DROPOUT) != 0,
-              (p->flags & WF_RESIDUAL) != 0, (p->flags & WF_NORM) != 0);
+              (p->flags & WF_RESIDUAL) != 0, (p->flags & WF_NORM) != 0, (p->flags & WF_RMS) != 0);
 }
 
 static void dropout_arguments(const wf_problem *p, wf_launch *launch) {
@@ -98,7 +100,8 @@ static int launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF
     if (p->flags & WF_DROPOUT) dropout_arguments(p, launch);
     if (p->flags & WF_RESIDUAL)
         wf_launch_view(launch, view), wf_launch_stride(launch, view, 0), view++;
-    if (norm) wf_launch_view(launch, view++), wf_launch_view(launch, view++);
+    if (norm) wf_launch_view(launch, view++);
+    if (norm && !(p->flags & WF_RMS)) wf_launch_view(launch, view++);
     for (int i = 0; i < (norm ? 3 : 1); i++, view++)
         wf_launch_view(launch, view), wf_launch_stride(launch, view, 0);
     if (norm) wf_launch_f32(launch, p->real[EPS]);
@@ -116,7 +119,7 @@ const wf_operation wf_reduce_operation = {
     .name = "reduce",
     .size_names = {"rows", "n", "parts", "group", "b", "pos", "site"},
     .real_names = {"p", "eps"},
-    .flags = WF_BIAS | WF_DROPOUT | WF_RESIDUAL | WF_NORM,
+    .flags = WF_BIAS | WF_DROPOUT | WF_RESIDUAL | WF_NORM | WF_RMS,
     .operands = operands, .flops = flops, .check = check, .complete = complete,
     .reference = wf_reduce_reference, .tolerance = wf_reduce_tolerance,
     .nvariants = 1, .variants = variants, .prefer = wf_row_prefer,

@@ -17,7 +17,7 @@ static places find_places(const wf_problem *p) {
     int i = (int)p->size[PART_COUNT];
     if (p->flags & WF_BIAS) at.bias = i++;
     if (p->flags & WF_RESIDUAL) at.residual = i++;
-    if (p->flags & WF_NORM) at.gamma = i, i += 2;
+    if (p->flags & WF_NORM) at.gamma = i, i += p->flags & WF_RMS ? 1 : 2;
     at.out = i++;
     if (p->flags & WF_NORM) at.y = i++, at.stats = i;
     return at;
@@ -46,6 +46,13 @@ static double element(const wf_problem *p, const wf_tensor *t, const wf_run_numb
     return v;
 }
 
+static wf_norm_input norm_input(const wf_problem *p, const wf_tensor *t, places at, int64_t row) {
+    const wf_tensor *out = &t[at.out];
+    return (wf_norm_input){.x = wf_at2(out, row, 0), .stride = out->stride[1], .n = p->size[N],
+                           .eps = p->real[EPS], .rms = p->flags & WF_RMS, .gamma = &t[at.gamma],
+                           .beta = &t[at.gamma + 1]};
+}
+
 void wf_reduce_reference(const wf_problem *p, const wf_tensor *t, const wf_run_number *run) {
     const places at = find_places(p);
     for (int64_t row = 0; row < p->size[ROWS]; row++) {
@@ -53,9 +60,9 @@ void wf_reduce_reference(const wf_problem *p, const wf_tensor *t, const wf_run_n
         for (int64_t j = 0; j < p->size[N]; j++)
             *wf_at2(out, row, j) = element(p, t, run, at, row, j);
         if (!(p->flags & WF_NORM)) continue;
+        const wf_norm_input in = norm_input(p, t, at, row);
         double stats[2];
-        wf_norm_row(wf_at2(out, row, 0), out->stride[1], p->size[N], p->real[EPS], &t[at.gamma],
-                    &t[at.gamma + 1], wf_at2(&t[at.y], row, 0), t[at.y].stride[1], stats);
+        wf_norm_row(&in, wf_at2(&t[at.y], row, 0), t[at.y].stride[1], stats);
         *wf_at2(&t[at.stats], row, 0) = stats[0];
         *wf_at2(&t[at.stats], row, 1) = stats[1];
     }
@@ -84,8 +91,8 @@ static void row_bounds(const wf_problem *p, const wf_tensor *t, int operand, int
         worst = fmax(worst, each);
     }
     if (operand == at.out) return;
-    wf_norm_bounds(wf_at2(&t[at.out], row, 0), t[at.out].stride[1], n, p->real[EPS], &t[at.gamma],
-                   &t[at.gamma + 1], worst, operand == at.y ? bound + row * n : NULL, stats);
+    const wf_norm_input in = norm_input(p, t, at, row);
+    wf_norm_bounds(&in, worst, operand == at.y ? bound + row * n : NULL, stats);
     if (operand == at.stats) bound[2 * row] = stats[0], bound[2 * row + 1] = stats[1];
 }
 

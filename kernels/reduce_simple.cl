@@ -1,12 +1,13 @@
-/* reduce_simple.cl: v = part0 + part1 + ... in this order, then bias, dropout, residual, LayerNorm;
+/* reduce_simple.cl: v = part0 + part1 + ... in this order, then bias, dropout, residual, norm;
  * a work-group per row.
  *
  *     out[i][j] = keep(sample, position, j) / (1-p) * (sum of parts[i][j] + bias[i / bias_group][j])
  *                 + residual[i][j]          sample = sample0 + i % b, position = pos0 + i / b
- *     y, stats = LayerNorm of out[i]        (norm.clh)
+ *     y, stats = LayerNorm or RMSNorm of out[i]     (norm.clh)
  *
  *     COUNT                            parts, 1 to 8
  *     BIAS, DROPOUT, RESIDUAL, NORM    0 or 1: the links of the chain
+ *     RMS                              norm.clh; 0 without NORM
  *     GROUP, WIDTH                     rows.clh
  *
  * Element i of every matrix m: m[m_offset + row * m_stride + j], j < n. An item reads each element
@@ -84,7 +85,10 @@ reduce(const global float *MATRIX(part0),
        const global float *MATRIX(residual),
 #endif
 #if NORM
-       const global float *gamma, long gamma_offset, const global float *beta, long beta_offset,
+       const global float *gamma, long gamma_offset,
+#if !RMS
+       const global float *beta, long beta_offset,
+#endif
 #endif
        global float *MATRIX(out),
 #if NORM
@@ -132,13 +136,13 @@ reduce(const global float *MATRIX(part0),
         v += row_load(ROW(residual) + j, left, 0.0f);
 #endif
         row_store(result + j, left, v);
-        sum += v; /* lanes beyond the row are 0: nothing of the chain makes them anything else */
+        sum += norm_term(v); /* lanes beyond the row are 0: nothing of the chain makes them anything else */
     }
 #if NORM
     local float2 scratch[SCRATCH];
     const float total = group_sum((float2)(vec_sum(sum), 0.0f), scratch).x;
     const float2 pair = norm_stats(result, n, total, eps, scratch);
-    norm_apply(result, gamma + gamma_offset, beta + beta_offset, ROW(y), n, pair);
+    norm_apply(result, gamma + gamma_offset, BETA(beta) ROW(y), n, pair);
     if (get_local_id(0) == 0) vstore2(pair, 0, ROW(stats));
 #endif
 }

@@ -69,14 +69,20 @@ static inline int32_t wf_id_at(const wf_tensor *t, int64_t i) {
 #define WF_EXACT 1e-60
 /* Relative error allowed to an f32 sum of n terms, of the sum of their magnitudes. */
 double wf_sum_error(int64_t n);
-/* Bounds of one row of LayerNorm, y and stats (mean, 1/sqrt(var + eps)), whose inputs are off by at
- * most `input_error` (0: exact). gamma, beta: of the whole row; y_bound may be NULL. norm_ref.c */
-void wf_norm_bounds(const double *x, int64_t x_stride, int64_t n, double eps, const wf_tensor *gamma,
-                    const wf_tensor *beta, double input_error, double *y_bound,
+/* A row to be normalised: LayerNorm, or without beta and mean RMSNorm. */
+typedef struct wf_norm_input {
+    const double *x;
+    int64_t stride, n;
+    double eps;
+    bool rms;
+    const wf_tensor *gamma, *beta; /* of the whole row; NULL where only stats are asked for */
+} wf_norm_input;
+/* Bounds of y (may be NULL) and stats of a row whose elements are off by at most `input_error` (0:
+ * exact). norm_ref.c */
+void wf_norm_bounds(const wf_norm_input *, double input_error, double *y_bound,
                     double stats_bound[2]);
-/* LayerNorm of one row in f64: y (may be NULL) and stats. norm_ref.c */
-void wf_norm_row(const double *x, int64_t x_stride, int64_t n, double eps, const wf_tensor *gamma,
-                 const wf_tensor *beta, double *y, int64_t y_stride, double stats[2]);
+/* In f64: y (may be NULL) and stats. norm_ref.c */
+void wf_norm_row(const wf_norm_input *, double *y, int64_t y_stride, double stats[2]);
 
 /* References and tolerances, <op>_ref.c. */
 #define WF_REFERENCE(op)                                                                           \
@@ -95,6 +101,9 @@ WF_REFERENCE(sum_squares)
 WF_REFERENCE(grad_norm)
 WF_REFERENCE(fill)
 WF_REFERENCE(copy)
+WF_REFERENCE(rope)
+WF_REFERENCE(gate)
+WF_REFERENCE(gate_backward)
 #undef WF_REFERENCE
 /* Those whose bounds depend on run-time values. */
 void wf_loss_backward_reference(const wf_problem *, const wf_tensor *, const wf_run_number *);

@@ -91,14 +91,12 @@ static bool reduce_reduce(const link *p, const link *c, link *out) {
 static bool reduce_norm(const link *p, const link *c, link *out) {
     if (p->problem.flags & WF_NORM) return false;
     *out = (link){.problem = p->problem};
-    out->problem.flags |= WF_NORM;
+    out->problem.flags |= WF_NORM | (c->problem.flags & WF_RMS);
     out->problem.real[1] = c->problem.real[0];
     for (int i = 0; i < p->reads; i++) add_read(out, &p->views[i]);
-    add_read(out, &c->views[1]);
-    add_read(out, &c->views[2]);
+    for (int i = 1; i < c->reads; i++) add_read(out, &c->views[i]); /* gamma, and beta if it is there */
     add_write(out, &p->views[p->reads]);
-    add_write(out, &c->views[3]);
-    add_write(out, &c->views[4]);
+    for (int i = 0; i < c->writes; i++) add_write(out, &c->views[c->reads + i]);
     return true;
 }
 
@@ -118,10 +116,11 @@ static bool gemm_bias(const link *p, const link *c, link *out) {
 }
 
 static bool norm_backward_residual(const link *p, const link *c, link *out) {
-    if (p->problem.flags || c->problem.flags != WF_RESIDUAL || c->problem.size[PARTS] != 1)
+    if ((p->problem.flags & WF_RESIDUAL) || c->problem.flags != WF_RESIDUAL ||
+        c->problem.size[PARTS] != 1)
         return false;
     *out = (link){.problem = p->problem};
-    out->problem.flags = WF_RESIDUAL;
+    out->problem.flags |= WF_RESIDUAL;
     for (int i = 0; i < p->reads; i++) add_read(out, &p->views[i]);
     add_read(out, &c->views[1]);
     add_write(out, &c->views[2]);

@@ -161,11 +161,13 @@ static void round_to_f32(wf_case *test, int operand) {
 }
 
 static wf_status fill_norm_stats(wf_case *test, int operand, wf_stream *stream) {
-    wf_problem forward = {.op = WF_OP_NORM, .dtype = test->problem->dtype, .real = {1e-5}};
+    const bool rms = test->problem->flags & WF_RMS;
+    wf_problem forward = {.op = WF_OP_NORM, .dtype = test->problem->dtype,
+                          .flags = rms ? WF_RMS : 0, .real = {1e-5}};
     memcpy(forward.size, test->problem->size, 2 * sizeof *forward.size);
-    /* NORM: x, gamma, beta -> y, stats. gamma and beta do not matter here, and may be not there. */
-    const int given[] = {index_of(test, "x"), -1, -1, -1, operand};
-    TRY(derive(test, &forward, given, 5));
+    /* NORM: x, gamma, beta unless RMS -> y, stats. gamma and beta do not matter here, and may be not there. */
+    const int given[] = {index_of(test, "x"), -1, -1, rms ? operand : -1, operand};
+    TRY(derive(test, &forward, given, rms ? 4 : 5));
     round_to_f32(test, operand);
     return WF_OK;
 }

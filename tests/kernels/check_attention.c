@@ -29,6 +29,10 @@ static const char *const small_cases[] = {
     "attention_backward:f32:b2s5h4kv2d3site2w4:causal.dropout:p=0.3",
     "attention_backward:f32:b1s6t4h2d2po5ko3site9hn5ho2:causal.dropout:p=0.5",
     "attention_backward:f32:b1s5t4h2d3ko2:causal",
+    /* shards of the heads that begin and end inside a group; kv heads that nobody here reads */
+    "attention_backward:f32:b1s4h5kv3d2ho2group3:causal",
+    "attention_backward:f32:b2s3t5h2kv2d3ho7group4",
+    "attention_backward:f32:b1s3h1kv3d2ho9hn12group4",
 };
 
 /* sum O W for W = dO, through the forward reference. */
@@ -124,12 +128,36 @@ START_TEST(keys_and_operations_as_defined) {
 }
 END_TEST
 
+/* Heads of a shard read what the same heads read in the whole model. */
+START_TEST(shards_read_the_models_kv_heads) {
+    enum { HEADS = 12 };
+    for (int64_t group = 1; group <= HEADS; group++)
+        for (int64_t head0 = 0; head0 < HEADS; head0++)
+            for (int64_t hq = 1; head0 + hq <= HEADS; hq++) {
+                const int64_t first = head0 / group, hkv = (head0 + hq - 1) / group - first + 1;
+                wf_problem p = {.op = WF_OP_ATTENTION,
+                                .size = {1, 2, 2, hq, hkv, 4, head0, HEADS, 0, 0, 0, 0, group}};
+                ck_ok(wf_problem_check(&p));
+                const wf_attention a = wf_attention_sizes(&p);
+                for (int64_t g = 0; g < hq; g++)
+                    ck_assert_int_eq(first + wf_attention_kv_head(&a, g), (head0 + g) / group);
+                p.size[4] = hkv - 1; /* one too few */
+                ck_assert_int_ne(wf_problem_check(&p), WF_OK);
+            }
+}
+END_TEST
+
 START_TEST(case_texts_complete_and_return) {
     char text[160];
     const wf_problem p = parse("attention:f32:b2s9h4d8ho4:causal");
     ck_assert_int_eq(p.size[2], 9);
     ck_assert_int_eq(p.size[4], 4);
     ck_assert_int_eq(p.size[7], 8);
+    static const char grouped[] = "attention:f32:b2s9t9h5kv3d8ho2hn7group3:causal";
+    const wf_problem shard = parse(grouped);
+    ck_assert_int_eq(shard.size[12], 3);
+    wf_problem_print(&shard, text, sizeof text);
+    ck_assert_str_eq(text, grouped);
     const wf_problem none = parse("attention:f32:b2s9t0h4d8");
     ck_assert_int_eq(none.size[2], 0);
     wf_problem_print(&none, text, sizeof text);
@@ -142,7 +170,8 @@ START_TEST(bad_sizes_are_refused) {
     static const char *const bad[] = {
         "attention:f32:b1s4h4kv3d8", "attention:f32:b1s4h4d0", "attention:f32:b1s4h4d257",
         "attention:f32:b1s4h4d8:dropout:p=1", "attention:f32:b1s4h4d8hn3ho1:dropout:p=0.5",
-        "attention:f32:b1s4h4d8site256:dropout:p=0.5"};
+        "attention:f32:b1s4h4d8site256:dropout:p=0.5", "attention:f32:b1s4h4kv1d8ho2group3",
+        "attention:f32:b1s4h4kv0d8group4", "attention:f32:b1s4h4kv4d8group100000"};
     wf_problem problem;
     for (int i = 0; i < COUNT(bad); i++)
         ck_assert_msg(wf_problem_parse(bad[i], &problem) != WF_OK, "%s", bad[i]);
@@ -202,6 +231,11 @@ static const char *const cases[] = {
     "attention:f32:b1s40t37h1d8w9", "attention:f32:b1s20t50h2d8po30:causal",
     "attention:f32:b1s50t20h1d8ko13:causal", "attention:f32:b1s40t20h1d8po25w6:causal",
     "attention:f32:b1s20h1d8ko100:causal",
+    /* shards of the heads inside groups, causal or not, with kv heads that nobody reads */
+    "attention:f32:b2s21h5kv3d8ho2group3:causal", "attention:f32:b1s33t40h3kv2d8ho5group4",
+    "attention:f32:b1s17h2kv1d8ho6group8:causal", "attention:f32:b1s17h2kv4d8group3",
+    "attention:f32:b2s37h3kv2d8ho3hn8site2group4:causal.dropout:p=0.1",
+    "attention:f32:b1s19h5kv3d65ho1group2",
     /* dropout: odd key positions, a shard of the heads, positions past 2^31 */
     "attention:f32:b2s37h2d8site2:causal.dropout:p=0.1",
     "attention:f32:b1s35t41h4kv2d8ho3hn9po7ko5site2:causal.dropout:p=0.3",
@@ -242,6 +276,7 @@ int main(void) {
     TCase *reference = tcase_create("reference"), *device = tcase_create("device");
     tcase_add_loop_test(reference, gradients_equal_finite_differences, 0, COUNT(small_cases));
     tcase_add_test(reference, keys_and_operations_as_defined);
+    tcase_add_test(reference, shards_read_the_models_kv_heads);
     tcase_add_test(reference, case_texts_complete_and_return);
     tcase_add_test(reference, bad_sizes_are_refused);
     tcase_add_unchecked_fixture(device, open_it, close_it);

@@ -52,6 +52,13 @@ static const char *const formats[] = {
     "norm_backward:f32:rows%lldn%lld",
     "norm_backward:f32:rows%lldn%lld:residual",
     "norm_wgrad:f32:rows%lldn%lld",
+    "norm:f32:rows%lldn%lld:rms:eps=1e-05",
+    "norm_backward:f32:rows%lldn%lld:rms",
+    "norm_backward:f32:rows%lldn%lld:residual.rms",
+    "norm_wgrad:f32:rows%lldn%lld:rms",
+    "norm_wgrad:f32:rows%lldn%lld:accumulate.rms",
+    "gate:f32:rows%lldn%lld:silu",
+    "gate_backward:f32:rows%lldn%lld:silu",
     "norm_wgrad:f32:rows%lldn%lld:accumulate",
     "sum_rows:f32:groups1per%lldn%lld",
     "sum_rows:f32:groups3per%lldn%lld:accumulate",
@@ -81,6 +88,13 @@ START_TEST(ragged_sizes) {
 END_TEST
 
 static const char *const cases[] = {
+    /* rotations: heads whole and in part, vectors with ragged ends, nothing to do, one pair */
+    "rope:f32:s1d2", "rope:f32:s0b2h3d8", "rope:f32:s3b0h3d8", "rope:f32:s3b2h0d8", "rope:f32:s3h2d8rotated0",
+    "rope:f32:s3b2h5d30", "rope:f32:s3b2h5d30:inverse", "rope:f32:s7b3h2d34rotated32", "rope:f32:s2h70d16",
+    "rope:f32:s5b2h3d256", "rope:f32:s3h1d514", "rope:f32:s3h1d1030rotated1026:inverse",
+    /* gates: wide rows, every activation */
+    "gate:f32:rows2n4100:gelu", "gate_backward:f32:rows2n4100:gelu", "gate:f32:rows3n97:gelu_tanh",
+    "gate_backward:f32:rows3n97:gelu_tanh", "gate:f32:rows3n97:relu", "gate_backward:f32:rows3n97:relu",
     /* long sums: several chunks, a last one that is short, more rows than chunks times the least */
     "norm_wgrad:f32:rows1009n97:accumulate", "norm_wgrad:f32:rows64n5", "norm_wgrad:f32:rows65n300",
     "sum_rows:f32:groups1per1009n97", "sum_rows:f32:groups5per129n31:accumulate",
@@ -122,6 +136,9 @@ static const char *const chains[] = {
     "reduce:f32:rows7n1021parts2b7site4:bias.dropout.residual.norm:p=0.1,eps=1e-05",
     "reduce:f32:rows6n256parts2b2pos70000site4group2:bias.dropout.residual.norm:p=0.1,eps=1e-05",
     "reduce:f32:rows4parts2b2site4:bias.dropout.residual.norm:p=0.1,eps=1e-05",
+    "reduce:f32:rows1n1parts2b1site4:bias.dropout.residual.norm.rms:p=0.1,eps=1e-05",
+    "reduce:f32:rows7n1021parts3:residual.norm.rms:eps=1e-05", "reduce:f32:rows7n257:norm.rms:eps=1e-05",
+    "reduce:f32:rows4parts2:residual.norm.rms:eps=1e-05", "reduce:f32:n96parts2:residual.norm.rms:eps=1e-05",
     "reduce:f32:n96parts2b2site4:bias.dropout.residual.norm:p=0.1,eps=1e-05",
 };
 
@@ -138,6 +155,9 @@ static const char *const per_source[] = {
     "loss_stats:f32:rows5vocabulary531first9", "loss_merge:f32:rows65parts3", "adamw:f32:n5003:decay",
     "loss_backward:f32:rows5vocabulary531first9", "sum_squares:f32:n50021", "copy:f32:rows3n4567",
     "reduce:f32:rows6n531parts2b2site4:bias.dropout.residual.norm:p=0.1,eps=1e-05",
+    "norm:f32:rows5n531:rms:eps=1e-05", "norm_backward:f32:rows5n531:residual.rms", "norm_wgrad:f32:rows133n45:rms",
+    "reduce:f32:rows6n531parts2:residual.norm.rms:eps=1e-05", "rope:f32:s3b2h3d70rotated66",
+    "gate:f32:rows3n4567:silu", "gate_backward:f32:rows3n4567:silu",
 };
 
 START_TEST(candidates) {

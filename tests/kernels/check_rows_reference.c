@@ -139,6 +139,145 @@ START_TEST(norm_gradient_of_weights) {
 }
 END_TEST
 
+/* The same three without mean and beta. */
+static double rms_value(void) {
+    const wf_problem p = {.op = WF_OP_NORM, .flags = WF_RMS, .size = {ROWS, N}, .real = {1e-3}};
+    run_reference(&p, (wf_tensor[]){tensor(x, ROWS, N), vector(gamma_), tensor(y, ROWS, N),
+                                    tensor(stats, ROWS, 2)});
+    return dot(weight, y, ROWS * N);
+}
+
+START_TEST(rms_rows_have_square_one) {
+    randomize_norm();
+    for (int j = 0; j < N; j++) gamma_[j] = 1, x[j] += 3;
+    rms_value();
+    for (int i = 0; i < ROWS; i++) {
+        double square = 0, sum = 0;
+        for (int j = 0; j < N; j++) square += y[i * N + j] * y[i * N + j] / N, sum += y[i * N + j];
+        const double rstd = stats[2 * i + 1];
+        ck_assert_double_eq(stats[2 * i], 0);
+        ck_assert_double_lt(fabs(square - (1 - 1e-3 * rstd * rstd)), 1e-12);
+        if (i == 0) ck_assert_double_gt(sum, 1); /* no mean was taken away */
+    }
+}
+END_TEST
+
+START_TEST(rms_gradients) {
+    double dx[ROWS * N], kept_stats[ROWS * 2], dgamma[N], residual[ROWS * N], sum[ROWS * N];
+    randomize_norm();
+    rms_value();
+    for (int i = 0; i < ROWS; i++) stats[2 * i] = NAN; /* is not asked for */
+    memcpy(kept_stats, stats, sizeof stats);
+    const wf_tensor dy = tensor(weight, ROWS, N), in = tensor(x, ROWS, N);
+    const wf_tensor pair = tensor(kept_stats, ROWS, 2);
+    wf_problem p = {.op = WF_OP_NORM_BACKWARD, .flags = WF_RMS, .size = {ROWS, N}};
+    run_reference(&p, (wf_tensor[]){dy, in, pair, vector(gamma_), tensor(dx, ROWS, N)});
+    check_gradient(rms_value, x, dx, ROWS * N);
+    randomize(residual, ROWS * N);
+    p.flags |= WF_RESIDUAL;
+    run_reference(&p, (wf_tensor[]){dy, in, pair, vector(gamma_), tensor(residual, ROWS, N),
+                                    tensor(sum, ROWS, N)});
+    for (int i = 0; i < ROWS * N; i++) ck_assert_double_eq_tol(sum[i], dx[i] + residual[i], 1e-15);
+    p = (wf_problem){.op = WF_OP_NORM_WGRAD, .flags = WF_RMS, .size = {ROWS, N}};
+    const wf_tensor t[] = {dy, in, pair, vector(dgamma)};
+    run_reference(&p, t);
+    check_gradient(rms_value, gamma_, dgamma, N);
+    double once[N];
+    memcpy(once, dgamma, sizeof once);
+    p.flags |= WF_ACCUMULATE;
+    run_reference(&p, t);
+    for (int j = 0; j < N; j++) ck_assert_double_eq_tol(dgamma[j], 2 * once[j], 1e-13);
+}
+END_TEST
+
+/* ---- rope -------------------------------------------------------------------------------------------- */
+
+enum { POSITIONS = 3, SAMPLES = 2, HEADS = 2, HEAD = 7, ROTATED = 4, TURNS = POSITIONS * SAMPLES * HEADS * HEAD };
+static double turns[POSITIONS * ROTATED], before[TURNS], after[TURNS], pull[TURNS];
+
+static void rotate(double *values, uint32_t flags) {
+    const wf_problem p = {.op = WF_OP_ROPE, .flags = flags, .size = {POSITIONS, SAMPLES, HEADS, HEAD, ROTATED}};
+    run_reference(&p, (wf_tensor[]){tensor(turns, POSITIONS, ROTATED),
+                                    {.data = values, .stride = {SAMPLES * HEADS * HEAD, HEADS * HEAD, HEAD, 1}}});
+}
+
+static void make_turns(void) {
+    for (int i = 0; i < POSITIONS; i++)
+        for (int j = 0; j < ROTATED / 2; j++) {
+            const double angle = (i + 5) / pow(10, j);
+            turns[i * ROTATED + j] = cos(angle), turns[i * ROTATED + ROTATED / 2 + j] = sin(angle);
+        }
+    state = 8;
+    randomize(before, TURNS), randomize(pull, TURNS);
+}
+
+static double rope_value(void) {
+    memcpy(after, before, sizeof after);
+    rotate(after, 0);
+    return dot(pull, after, TURNS);
+}
+
+/* Pairs turn as complex numbers do; what is not rotated stays to the bit. */
+START_TEST(rope_turns_pairs) {
+    make_turns();
+    rope_value();
+    for (int t = 0; t < POSITIONS * SAMPLES * HEADS; t++)
+        for (int e = 0; e < HEAD; e++) {
+            const int position = t / (SAMPLES * HEADS), i = e % 2;
+            const double angle = (position + 5) / pow(10, i);
+            const double *z = &before[t * HEAD];
+            const double expected = e >= ROTATED ? z[e]
+                                    : e < 2      ? z[i] * cos(angle) - z[i + 2] * sin(angle)
+                                                 : z[i + 2] * cos(angle) + z[i] * sin(angle);
+            if (e >= ROTATED) ck_assert_double_eq(after[t * HEAD + e], expected);
+            else ck_assert_double_eq_tol(after[t * HEAD + e], expected, 1e-15);
+        }
+    rotate(after, WF_INVERSE);
+    for (int i = 0; i < TURNS; i++) ck_assert_double_eq_tol(after[i], before[i], 1e-15);
+}
+END_TEST
+
+START_TEST(rope_gradient_is_its_inverse) {
+    double gradient[TURNS];
+    make_turns();
+    memcpy(gradient, pull, sizeof gradient);
+    rotate(gradient, WF_INVERSE);
+    check_gradient(rope_value, before, gradient, TURNS);
+}
+END_TEST
+
+/* ---- gate -------------------------------------------------------------------------------------------- */
+
+enum { WIDE = 5 };
+static int gate_activation;
+static double pre[ROWS * 2 * WIDE], gated[ROWS * WIDE], pulls[ROWS * WIDE];
+
+static double gate_value(void) {
+    const wf_problem p = {.op = WF_OP_GATE, .activation = gate_activation, .size = {ROWS, WIDE}};
+    run_reference(&p, (wf_tensor[]){tensor(pre, ROWS, 2 * WIDE), tensor(gated, ROWS, WIDE)});
+    return dot(pulls, gated, ROWS * WIDE);
+}
+
+START_TEST(gate_gradient) {
+    double gradient[ROWS * 2 * WIDE];
+    gate_activation = _i;
+    state = 9;
+    randomize(pre, ROWS * 2 * WIDE), randomize(pulls, ROWS * WIDE);
+    const wf_problem p = {.op = WF_OP_GATE_BACKWARD, .activation = _i, .size = {ROWS, WIDE}};
+    run_reference(&p, (wf_tensor[]){tensor(pre, ROWS, 2 * WIDE), tensor(pulls, ROWS, WIDE),
+                                    tensor(gradient, ROWS, 2 * WIDE)});
+    check_gradient(gate_value, pre, gradient, ROWS * 2 * WIDE);
+}
+END_TEST
+
+START_TEST(gate_is_the_first_half) {
+    gate_activation = WF_ACT_RELU;
+    for (int j = 0; j < 2 * WIDE; j++) pre[j] = j < WIDE ? j - 2 : 10 + j;
+    gate_value();
+    for (int j = 0; j < WIDE; j++) ck_assert_double_eq(gated[j], j < 2 ? 0 : (j - 2) * (15.0 + j));
+}
+END_TEST
+
 /* ---- reduce ---------------------------------------------------------------------------------------- */
 
 /* The whole chain on one row, by hand. */
@@ -172,6 +311,25 @@ START_TEST(reduce_is_its_chain) {
     const wf_problem norm = {.op = WF_OP_NORM, .size = {R, C}, .real = {1e-5}};
     run_reference(&norm, (wf_tensor[]){tensor(out, R, C), vector(ones), vector(zeros),
                                        tensor(again, R, C), tensor(pair_again, R, 2)});
+    ck_assert_mem_eq(normed, again, sizeof again);
+    ck_assert_mem_eq(pair, pair_again, sizeof pair);
+}
+END_TEST
+
+/* REDUCE's own RMSNorm is NORM's. */
+START_TEST(reduce_norms_by_rms) {
+    enum { R = 3, C = 5 };
+    double a[R * C], b[R * C], gamma[C], out[R * C], normed[R * C], pair[R * 2], again[R * C], pair_again[R * 2];
+    state = 4;
+    randomize(a, R * C), randomize(b, R * C), randomize(gamma, C);
+    const wf_problem p = {.op = WF_OP_REDUCE, .flags = WF_RESIDUAL | WF_NORM | WF_RMS,
+                          .size = {R, C, 1, 0, 1}, .real = {0, 1e-5}};
+    run_reference(&p, (wf_tensor[]){tensor(a, R, C), tensor(b, R, C), vector(gamma), tensor(out, R, C),
+                                    tensor(normed, R, C), tensor(pair, R, 2)});
+    for (int i = 0; i < R * C; i++) ck_assert_double_eq(out[i], a[i] + b[i]);
+    const wf_problem norm = {.op = WF_OP_NORM, .flags = WF_RMS, .size = {R, C}, .real = {1e-5}};
+    run_reference(&norm, (wf_tensor[]){tensor(out, R, C), vector(gamma), tensor(again, R, C),
+                                       tensor(pair_again, R, 2)});
     ck_assert_mem_eq(normed, again, sizeof again);
     ck_assert_mem_eq(pair, pair_again, sizeof pair);
 }
@@ -332,6 +490,9 @@ static const char *const cases[] = {
     "sum_rows:f32:groups1per9n4", "sum_rows:f32:groups0per9n4", "embedding:f32:rows3vocabulary5n7first9",
     "loss_stats:f32:rows3first9", "loss_merge:f32:rows3parts12", "adamw:f32:n10:decay",
     "sum_squares:f32:", "grad_norm:f32:n9", "fill:i32:rows2n3:value=-7", "copy:i32:rows2n3",
+    "norm:f32:rows5n768:rms:eps=1e-05", "norm_wgrad:f32:n7:accumulate.rms",
+    "reduce:f32:rows5n7parts1b1:norm.rms:eps=1e-05", "rope:f32:s5b2h3d16rotated8:inverse",
+    "rope:f32:s5b0h3d16rotated0", "gate:f32:rows5n7:silu", "gate_backward:f32:n7:gelu_tanh",
 };
 
 START_TEST(cases_round_trip) {
@@ -352,6 +513,9 @@ START_TEST(cases_are_completed) {
     ck_assert(wf_problem_equal(&given, &whole));
     ck_assert_int_eq(wf_problem_parse("sum_rows:f32:per9n4", &given), WF_OK);
     ck_assert_int_eq(given.size[0], 1);
+    ck_assert_int_eq(wf_problem_parse("rope:f32:s5d8", &given), WF_OK);
+    ck_assert_int_eq(wf_problem_parse("rope:f32:s5b1h1d8rotated8", &whole), WF_OK);
+    ck_assert(wf_problem_equal(&given, &whole));
     ck_assert_int_eq(wf_problem_parse("loss_merge:f32:rows3", &given), WF_OK);
     ck_assert_int_eq(given.size[1], 1);
 }
@@ -361,6 +525,8 @@ static const char *const refused[] = {
     "norm:f32:rows5n7", "norm:i32:rows5n7:eps=1", "reduce:f32:rows5n7parts9", "reduce:f32:rows5n7parts0",
     "reduce:f32:rows5n7:dropout:p=1", "reduce:f32:rows5n7b0:dropout:p=0.5", "reduce:f32:rows5n7:norm",
     "reduce:f32:rows5n7site256:dropout:p=0.5", "loss_merge:f32:rows3parts0", "fill:i32:rows2n3:value=0.5",
+    "reduce:f32:rows5n7:rms", "rope:f32:s5d7", "rope:f32:s5d8rotated10", "gate:f32:rows5n7",
+    "gate:f32:rows5n7:act-grad.silu", "copy:f32:rows5n7:silu",
 };
 
 START_TEST(nonsense_is_refused) {
@@ -378,7 +544,14 @@ int main(void) {
     tcase_add_test(tests, norm_rows_are_normal);
     tcase_add_test(tests, norm_gradient_of_input);
     tcase_add_test(tests, norm_gradient_of_weights);
+    tcase_add_test(tests, rms_rows_have_square_one);
+    tcase_add_test(tests, rms_gradients);
+    tcase_add_test(tests, rope_turns_pairs);
+    tcase_add_test(tests, rope_gradient_is_its_inverse);
+    tcase_add_loop_test(tests, gate_gradient, 1, WF_ACTS);
+    tcase_add_test(tests, gate_is_the_first_half);
     tcase_add_test(tests, reduce_is_its_chain);
+    tcase_add_test(tests, reduce_norms_by_rms);
     tcase_add_test(tests, loss_is_minus_log_softmax);
     tcase_add_test(tests, loss_gradient);
     tcase_add_test(tests, empty_shards_count_as_nothing);

@@ -13,7 +13,8 @@ void coverage_add(coverage *c, const wf_problem *p) {
 }
 
 static bool misses_activation(const coverage *c, int op, char *sentence, size_t bytes) {
-    for (int gradient = 0; gradient < 2; gradient++)
+    const bool gradients = wf_operations[op]->flags & WF_ACT_GRAD;
+    for (int gradient = 0; gradient <= gradients; gradient++)
         for (int a = 1; a < WF_ACTS; a++) {
             if (c->activations[op][gradient] & 1u << a) continue;
             snprintf(sentence, bytes, "no case of %s with %s%s", wf_operations[op]->name,
