@@ -136,7 +136,6 @@ static void parameter_slots(wf_lowering *L) {
 static void io_slots(wf_lowering *L) {
     const int32_t count = L->microbatches;
     L->tokens = wf_build_slot(L->s, "tokens", WF_CLASS_IO, WF_I32, L->rows, count);
-    L->targets = L->loss = L->clip = L->logits = L->hidden = -1;
     if (L->mode == WF_MODE_LOGITS) {
         L->logits = wf_build_slot(L->s, "logits", WF_CLASS_IO, WF_F32,
                                   L->rows * L->model->vocabulary, count);
@@ -224,10 +223,10 @@ static wf_status lower_program(wf_lowering *L) {
     if (L->training) wf_build_pool_count(L->s, L->dx, counts.dx);
     for (int v = 0; v < WF_LAYER_VALUES; v++)
         if (L->saved[v] >= 0) wf_build_pool_count(L->s, L->saved[v], counts.saved);
-    return wf_build_finish(L->s);
+    return WF_OK;
 }
 
-static wf_status lower_all(wf_lowering *L, const wf_shape *shape, int32_t rank) {
+static wf_status open_at(wf_lowering *L, const wf_shape *shape, int32_t rank) {
     L->block = calloc((size_t)L->layout.size[WF_AXIS_TP], sizeof *L->block);
     if (!L->block)
         return wf_fail(WF_ERR_MEMORY, "no host memory for the shards of %d ranks",
@@ -235,13 +234,11 @@ static wf_status lower_all(wf_lowering *L, const wf_shape *shape, int32_t rank) 
     set_sizes(L, shape, rank);
     TRY(set_group(L, rank));
     parameter_slots(L);
-    io_slots(L);
-    pools(L);
-    return lower_program(L);
+    return WF_OK;
 }
 
-wf_status wf_lower(const wf_model *model, const wf_shape *shape, const wf_layout *layout,
-                   int32_t rank, wf_mode mode, wf_schedule **out) {
+wf_status wf_lower_open(const wf_model *model, const wf_shape *shape, const wf_layout *layout,
+                        int32_t rank, wf_mode mode, wf_lowering **out) {
     TRY(check(model, shape, layout, rank, mode));
     wf_lowering *L = calloc(1, sizeof *L);
     if (!L) return wf_fail(WF_ERR_MEMORY, "no host memory for lowering");
@@ -249,8 +246,16 @@ wf_status wf_lower(const wf_model *model, const wf_shape *shape, const wf_layout
     L->layout = *layout;
     L->mode = mode;
     L->training = mode == WF_MODE_TRAIN || mode == WF_MODE_GRADIENTS;
+    L->tokens = L->targets = L->loss = L->clip = L->logits = L->hidden = -1;
     wf_status status = wf_schedule_create(rank, wf_layout_ranks(layout), &L->s);
-    if (status == WF_OK) status = lower_all(L, shape, rank);
+    if (status == WF_OK) status = open_at(L, shape, rank);
+    if (status != WF_OK) return wf_lower_close(L, status, NULL);
+    *out = L;
+    return WF_OK;
+}
+
+wf_status wf_lower_close(wf_lowering *L, wf_status status, wf_schedule **out) {
+    if (status == WF_OK) status = wf_build_finish(L->s);
     if (status == WF_OK)
         *out = L->s;
     else
@@ -258,4 +263,13 @@ wf_status wf_lower(const wf_model *model, const wf_shape *shape, const wf_layout
     free(L->block);
     free(L);
     return status;
+}
+
+wf_status wf_lower(const wf_model *model, const wf_shape *shape, const wf_layout *layout,
+                   int32_t rank, wf_mode mode, wf_schedule **out) {
+    wf_lowering *L = NULL;
+    TRY(wf_lower_open(model, shape, layout, rank, mode, &L));
+    io_slots(L);
+    pools(L);
+    return wf_lower_close(L, lower_program(L), out);
 }

@@ -26,6 +26,19 @@ typedef enum wf_mode {
  *   "hidden"  f32 rows of the last layer's output on this rank (GRADIENTS; for tests) */
 wf_status wf_lower(const wf_model *, const wf_shape *, const wf_layout *, int32_t rank, wf_mode, wf_schedule **out);
 
+/* A stack of blocks without embedding and head: hidden states in, hidden states out. One microbatch;
+ * the program is in phases (schedule->phases), which its caller plays in any sensible order:
+ *   FORWARD          "in.x" -> "out.y"
+ *   BACKWARD_FIRST   "in.dy" -> "out.dx"; gradients of weights are written
+ *   BACKWARD         the same; they are added to
+ *   FINISH           sums over tp what each rank has seen of them (empty where there is nothing to sum)
+ *   OPTIMIZE         gradient norm of the layers ("clip"), AdamW
+ * by mode: EVALUATE has FORWARD alone, without dropout; GRADIENTS all but OPTIMIZE; TRAIN all.
+ * "in.x" and so on are slots of WF_OWNER_CALLER, f32 [own rows, hidden]: all rows of the microbatch,
+ * position-major, under sp those of the rank's positions. What forward keeps for backward is of
+ * WF_OWNER_STASH. layouts/lower_blocks.c */
+wf_status wf_lower_blocks(const wf_model *, const wf_shape *, const wf_layout *, int32_t rank, wf_mode, wf_schedule **out);
+
 /* What tuning, or the defaults, decided. A candidate per problem is asked for by function, so that
  * layouts knows no wisdom; `candidate` returns the candidate and its workspace. Must be the same on
  * all ranks whenever the problems are. */

@@ -170,6 +170,28 @@ int32_t wf_lower_layer_finish(wf_lowering *L) {
     return L->s->nsegments - 1;
 }
 
+int32_t wf_lower_layer_sums(wf_lowering *L) {
+    if (!L->sp) return -1;
+    wf_lower_begin(L, "layer.sums", false);
+    sum_vectors(L, true);
+    wf_lower_end(L);
+    return L->s->nsegments - 1;
+}
+
+int32_t wf_lower_no_squares(wf_lowering *L) {
+    wf_lower_begin(L, "squares.first", false);
+    wf_lower_fill(L, "grad.squares", wf_matrix(L->squares, WF_AT_NONE, 0, 1, L->nsquares, L->nsquares), 0);
+    wf_lower_end(L);
+    return L->s->nsegments - 1;
+}
+
+int32_t wf_lower_layer_squares(wf_lowering *L) {
+    wf_lower_begin(L, "layer.squares", false);
+    squares_of_layer(L);
+    wf_lower_end(L);
+    return L->s->nsegments - 1;
+}
+
 int32_t wf_lower_optimizer(wf_lowering *L, bool per_layer) {
     wf_lower_begin(L, per_layer ? "layer.optimizer" : "optimizer", false);
     const wf_view clip = wf_vector(L->clip, WF_AT_NONE, 0, 2);

@@ -155,6 +155,17 @@ int32_t wf_lower_finish(wf_lowering *);
 int32_t wf_lower_layer_finish(wf_lowering *);
 int32_t wf_lower_gradnorm(wf_lowering *);
 int32_t wf_lower_optimizer(wf_lowering *, bool per_layer);
+/* The parts of the finishing segments, for a block stack: sums under sp (-1: none), all squares 0, a
+ * layer's squares. */
+int32_t wf_lower_layer_sums(wf_lowering *);
+int32_t wf_lower_no_squares(wf_lowering *);
+int32_t wf_lower_layer_squares(wf_lowering *);
+
+/* What every lowering begins with (lower.c): checks, sizes, groups, the parameters' slots; and how it
+ * ends: *out is written if status and the building are fine. */
+wf_status wf_lower_open(const wf_model *, const wf_shape *, const wf_layout *, int32_t rank, wf_mode,
+                        wf_lowering **out);
+wf_status wf_lower_close(wf_lowering *, wf_status status, wf_schedule **out);
 
 /* Pools of a layer's saved values. */
 void wf_lower_layer_pools(wf_lowering *);

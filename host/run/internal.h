@@ -53,6 +53,7 @@ struct wf_runner {
     int64_t *base;              /* by allocation: bytes into the memory, of what the caller brings */
     bool *owned;                /* created here: not the store's */
     wf_store *store;            /* whose slots `memory` and `lent` name */
+    int64_t lendings;           /* of the store, when it was set */
     const wf_lent **lent;       /* by buffer: instances that lie in the caller's memory; NULL: none */
     wf_kernel **kernels;        /* by problem */
     int32_t *operands;          /* by problem: views that are operands; one more is the workspace */

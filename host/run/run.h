@@ -33,6 +33,8 @@ typedef struct wf_lent {
     wf_memory *memory;
     int64_t offset_bytes;
 } wf_lent;
+/* Counts lendings: a runner whose store has another number than when it was set is set again. */
+int64_t wf_store_lendings(const wf_store *);
 wf_status wf_store_lend(wf_store *, const char *slot, int32_t instance, const wf_lent *lent);
 /* Host <-> slot, by slot name and instance; whole instances. Local, blocking. */
 wf_status wf_store_write(wf_store *, const char *slot, int32_t instance, const void *data, int64_t bytes);

@@ -293,8 +293,11 @@ static wf_status check_rests(const wf_runner *r) {
 
 wf_status wf_runner_set_store(wf_runner *r, wf_store *store) {
     TRY(check_rests(r));
+    if (r->store && r->store == store && r->lendings == wf_store_lendings(store)) return WF_OK;
+    r->store = NULL; /* until all of it is bound */
     TRY(wf_store_bind(store, r->schedule, r->memory, r->lent));
     r->store = store;
+    r->lendings = wf_store_lendings(store);
     return WF_OK;
 }
 

@@ -28,6 +28,7 @@ typedef struct shelf { /* one class */
 
 struct wf_store {
     wf_opencl *opencl;
+    int64_t lendings;
     shelf shelves[WF_CLASSES];
 };
 
@@ -281,7 +282,12 @@ wf_status wf_store_lend(wf_store *store, const char *slot, int32_t instance, con
     if (!e->lent) e->lent = calloc((size_t)e->buffer.count, sizeof *e->lent);
     if (!e->lent) return wf_fail(WF_ERR_MEMORY, "no host memory to lend slot %s", slot);
     e->lent[instance] = lent ? *lent : (wf_lent){0};
+    store->lendings++;
     return WF_OK;
+}
+
+int64_t wf_store_lendings(const wf_store *store) {
+    return store->lendings;
 }
 
 wf_status wf_store_write(wf_store *store, const char *slot, int32_t instance, const void *data, int64_t bytes) {
