@@ -125,6 +125,56 @@ START_TEST(only_what_may_fuses) {
 }
 END_TEST
 
+/* residual, then the norm of the sum, forward; norm's backward, then residual: whatever the norm, the
+ * fused step has the operands that its problem asks for, in their order. */
+static void norms_fuse(uint32_t rms) {
+    wf_schedule *s;
+    ck_assert_int_eq(wf_schedule_create(0, 1, &s), WF_OK);
+    const wf_view in = wf_matrix(wf_build_slot(s, "in", WF_CLASS_IO, WF_F32, 15, 2), WF_AT_NONE, 0, 3, 5, 5);
+    const int32_t weights = wf_build_slot(s, "weights", WF_CLASS_IO, WF_F32, 10, 1);
+    const int32_t out = wf_build_slot(s, "out", WF_CLASS_IO, WF_F32, 15, 3);
+    const wf_view gamma = wf_vector(weights, WF_AT_NONE, 0, 5), beta = wf_vector(weights, WF_AT_NONE, 5, 5);
+    wf_build_segment(s, "chain");
+    const wf_view sum = wf_matrix(wf_build_scratch(s, "sum", WF_F32, 15), WF_AT_NONE, 0, 3, 5, 5);
+    const wf_view dx = wf_matrix(wf_build_scratch(s, "dx", WF_F32, 15), WF_AT_NONE, 0, 3, 5, 5);
+    const wf_view stats = wf_matrix(wf_build_scratch(s, "stats", WF_F32, 6), WF_AT_NONE, 0, 3, 2, 2);
+    const wf_view y = wf_matrix(out, WF_AT_NONE, 0, 3, 5, 5), dy = wf_matrix(out, WF_AT_LAYER, 0, 3, 5, 5);
+    const wf_problem add = {.op = WF_OP_REDUCE, .flags = WF_RESIDUAL, .size = {3, 5, 1, 0, 1}};
+    const wf_problem norm = {.op = WF_OP_NORM, .flags = rms, .size = {3, 5}, .real = {1e-6}};
+    const wf_problem back = {.op = WF_OP_NORM_BACKWARD, .flags = rms, .size = {3, 5}};
+    wf_build_kernel(s, "add", &add, (const wf_view[]){in, in, sum}, 3);
+    if (rms) wf_build_kernel(s, "norm", &norm, (const wf_view[]){sum, gamma, y, stats}, 4);
+    else wf_build_kernel(s, "norm", &norm, (const wf_view[]){sum, gamma, beta, y, stats}, 5);
+    wf_build_kernel(s, "norm.backward", &back, (const wf_view[]){in, sum, stats, gamma, dx}, 5);
+    wf_build_kernel(s, "residual", &add, (const wf_view[]){dx, in, dy}, 3);
+    wf_build_segment_end(s);
+    wf_build_call(s, &(wf_call){0});
+    ck_assert_msg(wf_build_finish(s) == WF_OK, "%s", wf_last_error());
+    ck_assert_msg(wf_choose(s, NULL) == WF_OK, "%s", wf_last_error());
+    ck_assert_int_eq(s->nsteps, 2);
+    for (int i = 0; i < 2; i++) {
+        const wf_problem *p = &s->problems[s->steps[i].problem].problem;
+        wf_operand operands[WF_OPERANDS];
+        ck_assert_msg(wf_problem_check(p) == WF_OK, "%s", wf_last_error());
+        ck_assert_uint_eq(p->flags, i ? WF_RESIDUAL | rms : WF_RESIDUAL | WF_NORM | rms);
+        const int n = wf_operations[p->op]->operands(p, operands);
+        ck_assert_int_eq(n, s->steps[i].reads + s->steps[i].writes);
+        for (int v = 0; v < n; v++) {
+            const wf_view *view = &s->views[s->steps[i].view + v];
+            ck_assert_int_eq(v < s->steps[i].reads, operands[v].access == WF_READ);
+            ck_assert_int_eq(view->ndim, operands[v].ndim);
+            for (int d = 0; d < view->ndim; d++) ck_assert_int_eq(view->extent[d], operands[v].extent[d]);
+        }
+    }
+    ck_assert_double_eq(s->problems[s->steps[0].problem].problem.real[1], 1e-6);
+    wf_schedule_destroy(s);
+}
+
+START_TEST(either_norm_fuses) {
+    norms_fuse(_i ? WF_RMS : 0);
+}
+END_TEST
+
 /* ---- candidates and workspace ---------------------------------------------------------------- */
 
 typedef struct asked {
@@ -206,6 +256,7 @@ int main(void) {
     tcase_add_test(tests, a_layer_fuses);
     tcase_add_test(tests, nothing_fuses_when_asked);
     tcase_add_test(tests, only_what_may_fuses);
+    tcase_add_loop_test(tests, either_norm_fuses, 0, 2);
     tcase_add_test(tests, each_problem_is_asked_for_once);
     tcase_add_test(tests, what_a_window_sends_lies_in_it);
     suite_add_tcase(suite, tests);
