@@ -7,6 +7,7 @@
 #include "host/api/objects.h"
 #include "host/api/weft_mpi.h"
 #include "host/base/env.h"
+#include "host/fabric/watchdog.h"
 
 /* ---- bootstrap ------------------------------------------------------------------------------------------- */
 
@@ -63,35 +64,37 @@ static wf_status complete(const weft_context_options *given, wf_opencl_options *
 
 /* ---- life --------------------------------------------------------------------------------------------------------- */
 
-/* Until there is a fabric, ranks agree over the bootstrap: one that has no device must not leave the
- * others waiting for it. */
-static wf_status agree(const wf_bootstrap *b, wf_status mine) {
-    enum { TEXT = 512 };
-    struct word {
-        int32_t status;
-        char text[TEXT];
-    } word = {.status = (int32_t)mine}, *const all = calloc((size_t)b->ranks, sizeof *all);
-    if (!all) return wf_fail(WF_ERR_MEMORY, "no host memory to agree over %d ranks", b->ranks);
-    if (mine != WF_OK) snprintf(word.text, sizeof word.text, "%s", wf_last_error());
-    wf_status status = b->all_gather(b->self, &word, sizeof word, all);
-    for (int32_t i = 0; i < b->ranks && status == WF_OK; i++)
-        if (all[i].status != WF_OK)
-            status = i == b->rank ? mine : wf_fail((wf_status)all[i].status, "rank %d: %s", i, all[i].text);
-    free(all);
-    return mine != WF_OK ? mine : status;
+/* The board is there from the first call that may hang on: the driver's. */
+static wf_status watch(const weft_context_options *options, weft_context *c, int32_t rank, wf_opencl_options *device,
+                       wf_fabric_options *fabric) {
+    wf_activity before;
+    device->board = fabric->board = &c->board;
+    device->timeout_s = fabric->timeout_s;
+    wf_board_start(&c->board, rank);
+    if (options && options->stuck)
+        TRY(wf_watchdog_start(&c->board, options->stuck, options->stuck_user, &c->watchdog));
+    fabric->watchdog = c->watchdog;
+    wf_board_enter(&c->board, "opening the device", WF_NOBODY, fabric->timeout_s, &before);
+    return WF_OK;
 }
 
 static wf_status open_all(const weft_context_options *options, const wf_bootstrap *b, weft_context *c) {
     wf_opencl_options device;
     wf_fabric_options fabric;
+    wf_activity before;
     wf_status status = complete(options, &device, &fabric);
+    if (status == WF_OK) status = watch(options, c, b->rank, &device, &fabric);
     if (status == WF_OK) {
         device.node_rank = b->node_rank;
         device.node_ranks = b->node_ranks;
         status = wf_opencl_create(&device, &c->opencl);
     }
-    TRY(agree(b, status));
+    /* Until there is a fabric, ranks agree over the bootstrap: one that has no device must not leave
+     * the others waiting for it. */
+    wf_board_enter(&c->board, "joining the other ranks", WF_NOBODY, 0, &before);
+    TRY(wf_bootstrap_agree(b, fabric.timeout_s, status));
     c->timeout_s = fabric.timeout_s;
+    wf_board_rest(&c->board);
     return wf_fabric_create(b, c->opencl, &fabric, &c->fabric);
 }
 
@@ -114,6 +117,7 @@ void weft_context_destroy(weft_context *c) {
     if (!c) return;
     wf_fabric_destroy(c->fabric);
     wf_opencl_destroy(c->opencl);
+    wf_watchdog_stop(c->watchdog);
     if (c->is_alone && c->alone.destroy) c->alone.destroy(c->alone.self);
     free(c);
 }

@@ -25,6 +25,8 @@ struct weft_layout {
 struct weft_context {
     wf_bootstrap alone;             /* used when the caller gave none */
     bool is_alone;
+    wf_board board;                 /* what this rank is doing */
+    struct wf_watchdog *watchdog;   /* NULL where the options want none */
     wf_opencl *opencl;
     wf_fabric *fabric;
     double timeout_s;

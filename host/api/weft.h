@@ -68,6 +68,13 @@ typedef struct weft_context_options {
     const char *cache_dir;  /* of built programs; NULL: WEFT_CACHE_DIR, else the user's cache folder */
     double timeout_s;       /* deadline of every wait; 0: WEFT_TIMEOUT_S, else 60 */
     bool profile;           /* device timestamps, needed by traces */
+    /* For programs that own their process. Called at most once, from a thread of weft's own that calls
+     * neither MPI nor OpenCL, when this rank has been stuck for timeout_s and a second more (in a
+     * driver's call too, where no deadline of the library can look), or when another rank of the node
+     * has died. The sentence names ranks, step and operation. It should end the process: the job is
+     * beyond help. NULL: no such thread. */
+    void (*stuck)(void *user, const char *sentence);
+    void *stuck_user;
 } weft_context_options;
 WEFT_API void weft_context_options_init(weft_context_options *options);
 

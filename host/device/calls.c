@@ -9,6 +9,16 @@ void wf_calls_buffer(wf_calls *calls, int64_t bytes) {
     if (calls->buffer_bytes > calls->peak_bytes) calls->peak_bytes = calls->buffer_bytes;
 }
 
+bool wf_calls_begin(wf_calls *calls, const char *call, double limit_s) {
+    wf_board_enter(calls->board, call, WF_NOBODY, limit_s, &calls->before);
+    return true;
+}
+
+wf_status wf_calls_end(wf_calls *calls, wf_status status) {
+    wf_board_set(calls->board, &calls->before);
+    return status;
+}
+
 #define CODE(name) {name, #name}
 static const struct {
     cl_int code;

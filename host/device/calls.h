@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "host/base/board.h"
 #include "host/base/status.h"
 
 #ifdef __cplusplus
@@ -23,6 +24,9 @@ typedef struct wf_calls {
     cl_int fail_code;
     int64_t buffer_bytes;   /* of all buffers alive */
     int64_t peak_bytes;     /* the most at once */
+    wf_board *board;        /* where calls that may block are published; NULL: nowhere */
+    wf_activity before;     /* what was published before such a call */
+    double limit_s;         /* how long those may take that wait for the device; 0: as long as they like */
 } wf_calls;
 
 /* Counts a call; true when this one is to fail. */
@@ -31,12 +35,18 @@ bool wf_calls_fails(wf_calls *calls);
 wf_status wf_calls_status(const char *call, cl_int code);
 /* Counts a buffer that was created (bytes > 0) or released (bytes < 0). */
 void wf_calls_buffer(wf_calls *calls, int64_t bytes);
+/* Around a call that may block; begin is true, end gives its status back. */
+bool wf_calls_begin(wf_calls *calls, const char *call, double limit_s);
+wf_status wf_calls_end(wf_calls *calls, wf_status status);
 /* "CL_OUT_OF_RESOURCES"; "unknown code" when it is none of OpenCL's. */
 const char *wf_calls_code_name(cl_int code);
 
 /* TRY(WF_CL(calls, clFinish, (queue))); */
 #define WF_CL(calls, name, arguments)                                                              \
     wf_calls_status(#name, wf_calls_fails(calls) ? (calls)->fail_code : name arguments)
+/* The same for a call that may block: published on the board meanwhile, for limit_s. */
+#define WF_CL_WAIT(calls, limit, name, arguments)                                                  \
+    wf_calls_end((calls), wf_calls_begin((calls), #name, (limit)) ? WF_CL(calls, name, arguments) : WF_OK)
 /* object = WF_CL_NEW(calls, code, clCreateContext, (..., &code)); TRY(wf_calls_status("clCreateContext", code)); */
 #define WF_CL_NEW(calls, code, name, arguments)                                                    \
     (wf_calls_fails(calls) ? ((code) = (calls)->fail_code, NULL) : name arguments)

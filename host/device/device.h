@@ -5,6 +5,7 @@
 #ifndef WF_DEVICE_DEVICE_H
 #define WF_DEVICE_DEVICE_H
 
+#include "host/base/board.h"
 #include "host/base/machine.h"
 #include "host/base/status.h"
 #include "kernels/operation.h"
@@ -26,6 +27,8 @@ typedef struct wf_opencl_options {
     int32_t node_rank, node_ranks; /* to share a node's devices and a CPU device's cores fairly; 0: 0 of 1 */
     const char *cache_dir;      /* program cache; NULL: $XDG_CACHE_HOME/weft or ~/.cache/weft */
     bool profile;               /* device timestamps for the tracer */
+    wf_board *board;            /* where what may block is published; NULL: nowhere; borrowed */
+    double timeout_s;           /* that the board gives a wait for the device; 0: no limit */
 } wf_opencl_options;
 
 /* Local. WF_ERR_DEVICE with a sentence when there is no device. A CPU device is cut into sub-devices

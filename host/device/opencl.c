@@ -124,6 +124,8 @@ wf_status wf_opencl_create(const wf_opencl_options *options, wf_opencl **out) {
     wf_opencl *opencl = calloc(1, sizeof *opencl);
     if (!opencl) return wf_fail(WF_ERR_MEMORY, "out of host memory for a device");
     opencl->profile = options->profile;
+    opencl->calls.board = options->board;
+    opencl->calls.limit_s = options->timeout_s;
     wf_status status = WF_OK;
     TRY_GOTO(choose(opencl, options), destroy);
     TRY_GOTO(make_context(opencl), destroy);
@@ -144,7 +146,9 @@ void wf_opencl_destroy(wf_opencl *opencl) {
     if (!opencl) return;
     for (int i = 0; i < WF_QUEUES; i++)
         if (opencl->queue[i]) {
+            wf_calls_begin(&opencl->calls, "clFinish", opencl->calls.limit_s);
             clFinish(opencl->queue[i]);
+            wf_calls_end(&opencl->calls, WF_OK);
             clReleaseCommandQueue(opencl->queue[i]);
         }
     if (opencl->clock_queue) clReleaseCommandQueue(opencl->clock_queue);

@@ -65,7 +65,7 @@ static wf_status build_failed(wf_opencl *opencl, cl_program program, const char 
 
 static wf_status finish(wf_opencl *opencl, cl_program program, const char *name, const char *options) {
     const double start = wf_clock_s();
-    if (WF_CL(&opencl->calls, clBuildProgram, (program, 1, &opencl->id, options, NULL, NULL)) != WF_OK)
+    if (WF_CL_WAIT(&opencl->calls, 0, clBuildProgram, (program, 1, &opencl->id, options, NULL, NULL)) != WF_OK)
         return build_failed(opencl, program, name, options);
     wf_log("build", "%s %s: %.2f s", name, options, wf_clock_s() - start);
     return WF_OK;

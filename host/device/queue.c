@@ -61,7 +61,8 @@ wf_status wf_event_done(wf_event *event, bool *done) {
 
 wf_status wf_event_wait(wf_event *event) {
     TRY(flush_up_to(event));
-    return WF_CL(&event->opencl->calls, clWaitForEvents, (1, &event->event));
+    wf_calls *const calls = &event->opencl->calls;
+    return WF_CL_WAIT(calls, calls->limit_s, clWaitForEvents, (1, &event->event));
 }
 
 wf_status wf_queue_wait(wf_opencl *opencl, wf_queue queue, wf_event *event) {
@@ -185,7 +186,7 @@ wf_status wf_queue_flush(wf_opencl *opencl, wf_queue queue) {
 }
 
 wf_status wf_queue_finish(wf_opencl *opencl, wf_queue queue) {
-    TRY(WF_CL(&opencl->calls, clFinish, (opencl->queue[queue])));
+    TRY(WF_CL_WAIT(&opencl->calls, opencl->calls.limit_s, clFinish, (opencl->queue[queue])));
     opencl->flushed[queue] = opencl->submitted[queue];
     return WF_OK;
 }

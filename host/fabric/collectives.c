@@ -67,16 +67,27 @@ static wf_status gather_poll(gather *g, int32_t *missing_out, int32_t *first_out
     return WF_OK;
 }
 
+static bool missing_alive(const gather *g) {
+    bool alive = false;
+    for (int32_t i = 0; i < 2 * g->members->count; i++)
+        alive = alive || (g->requests[i] && wf_members_alive(g->members, rank_of(g->members, i / 2)));
+    return alive;
+}
+
 static wf_status gather_wait(gather *g, double timeout_s) {
     const double start_s = wf_clock_s();
+    char doing[320];
     for (int64_t idle = 0;; idle++) {
         int32_t missing, first = -1;
         TRY(gather_poll(g, &missing, &first));
         if (missing == 0) return WF_OK;
-        if (wf_clock_s() - start_s > timeout_s)
+        if (wf_clock_s() - start_s > timeout_s && !missing_alive(g)) {
+            wf_members_tell(g->members, first, doing, sizeof doing);
             return wf_fail(WF_ERR_TIMEOUT,
-                           "rank %d waited %.1f s for rank %d%s to join the other ranks",
-                           g->boot->rank, timeout_s, first, missing > 2 ? " and others" : "");
+                           "rank %d waited %.1f s for rank %d%s to join the other ranks%s",
+                           g->boot->rank, wf_clock_s() - start_s, first,
+                           missing > 2 ? " and others" : "", doing);
+        }
         wf_pause(idle);
     }
 }
@@ -111,7 +122,10 @@ wf_status wf_gather(const wf_bootstrap *boot, wf_members *members, int32_t tag, 
     }
     memcpy(g.data + count * (size_t)bytes, mine, (size_t)bytes);
     memcpy(g.data + members->index * bytes, mine, (size_t)bytes);
+    wf_activity before;
+    wf_board_enter(members->board, "joining the other ranks", WF_NOBODY, 0, &before);
     const wf_status status = exchange_all(&g, tag, timeout_s);
+    wf_board_set(members->board, &before);
     members->parted = status != WF_OK;
     if (status == WF_OK) memcpy(all_out, g.data, count * (size_t)bytes);
     if (gather_cancel(&g)) free(g.data); /* else left behind: MPI may still write there */
@@ -119,18 +133,37 @@ wf_status wf_gather(const wf_bootstrap *boot, wf_members *members, int32_t tag, 
     return status;
 }
 
-wf_status wf_request_wait(const wf_bootstrap *boot, void **request, double timeout_s, int32_t peer,
-                          const char *what) {
+static bool any_alive(const wf_members *members, int32_t first, int32_t last) {
+    bool alive = false;
+    for (int32_t r = first; r <= last; r++) alive = alive || wf_members_alive(members, r);
+    return alive;
+}
+
+static wf_status poll_request(const wf_bootstrap *boot, const wf_members *members, void **request,
+                              double timeout_s, int32_t first, int32_t peer, const char *what) {
     const double start_s = wf_clock_s();
+    char doing[320];
     bool done = false;
     for (int64_t idle = 0;; idle++) {
         TRY(boot->test(boot->self, request, &done));
         if (done) return WF_OK;
-        if (wf_clock_s() - start_s > timeout_s)
-            return wf_fail(WF_ERR_TIMEOUT, "rank %d waited %.1f s for %s of rank %d", boot->rank,
-                           timeout_s, what, peer);
+        if (wf_clock_s() - start_s > timeout_s && !any_alive(members, first, peer)) {
+            wf_members_tell(members, peer, doing, sizeof doing);
+            return wf_fail(WF_ERR_TIMEOUT, "rank %d waited %.1f s for %s of rank %d%s", boot->rank,
+                           wf_clock_s() - start_s, what, peer, doing);
+        }
         wf_pause(idle);
     }
+}
+
+wf_status wf_request_wait(const wf_bootstrap *boot, const wf_members *members, void **request,
+                          double timeout_s, int32_t first, int32_t peer, const char *what) {
+    wf_board *const board = members ? members->board : NULL;
+    wf_activity before;
+    wf_board_enter(board, what, peer, 0, &before);
+    const wf_status status = poll_request(boot, members, request, timeout_s, first, peer, what);
+    wf_board_set(board, &before);
+    return status;
 }
 
 /* ---- agree ---- */
@@ -177,12 +210,18 @@ wf_status wf_agree_among(const wf_bootstrap *boot, wf_members *members, int32_t 
                             : quote_worst(boot, members, tag, timeout_s, worst, verdict, own);
 }
 
+wf_status wf_bootstrap_agree(const wf_bootstrap *boot, double timeout_s, wf_status mine) {
+    wf_members everyone = {.count = boot->ranks, .index = boot->rank};
+    return wf_agree_among(boot, &everyone, WF_TAG_BOOTSTRAP, timeout_s, mine);
+}
+
 /* ---- of a fabric ---- */
 
 /* A rank that fails comes here at once, the others when their transfers with it are overdue: it
- * waits for them twice as long. */
+ * waits for them longer. */
 wf_status wf_fabric_agree(wf_fabric *fabric, wf_status mine) {
-    return wf_agree_among(fabric->boot, &fabric->everyone, WF_TAG_ALL, 2 * fabric->timeout_s, mine);
+    return wf_agree_among(fabric->boot, &fabric->everyone, WF_TAG_ALL,
+                          wf_fabric_patience(fabric, mine), mine);
 }
 
 wf_status wf_fabric_all_gather(wf_fabric *fabric, const void *mine, int64_t bytes, void *all_out) {
@@ -211,7 +250,9 @@ static wf_status await_turn(wf_fabric *fabric, int32_t *before_out) {
     void *request = NULL;
     wf_status status = boot->receive(boot->self, from, WF_TAG_TURN, token, sizeof *token, &request);
     if (status == WF_OK)
-        status = wf_request_wait(boot, &request, fabric->timeout_s * index, from, "the turn");
+        status = wf_request_wait(boot, &fabric->everyone, &request,
+                                 fabric->timeout_s * (fabric->boards ? 1 : index),
+                                 fabric->node_ranks[0], from, "the turn");
     if (status == WF_OK) *before_out = *token;
     if (!request || boot->cancel(boot->self, &request)) free(token);
     return status;
@@ -228,7 +269,7 @@ static wf_status pass_turn(wf_fabric *fabric, int32_t said) {
     void *request = NULL;
     wf_status status = boot->send(boot->self, to, WF_TAG_TURN, token, sizeof *token, &request);
     if (status == WF_OK)
-        status = wf_request_wait(boot, &request, fabric->timeout_s, to,
+        status = wf_request_wait(boot, &fabric->everyone, &request, fabric->timeout_s, to, to,
                                  "the turn's arrival at a process");
     if (!request || boot->cancel(boot->self, &request)) free(token);
     return status;
@@ -252,5 +293,7 @@ wf_status wf_fabric_in_turn(wf_fabric *fabric, wf_status (*build)(void *), void 
     const wf_status passed = pass_turn(fabric, status != WF_OK ? (int32_t)status : before);
     if (status == WF_OK) status = passed;
     return wf_agree_among(fabric->boot, &fabric->everyone, WF_TAG_ALL,
-                          fabric->timeout_s * largest_node(fabric), status);
+                          fabric->boards ? wf_fabric_patience(fabric, status)
+                                         : fabric->timeout_s * largest_node(fabric),
+                          status);
 }

@@ -19,6 +19,10 @@ wf_transport_kind wf_fabric_transport(const wf_fabric *fabric, int32_t peer) {
     return peer < 0 || peer >= fabric->ranks ? WF_TRANSPORT_NONE : fabric->peers[peer].chosen;
 }
 
+wf_board *wf_fabric_board(const wf_fabric *fabric) {
+    return fabric->board;
+}
+
 void wf_fabric_counters(const wf_fabric *fabric, int64_t bytes_out[WF_TRANSPORTS],
                         int64_t messages_out[WF_TRANSPORTS]) {
     memcpy(bytes_out, fabric->sent_bytes, sizeof fabric->sent_bytes);
@@ -63,6 +67,7 @@ static wf_status allocate(const wf_bootstrap *boot, wf_fabric **out) {
         f->ranks = boot->ranks;
         f->last = &f->active;
         f->everyone = (wf_members){.count = boot->ranks, .index = boot->rank};
+        f->board = &f->own_board;
         f->peers = calloc(ranks, sizeof *f->peers);
         f->node_ranks = calloc(ranks, sizeof *f->node_ranks);
         f->verdicts = calloc(ranks * ranks, WF_TRANSPORTS);
@@ -80,6 +85,10 @@ static wf_status configure(wf_fabric *fabric, wf_opencl *device, const wf_fabric
     const wf_fabric_options none = {0}, *const given = options ? options : &none;
     fabric->device = device;
     fabric->force = given->force;
+    if (given->board) fabric->board = given->board;
+    else wf_board_start(fabric->board, fabric->rank);
+    fabric->everyone.board = fabric->board;
+    fabric->watchdog = given->watchdog;
     fabric->timeout_s = given->timeout_s > 0 ? given->timeout_s : WF_TIMEOUT_S;
     fabric->chunk_bytes = given->chunk_bytes ? given->chunk_bytes : 1 << 20;
     fabric->seen_s = wf_clock_s();
@@ -114,7 +123,7 @@ static void seat(wf_fabric *fabric, const card *cards) {
         if (here) fabric->node_ranks[count++] = r;
     }
     fabric->node = (wf_members){
-        .ranks = fabric->node_ranks, .count = count, .index = fabric->peers[fabric->rank].place};
+        .ranks = fabric->node_ranks, .count = count, .index = fabric->peers[fabric->rank].place, .board = fabric->board};
 }
 
 static wf_status introduce(wf_fabric *fabric) {
@@ -141,6 +150,7 @@ static wf_status share_outboxes(wf_fabric *fabric) {
     const wf_status status = wf_share_create(fabric->boot, &fabric->node, fabric->timeout_s,
                                              wf_outbox_bytes(fabric), 1, &fabric->outboxes);
     if (status != WF_OK) fabric->why_no_share = strdup(wf_last_error());
+    if (status == WF_OK) return wf_fabric_show_board(fabric);
     return fabric->node.parted ? status : WF_OK;
 }
 
@@ -260,6 +270,7 @@ void wf_fabric_destroy(wf_fabric *fabric) {
         if (wf_transports[kind]) wf_transports[kind]->destroy(fabric);
     free_transfers(fabric);
     free_windows(fabric);
+    wf_fabric_hide_board(fabric);
     wf_share_destroy(fabric->outboxes);
     for (int32_t r = 0; fabric->peers && r < fabric->ranks; r++)
         for (int kind = 0; kind < WF_TRANSPORTS; kind++) free(fabric->peers[r].why[kind]);

@@ -5,6 +5,7 @@
 #ifndef WF_FABRIC_FABRIC_H
 #define WF_FABRIC_FABRIC_H
 
+#include "host/base/board.h"
 #include "host/device/device.h"
 #include "layouts/schedule.h"
 
@@ -39,6 +40,9 @@ wf_status wf_bootstrap_self(wf_bootstrap *out);
  * it is duplicated. host/fabric/bootstrap_mpi.c */
 wf_status wf_bootstrap_mpi(const void *mpi_comm, wf_bootstrap *out);
 
+/* Collective, before there is a fabric: every rank gets the worst status, and its sentence. */
+wf_status wf_bootstrap_agree(const wf_bootstrap *, double timeout_s, wf_status mine);
+
 /* ---- fabric ---- */
 
 typedef struct wf_fabric wf_fabric;
@@ -47,6 +51,8 @@ typedef struct wf_fabric_options {
     wf_transport_kind force; /* WF_TRANSPORT_NONE: the fastest whose self-test passes, per pair */
     double timeout_s;        /* deadline of every wait; 0: 60 */
     int64_t chunk_bytes;     /* of staged and mpi; 0: 1 MiB */
+    wf_board *board;         /* this rank's; NULL: the fabric's own; borrowed */
+    struct wf_watchdog *watchdog; /* that is shown the boards of the node's ranks; NULL; borrowed */
 } wf_fabric_options;
 
 /* Collective. Finds nodes, self-tests each transport between each pair of ranks (data both ways,
@@ -59,6 +65,10 @@ void wf_fabric_destroy(wf_fabric *);
 int32_t wf_fabric_rank(const wf_fabric *);
 int32_t wf_fabric_ranks(const wf_fabric *);
 wf_transport_kind wf_fabric_transport(const wf_fabric *, int32_t peer);
+/* Where this rank publishes what it does. Ranks of the node that wait for this one see it: who works
+ * long on its own between two collective calls (a file is written) says so now and then, with
+ * wf_board_enter, and is not taken for lost. */
+wf_board *wf_fabric_board(const wf_fabric *);
 /* Which transports passed between the ranks and why others did not: lines of text, malloc'ed. */
 wf_status wf_fabric_describe(wf_fabric *, char **text_out);
 

@@ -24,6 +24,7 @@ enum {
     WF_TAG_DATA = 16
 };
 enum { WF_TIMEOUT_S = 60 };    /* the default deadline */
+#define WF_LATE_S 0.5         /* between a rank's deadline and its word of it */
 enum { WF_TEXT_BYTES = 1024 }; /* a sentence, as long as status.c keeps it */
 
 /* ---- collectives over a bootstrap (collectives.c) ---- */
@@ -32,6 +33,9 @@ typedef struct wf_members {
     const int32_t *ranks; /* NULL: all */
     int32_t count, index; /* index: mine */
     bool parted;          /* a gather failed: the members no longer make the same calls */
+    wf_board *board;      /* mine; NULL */
+    const wf_board *const *boards; /* [by world rank] NULL: of another node; all NULL: none is seen */
+    const double *deadline_s; /* of the fabric: a rank whose board has stood still longer is lost */
 } wf_members;
 
 /* Collective over the members. Blocks at most timeout_s, then names those who are missing. */
@@ -40,10 +44,17 @@ wf_status wf_gather(const wf_bootstrap *, wf_members *, int32_t tag, double time
 /* Every member gets the worst status and the sentence that explains it. */
 wf_status wf_agree_among(const wf_bootstrap *, wf_members *, int32_t tag, double timeout_s,
                          wf_status mine);
-/* Waits for one request of the bootstrap; WF_ERR_TIMEOUT names `peer` and `what`. */
-wf_status wf_request_wait(const wf_bootstrap *, void **request, double timeout_s, int32_t peer,
-                          const char *what);
+/* Waits for one request of the bootstrap, for `peer`, which may itself wait for those from rank
+ * `first` on; WF_ERR_TIMEOUT names `peer` and `what`. */
+wf_status wf_request_wait(const wf_bootstrap *, const wf_members *, void **request,
+                          double timeout_s, int32_t first, int32_t peer, const char *what);
 void wf_pause(int64_t idle_iterations);
+/* Has this rank shown a sign of life of late? A rank that is seen at work is not lost. */
+bool wf_members_alive(const wf_members *, int32_t rank);
+/* The patience of one that has lost it already: its failure must not cost another deadline. */
+double wf_fabric_patience(const wf_fabric *, wf_status mine);
+/* "; it is in step X of Y for 3.1 s", where its board is seen; else "". */
+void wf_members_tell(const wf_members *, int32_t rank, char *out, size_t out_bytes);
 
 /* ---- halves and transports ---- */
 
@@ -147,6 +158,9 @@ struct wf_fabric {
     int32_t *node_ranks; /* world ranks on my node, ascending */
     wf_share *outboxes;  /* NULL: no shared memory on this node */
     char *why_no_share;
+    wf_board *board, own_board; /* board: what is published on */
+    const wf_board **boards;    /* [rank]: as wf_members.boards; NULL without outboxes */
+    struct wf_watchdog *watchdog;
     wf_window *windows;
     int32_t windows_made;
     wf_end *ends; /* [rank][lane][transport][sends] */
@@ -173,6 +187,10 @@ void wf_half_moved(wf_fabric *, wf_half *, int64_t bytes);
 /* The window that a memory belongs to; by its id. NULL: none. */
 const wf_window *wf_window_of(const wf_fabric *, const wf_memory *);
 const wf_window *wf_window_by_id(const wf_fabric *, int32_t id);
+/* After the outboxes are shared: shows this rank's board to the node, and the watchdog the others'.
+ * Before they go: takes it back, and says that this rank has left. (boards.c) */
+wf_status wf_fabric_show_board(wf_fabric *);
+void wf_fabric_hide_board(wf_fabric *);
 /* Forgets every transfer in flight (after a failure). */
 void wf_fabric_abandon(wf_fabric *);
 /* As wf_fabric_start, on any transport, whether it passed or not; arguments are not checked. */

@@ -21,11 +21,15 @@ static int64_t wires_bytes(const wf_fabric *fabric) {
     return round_up(fabric->node.count * (int64_t)sizeof(wf_wire), sysconf(_SC_PAGESIZE));
 }
 
+/* Page-aligned: slots are whole pages. */
+static int64_t board_at(const wf_fabric *fabric) {
+    return wires_bytes(fabric) +
+           (fabric->node.count - 1) * WF_STAGED_SLOTS * wf_outbox_slot_bytes(fabric);
+}
+
 int64_t wf_outbox_bytes(const wf_fabric *fabric) {
     const int64_t others = fabric->node.count - 1;
-    return others == 0
-               ? 0
-               : wires_bytes(fabric) + others * WF_STAGED_SLOTS * wf_outbox_slot_bytes(fabric);
+    return others == 0 ? 0 : board_at(fabric) + (int64_t)sizeof(wf_board);
 }
 
 static char *outbox(const wf_fabric *fabric, int32_t rank) {
@@ -41,6 +45,10 @@ void *wf_outbox_slot(const wf_fabric *fabric, int32_t from, int32_t to, int64_t 
     const int64_t ring = place - (place > mine); /* no ring to oneself */
     return outbox(fabric, from) + wires_bytes(fabric) +
            (ring * WF_STAGED_SLOTS + number % WF_STAGED_SLOTS) * wf_outbox_slot_bytes(fabric);
+}
+
+wf_board *wf_outbox_board(const wf_fabric *fabric, int32_t rank) {
+    return (wf_board *)(outbox(fabric, rank) + board_at(fabric));
 }
 
 wf_mail *wf_half_mail(const wf_fabric *fabric, const wf_half *half) {

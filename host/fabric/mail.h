@@ -7,7 +7,7 @@
  * raised (release).
  *
  * An outbox is a rank's piece of the share: for each other rank of the node a wire (mails and the
- * ring's counters), then for each the slots of its ring. */
+ * ring's counters), then for each the slots of its ring, and at the end its board. */
 #ifndef WF_FABRIC_MAIL_H
 #define WF_FABRIC_MAIL_H
 
@@ -52,6 +52,9 @@ int64_t wf_outbox_bytes(const wf_fabric *);
 /* World ranks of this node. */
 wf_wire *wf_outbox_wire(const wf_fabric *, int32_t from, int32_t to);
 void *wf_outbox_slot(const wf_fabric *, int32_t from, int32_t to, int64_t number);
+
+/* A rank's board as this node sees it. */
+wf_board *wf_outbox_board(const wf_fabric *, int32_t rank);
 
 /* The mail of a half's channel and transport. */
 wf_mail *wf_half_mail(const wf_fabric *, const wf_half *);

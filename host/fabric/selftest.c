@@ -95,9 +95,12 @@ static wf_status compare_verdicts(wf_fabric *fabric, int32_t peer, int32_t mine,
              cancel_requests);
     TRY_GOTO(boot->send(boot->self, peer, WF_TAG_SELFTEST, &notes[0], sizeof *notes, &to),
              cancel_requests);
-    TRY_GOTO(wf_request_wait(boot, &from, 3 * fabric->timeout_s, peer, "the self-test"),
+    TRY_GOTO(wf_request_wait(boot, &fabric->everyone, &from,
+                             fabric->boards ? wf_fabric_patience(fabric, mine) : 3 * fabric->timeout_s, peer,
+                             peer, "the self-test"),
              cancel_requests);
-    TRY_GOTO(wf_request_wait(boot, &to, fabric->timeout_s, peer, "the self-test"), cancel_requests);
+    TRY_GOTO(wf_request_wait(boot, &fabric->everyone, &to, fabric->timeout_s, peer, peer,
+                             "the self-test"), cancel_requests);
     *theirs_out = notes[1];
 
 cancel_requests:;
@@ -113,9 +116,13 @@ static wf_status meet(wf_fabric *fabric, bench *b, int32_t peer) {
         if (!transport) continue;
         wf_verdict_code verdict = transport->ok(fabric, fabric->rank, peer);
         if (verdict == WF_PAIR_PASSED) {
+            wf_activity before;
+            wf_board_enter(fabric->board, transport->name, peer, 0, &before);
             const wf_status mine = try_transport(fabric, b, transport, peer);
             int32_t theirs = WF_OK;
-            TRY(compare_verdicts(fabric, peer, mine, &theirs));
+            const wf_status status = compare_verdicts(fabric, peer, mine, &theirs);
+            wf_board_set(fabric->board, &before);
+            TRY(status);
             if (mine != WF_OK || theirs != WF_OK) verdict = WF_PAIR_FAILED;
         }
         wf_fabric_set_verdict(fabric, peer, kind, verdict);

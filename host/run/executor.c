@@ -174,8 +174,9 @@ static wf_status submit(wf_runner *r, const wf_instance *i) {
     wf_event *event = NULL;
     const bool keep = r->trace.on || is_waited(r, i->seq);
     const int64_t record = wf_trace_start(r, i);
-    TRY(enqueue(r, i, keep ? &event : NULL));
-    if (keep) r->mark[(r->mark_head + r->marks++) % WF_IN_FLIGHT] = (wf_mark){i->seq, event, record};
+    wf_runner_at(r, i);
+    TRY(wf_runner_explain(r, i, enqueue(r, i, keep ? &event : NULL)));
+    if (keep) r->mark[(r->mark_head + r->marks++) % WF_IN_FLIGHT] = (wf_mark){i->seq, event, record, *i};
     lane->started = i->seq;
     r->unflushed = true;
     return WF_OK;
@@ -192,7 +193,7 @@ static wf_status collect(wf_runner *r, bool *moved) {
     while (r->marks) {
         wf_mark *const mark = &r->mark[r->mark_head];
         bool done = false;
-        TRY(wf_event_done(mark->event, &done));
+        TRY(wf_runner_explain(r, &mark->instance, wf_event_done(mark->event, &done)));
         if (!done) return WF_OK;
         r->lane[WF_LANE_COMPUTE].completed = mark->seq;
         wf_trace_end(r, mark->record, mark->event);
@@ -247,24 +248,18 @@ static wf_status start(wf_runner *r, wf_lane_state *lane, const wf_instance *i) 
         receive_by = x->receive_transport ? (wf_transport_kind)x->receive_transport : wf_fabric_transport(r->fabric, x->from);
     }
     lane->record = wf_trace_start(r, i);
+    wf_runner_at(r, i);
     TRY(wf_fabric_start(r->fabric, (wf_lane)i->step->lane, send_by, &send, receive_by, &receive, &lane->transfer));
     lane->active = *i;
     lane->started = i->seq;
     return WF_OK;
 }
 
-static wf_status explain_timeout(const wf_runner *r, const wf_instance *i, wf_status status) {
-    if (status == WF_OK) return WF_OK;
-    return wf_fail(status, "rank %d, step %s of %s (layer %d, microbatch %d), lane %s: %s", r->schedule->rank, i->step->site,
-                   r->schedule->segments[i->call->segment].name, i->call->layer, i->call->microbatch,
-                   wf_lane_name((wf_lane)i->step->lane), wf_last_error());
-}
-
 static wf_status advance_lane(wf_runner *r, wf_lane_state *lane, bool *moved) {
     for (;;) {
         if (lane->transfer) {
             bool done = false;
-            TRY(explain_timeout(r, &lane->active, wf_fabric_test(r->fabric, &lane->transfer, &done)));
+            TRY(wf_runner_explain(r, &lane->active, wf_fabric_test(r->fabric, &lane->transfer, &done)));
             if (!done) return WF_OK;
             lane->transfer = NULL;
             lane->completed = lane->active.seq;
@@ -272,7 +267,7 @@ static wf_status advance_lane(wf_runner *r, wf_lane_state *lane, bool *moved) {
             *moved = true;
         }
         if (!lane->count || !ready(r, &lane->ring[lane->head])) return WF_OK;
-        TRY(explain_timeout(r, &lane->ring[lane->head], start(r, lane, &lane->ring[lane->head])));
+        TRY(wf_runner_explain(r, &lane->ring[lane->head], start(r, lane, &lane->ring[lane->head])));
         pop(lane);
         *moved = true;
     }
@@ -328,14 +323,16 @@ static wf_status move_on(wf_runner *r, bool *moved) {
     return WF_OK;
 }
 
+static double limit_of(const wf_runner *r) {
+    return r->args.timeout_s > 0 ? r->args.timeout_s : TIMEOUT_S;
+}
+
 /* What the rank is stuck at: the step that the first blocked lane would do next. */
 static wf_status stuck(const wf_runner *r, double limit_s) {
-    for (int l = WF_LANES - 1; l >= 0; l--) {
-        const wf_lane_state *const lane = &r->lane[l];
-        const wf_instance *const i = lane->transfer ? &lane->active : lane->count ? &lane->ring[lane->head] : NULL;
-        if (!i) continue;
+    const wf_instance *const i = wf_runner_blocked(r);
+    if (i) {
         wf_fail(WF_ERR_TIMEOUT, "no progress for %.1f s", limit_s);
-        return explain_timeout(r, i, WF_ERR_TIMEOUT);
+        return wf_runner_explain(r, i, WF_ERR_TIMEOUT);
     }
     return wf_fail(WF_ERR_TIMEOUT, "rank %d, lane compute: the device did not finish kernel %lld of the run for %.1f s",
                    r->schedule->rank, (long long)r->lane[WF_LANE_COMPUTE].completed + 1, limit_s);
@@ -344,7 +341,7 @@ static wf_status stuck(const wf_runner *r, double limit_s) {
 /* Time counts only while somebody looks: a host that was away for a minute has not waited for one. */
 static wf_status count_quiet(wf_runner *r, bool moved) {
     enum { MOST_AWAY_S = 1 };
-    const double limit_s = r->args.timeout_s > 0 ? r->args.timeout_s : TIMEOUT_S, now_s = wf_clock_s();
+    const double limit_s = limit_of(r), now_s = wf_clock_s();
     const double away_s = now_s - r->seen_s;
     r->seen_s = now_s;
     r->quiet_s = moved ? 0 : r->quiet_s + (away_s < MOST_AWAY_S ? away_s : MOST_AWAY_S);
@@ -390,6 +387,7 @@ wf_status wf_runner_advance(wf_runner *r, bool *submitted, bool *done) {
         moved = true;
     }
     if (status == WF_OK && !moved) status = flush(r);
+    if (!moved && r->quiet_s == 0) wf_runner_waits(r);
     if (status == WF_OK && !is_done(r)) status = count_quiet(r, moved);
     *submitted = status == WF_OK && !r->running;
     *done = status == WF_OK && is_done(r);
@@ -407,10 +405,15 @@ void wf_runner_rest(wf_runner *r) {
 
 wf_status wf_runner_run(wf_runner *r, const wf_run_args *args) {
     bool submitted = false, done = false;
-    TRY(wf_runner_start(r, args, WF_PHASES));
-    while (!done) {
-        TRY(wf_runner_advance(r, &submitted, &done));
-        if (!done) wf_runner_rest(r);
+    wf_activity before;
+    wf_board_last(wf_fabric_board(r->fabric), &before);
+    wf_status status = wf_runner_start(r, args, WF_PHASES);
+    r->limit_s = limit_of(r);
+    while (status == WF_OK && !done) {
+        status = wf_runner_advance(r, &submitted, &done);
+        if (status == WF_OK && !done) wf_runner_rest(r);
     }
-    return WF_OK;
+    r->limit_s = 0;
+    wf_board_set(wf_fabric_board(r->fabric), &before);
+    return status;
 }

@@ -27,6 +27,7 @@ typedef struct wf_mark {
     int64_t seq;
     wf_event *event;
     int64_t record;             /* of the trace, -1 */
+    wf_instance instance;
 } wf_mark;
 
 typedef struct wf_lane_state {
@@ -64,6 +65,7 @@ struct wf_runner {
     wf_run_args args;           /* of this run */
     bool running;               /* started, not all submitted */
     wf_event *gate;             /* end of the run before on the device: exchanges start after it */
+    double limit_s;             /* that the board gives each activity; 0: none, the host has a loop of its own */
     double seen_s, quiet_s;     /* when a run was last advanced; how long nothing has moved */
     wf_lane_state lane[WF_LANES];
     wf_mark mark[WF_IN_FLIGHT];
@@ -93,6 +95,14 @@ bool wf_store_keeps(const wf_allocation *);
 /* Blocking copies between host and device memory. */
 wf_status wf_memory_put(wf_opencl *, wf_memory *, int64_t offset_bytes, const void *data, int64_t bytes);
 wf_status wf_memory_get(wf_opencl *, wf_memory *, int64_t offset_bytes, void *data, int64_t bytes);
+
+/* progress.c: publishes what is done now; what is waited for, when nothing moves. */
+void wf_runner_at(wf_runner *, const wf_instance *);
+void wf_runner_waits(wf_runner *);
+/* What the first blocked lane would do next; NULL: only kernels are awaited. */
+const wf_instance *wf_runner_blocked(const wf_runner *);
+/* Puts rank, step and operation before a failure's sentence. */
+wf_status wf_runner_explain(const wf_runner *, const wf_instance *, wf_status);
 
 /* trace.c */
 wf_status wf_trace_begin(wf_runner *);  /* room for one more run */

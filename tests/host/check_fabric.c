@@ -79,7 +79,7 @@ START_TEST(bootstrap_checks_lengths) {
     if (world_rank == 0) status = boot.send(boot.self, 1, 99, data, 5, &request);
     if (world_rank == 1) status = boot.receive(boot.self, 0, 99, data, 8, &request);
     verdict(status == WF_OK);
-    if (request) status = wf_request_wait(&boot, &request, 10, 1 - world_rank, "a test");
+    if (request) status = wf_request_wait(&boot, NULL, &request, 10, 1 - world_rank, 1 - world_rank, "a test");
     verdict(world_rank != 1 ||
             (status == WF_ERR_MISMATCH && says("5 bytes") && says("8 were expected")));
 }

@@ -1,0 +1,56 @@
+/* progress.c: what the executor tells of where it is: on the rank's board, for those who wait for it
+ * and for the watchdog, and in the sentence of a failure. */
+#include <stdio.h>
+
+#include "host/run/internal.h"
+
+static void operation_of(const wf_runner *r, const wf_step *step, wf_activity *a) {
+    if (step->kind == WF_STEP_KERNEL) {
+        const char *const name = step->problem < 0 ? "" : wf_operations[r->schedule->problems[step->problem].problem.op]->name;
+        snprintf(a->operation, sizeof a->operation, "%s", name);
+        return;
+    }
+    const wf_exchange *const x = &r->schedule->exchanges[step->exchange];
+    a->peer = x->from >= 0 ? x->from : x->to;
+    if (x->to >= 0 && x->from >= 0)
+        snprintf(a->operation, sizeof a->operation, "send to %d, receive from %d", x->to, x->from);
+    else
+        snprintf(a->operation, sizeof a->operation, "%s rank %d", x->to >= 0 ? "send to" : "receive from", a->peer);
+}
+
+void wf_runner_at(wf_runner *r, const wf_instance *i) {
+    wf_activity a = {.limit_s = r->limit_s, .peer = WF_NOBODY, .layer = i->call->layer, .microbatch = i->call->microbatch};
+    snprintf(a.site, sizeof a.site, "%s", i->step->site);
+    snprintf(a.segment, sizeof a.segment, "%s", r->schedule->segments[i->call->segment].name);
+    operation_of(r, i->step, &a);
+    wf_board_set(wf_fabric_board(r->fabric), &a);
+}
+
+const wf_instance *wf_runner_blocked(const wf_runner *r) {
+    for (int l = WF_LANES - 1; l >= 0; l--) {
+        const wf_lane_state *const lane = &r->lane[l];
+        if (lane->transfer) return &lane->active;
+        if (lane->count) return &lane->ring[lane->head];
+    }
+    return NULL;
+}
+
+void wf_runner_waits(wf_runner *r) {
+    const wf_instance *const i = wf_runner_blocked(r);
+    if (i) {
+        wf_runner_at(r, i);
+        return;
+    }
+    wf_activity a = {.limit_s = r->limit_s, .peer = WF_NOBODY, .layer = -1, .microbatch = -1};
+    snprintf(a.operation, sizeof a.operation, "the device's last kernels");
+    wf_board_set(wf_fabric_board(r->fabric), &a);
+}
+
+wf_status wf_runner_explain(const wf_runner *r, const wf_instance *i, wf_status status) {
+    wf_activity a = {.peer = WF_NOBODY};
+    if (status == WF_OK) return WF_OK;
+    operation_of(r, i->step, &a);
+    return wf_fail(status, "rank %d, step %s of %s (layer %d, microbatch %d), lane %s, %s: %s", r->schedule->rank,
+                   i->step->site, r->schedule->segments[i->call->segment].name, i->call->layer, i->call->microbatch,
+                   wf_lane_name((wf_lane)i->step->lane), a.operation, wf_last_error());
+}
