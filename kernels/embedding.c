@@ -19,6 +19,20 @@ static int backward_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
     return 3;
 }
 
+/* Of the table only rows that some id names: at most as many as there are ids. */
+static double bytes(const wf_problem *p, int passes_over_table) {
+    const int64_t rows = p->size[ROWS], used = rows < p->size[VOCABULARY] ? rows : p->size[VOCABULARY];
+    return 4.0 * ((double)rows + (double)(rows + passes_over_table * used) * (double)p->size[N]);
+}
+
+static double forward_bytes(const wf_problem *p) {
+    return bytes(p, 1);
+}
+
+static double backward_bytes(const wf_problem *p) {
+    return bytes(p, 2);
+}
+
 static double forward_flops(const wf_problem *p) {
     return 0;
 }
@@ -68,14 +82,14 @@ static const wf_variant backward_variants[] = {{
 
 const wf_operation wf_embedding_operation = {
     .name = "embedding", .size_names = {"rows", "vocabulary", "n", "first"},
-    .operands = forward_operands, .flops = forward_flops,
+    .operands = forward_operands, .flops = forward_flops, .bytes = forward_bytes,
     .reference = wf_embedding_reference, .tolerance = wf_embedding_tolerance,
     .nvariants = 1, .variants = forward_variants, .prefer = wf_row_prefer,
 };
 
 const wf_operation wf_embedding_backward_operation = {
     .name = "embedding_backward", .size_names = {"rows", "vocabulary", "n", "first"},
-    .operands = backward_operands, .flops = backward_flops,
+    .operands = backward_operands, .flops = backward_flops, .bytes = backward_bytes,
     .reference = wf_embedding_backward_reference, .tolerance = wf_embedding_backward_tolerance,
     .nvariants = 1, .variants = backward_variants, .prefer = wf_row_prefer,
 };

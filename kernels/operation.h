@@ -302,6 +302,8 @@ typedef struct wf_operation {
     int (*operands)(const wf_problem *, wf_operand out[WF_OPERANDS]);
     /* Floating-point operations (2 per multiply-add; causal attention counts what is needed). */
     double (*flops)(const wf_problem *);
+    /* Bytes moved at least, where that is not every operand once (updates twice); NULL: it is. */
+    double (*bytes)(const wf_problem *);
     /* Plain C, f64 arithmetic, obviously right. run: by wf_run_value, in f64 or as integers. */
     void (*reference)(const wf_problem *, const wf_tensor *operands, const wf_run_number *run);
     /* Largest allowed |got - reference| for element i of operand `operand` (f32 kernels): written
@@ -331,7 +333,7 @@ extern const wf_operation *const wf_operations[WF_OPS]; /* kernels/operations.c:
 
 /* Legal sizes and flags? WF_ERR_ARGUMENT with a sentence if not. */
 wf_status wf_problem_check(const wf_problem *problem);
-/* Bytes moved at least: every operand once (updates twice). */
+/* Bytes moved at least: what the operation says, else every operand once (updates twice). */
 double wf_problem_bytes(const wf_problem *problem);
 uint64_t wf_problem_hash(const wf_problem *problem);
 bool wf_problem_equal(const wf_problem *a, const wf_problem *b);

@@ -133,6 +133,7 @@ wf_status wf_problem_check(const wf_problem *p) {
 
 double wf_problem_bytes(const wf_problem *p) {
     wf_operand operands[WF_OPERANDS];
+    if (wf_operations[p->op]->bytes) return wf_operations[p->op]->bytes(p);
     const int n = wf_operations[p->op]->operands(p, operands);
     double total = 0;
     for (int i = 0; i < n; i++) {
