@@ -37,6 +37,8 @@ static void count_step(const wf_schedule *s, const wf_step *step, int64_t calls,
         if (step->problem < 0) return;
         const wf_problem *problem = &s->problems[step->problem].problem;
         out->flops[problem->op] += (double)calls * wf_operations[problem->op]->flops(problem);
+        out->moved_bytes += (double)calls * wf_problem_bytes(problem);
+        out->kernels += calls;
         return;
     }
     const wf_exchange *exchange = &s->exchanges[step->exchange];

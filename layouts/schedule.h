@@ -263,6 +263,8 @@ void wf_schedule_measure(const wf_schedule *, wf_bytes *out);
 /* Work and traffic of the whole program on this rank. */
 typedef struct wf_work {
     double flops[WF_OPS];                     /* by operation */
+    double moved_bytes;                       /* by kernels, at least: each operand once */
+    int64_t kernels;                          /* steps that are kernels */
     int64_t sent_bytes[WF_COLLECTIVES];       /* by collective */
     int64_t received_bytes[WF_COLLECTIVES];
     int64_t messages;

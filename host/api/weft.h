@@ -218,6 +218,49 @@ typedef struct weft_verdict {
 WEFT_API weft_status weft_verify(weft_context *, const char *case_text, bool all,
                                  void (*report)(void *user, const weft_verdict *), void *user);
 
+/* ---- bench ------------------------------------------------------------------------------------------------ */
+
+/* One rank's device, and what it was measured to do at most. */
+typedef struct weft_machine {
+    int32_t rank;
+    const char *device, *type, *platform, *driver;
+    int32_t compute_units, clock_mhz;   /* clock 0: the driver does not say */
+    double flops_per_s;                 /* f32 multiply-adds, 2 each, in chains that do not wait for each other */
+    double bytes_per_s;                 /* the faster of copying and updating arrays larger than any cache */
+    double launch_s;                    /* of a kernel that does nothing, one of many in a row */
+} weft_machine;
+
+/* One candidate of one case. Times are of one run, over samples in which every case took its turn; with
+ * several ranks the slowest counts, and work and rates are the sums of all of them. Rates are those of
+ * the minimum; shares are of the sum of the ranks' measured peaks. */
+typedef struct weft_timing {
+    const char *case_text, *candidate;
+    bool skipped;                       /* this candidate is not for this problem: `sentence` says why */
+    const char *sentence;
+    double minimum_s, quartile1_s, median_s, quartile3_s;
+    int32_t samples;
+    int64_t runs_per_sample;
+    double flops, bytes;                /* of one run; bytes: every operand once */
+    double flops_share, bytes_share;    /* of the peaks, 1 is all; bytes_share may pass 1 where caches hold the operands */
+    double launch_share;                /* part of the minimum that launches cost */
+} weft_timing;
+
+typedef struct weft_bench_options {
+    const char *const *cases;   /* operations as in weft_verify, "gemm" for all built-in ones of an operation, blocks */
+    int32_t ncases;             /* 0: the built-in list */
+    const weft_layout *layout;  /* of blocks; NULL: one rank, or tpN.sp of the context's N ranks */
+    const char *candidate;      /* "panel", "simple TILE_M=64": of every case (of a block: its GEMMs' variant); NULL: the device's default */
+    bool all;                   /* every variant */
+    int32_t repeats;            /* samples of each; 0: as many as `seconds` allows, at least 5 */
+    double seconds;             /* to spend on each; 0: 1 */
+    void (*machine)(void *user, const weft_machine *);  /* called first, once per rank; may be NULL */
+    void (*timing)(void *user, const weft_timing *);    /* called for each, in order, when all are measured */
+    void *user;
+} weft_bench_options;
+WEFT_API void weft_bench_options_init(weft_bench_options *);
+/* Collective. Times cases on the context's devices. Results are not checked: weft_verify does. */
+WEFT_API weft_status weft_bench(weft_context *, const weft_bench_options *);
+
 #ifdef __cplusplus
 }
 #endif

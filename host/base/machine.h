@@ -19,6 +19,7 @@ typedef struct wf_device {
     char platform[128];
     char driver[128];   /* driver version and OpenCL C version */
     wf_device_type type;
+    int32_t clock_mhz;          /* as the driver says; 0: it does not */
     int32_t compute_units;      /* those this rank may use (its share of a CPU's cores) */
     int32_t max_group;          /* work-items per group that a kernel may be built with */
     int64_t local_bytes;        /* local memory per group */

@@ -45,12 +45,14 @@ typedef struct command {
     int noptions;
     int (*run)(int argc, char **argv); /* exit status */
 } command;
-extern const command command_info, command_verify, command_plan, command_train;
+extern const command command_info, command_verify, command_bench, command_plan, command_train;
 
 /* One sentence on stderr, "weft: ..."; returns the exit status that fits. */
 int complain(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The same for a library status, with weft_last_error(). */
 int complain_status(weft_status status);
+/* A collective call failed, on every rank: rank 0 says why, the others return the exit status only. */
+int fail_on_rank(int rank, weft_status status);
 
 /* ---- ranks (launch.c) --------------------------------------------------------------------------------- */
 

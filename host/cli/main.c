@@ -5,7 +5,8 @@
 #include <stdarg.h>
 #include <string.h>
 
-static const command *const commands[] = {&command_info, &command_verify, &command_plan, &command_train};
+static const command *const commands[] = {&command_info, &command_verify, &command_bench, &command_plan,
+                                         &command_train};
 static const int ncommands = (int)(sizeof commands / sizeof *commands);
 
 int complain(int status, const char *format, ...) {
@@ -20,7 +21,7 @@ int complain(int status, const char *format, ...) {
     return status;
 }
 
-int complain_status(weft_status status) {
+static int exit_of(weft_status status) {
     static const int exits[] = {[WEFT_OK] = EXIT_FINE,
                                 [WEFT_ERR_ARGUMENT] = EXIT_USAGE,
                                 [WEFT_ERR_UNSUPPORTED] = EXIT_USAGE,
@@ -31,8 +32,16 @@ int complain_status(weft_status status) {
                                 [WEFT_ERR_TIMEOUT] = EXIT_ENVIRONMENT,
                                 [WEFT_ERR_MISMATCH] = EXIT_CHECK,
                                 [WEFT_ERR_INTERNAL] = EXIT_CHECK};
+    return exits[status];
+}
+
+int complain_status(weft_status status) {
     const char *sentence = weft_last_error();
-    return complain(exits[status], "%s", *sentence ? sentence : "failed without a reason");
+    return complain(exit_of(status), "%s", *sentence ? sentence : "failed without a reason");
+}
+
+int fail_on_rank(int rank, weft_status status) {
+    return rank ? exit_of(status) : complain_status(status);
 }
 
 static void help(FILE *out) {

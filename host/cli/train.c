@@ -15,12 +15,8 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Collective calls fail on every rank; rank 0 says why. */
 static int fail(const train_run *r, weft_status status) {
-    if (r->rank == 0) return complain_status(status);
-    return status == WEFT_ERR_ARGUMENT || status == WEFT_ERR_UNSUPPORTED || status == WEFT_ERR_FILE ? EXIT_USAGE
-           : status == WEFT_ERR_MISMATCH || status == WEFT_ERR_INTERNAL                            ? EXIT_CHECK
-                                                                                                    : EXIT_ENVIRONMENT;
+    return fail_on_rank(r->rank, status);
 }
 
 /* ---- opening --------------------------------------------------------------------------------------- */

@@ -1,0 +1,119 @@
+/* bench_peak.c: the device's peaks: every form is tried, the fastest of each peak is kept; see bench.h.
+ * Arrays are several times larger than caches, and a run of multiply-adds is long beside its launch. */
+#include <stdlib.h>
+
+#include "host/run/bench.h"
+
+#define TRIAL_S 4e-3
+enum { TRIALS = 3, ITEMS_PER_UNIT_CPU = 16, ITEMS_PER_UNIT_GPU = 8192, FIRST_ROUNDS = 64 };
+#define ARRAY_BYTES_UNIFIED (128ll << 20)
+#define ARRAY_BYTES (256ll << 20)
+
+typedef struct form {
+    wf_peak_form form;
+    wf_problem problem;
+    wf_bench_data *data;
+    wf_bench_kernel *kernel;
+} form;
+
+struct wf_bench_peaks {
+    form best[WF_PEAKS];
+};
+
+static void close_form(form *f) {
+    wf_bench_kernel_destroy(f->kernel);
+    wf_bench_data_destroy(f->data);
+    *f = (form){.form = f->form};
+}
+
+static wf_status open_form(wf_opencl *opencl, const wf_peak_form *which, int64_t n, int64_t rounds, form *f) {
+    char options[96];
+    const wf_candidate candidate = {0};
+    const wf_operation *const operation = wf_peak_operation(which->peak);
+    *f = (form){.form = *which};
+    wf_peak_problem(which, n, rounds, &f->problem, options, sizeof options);
+    TRY(wf_bench_data_create(opencl, operation, &f->problem, &f->data));
+    return wf_bench_kernel_create(opencl, f->data, &candidate, options, &f->kernel);
+}
+
+static int64_t elements(const wf_device *device, const wf_peak_form *form) {
+    const bool cpu = device->type == WF_DEVICE_CPU;
+    if (form->peak == WF_PEAK_LAUNCH) return 1;
+    if (form->peak == WF_PEAK_FMA) return (int64_t)device->compute_units * (cpu ? ITEMS_PER_UNIT_CPU : ITEMS_PER_UNIT_GPU);
+    int64_t bytes = device->host_unified ? ARRAY_BYTES_UNIFIED : ARRAY_BYTES;
+    if (bytes > device->available_bytes / 8) bytes = device->available_bytes / 8;
+    if (bytes > device->max_alloc_bytes) bytes = device->max_alloc_bytes;
+    return bytes / (int64_t)sizeof(float);
+}
+
+/* The first run builds and is not counted. */
+static wf_status try_form(const form *f, double *best_out) {
+    const wf_bench_item item = wf_bench_kernel_item(f->kernel);
+    TRY(item.run(item.self, 1));
+    for (int i = 0; i < TRIALS; i++) {
+        const double start = wf_clock_s();
+        TRY(item.run(item.self, 1));
+        const double seconds = wf_clock_s() - start;
+        if (i == 0 || seconds < *best_out) *best_out = seconds;
+    }
+    return WF_OK;
+}
+
+/* Multiply-adds are made more until they take long enough. */
+static wf_status settle(wf_opencl *opencl, const wf_peak_form *which, form *f, double *seconds_out) {
+    const int64_t n = elements(wf_opencl_device(opencl), which);
+    for (int64_t rounds = FIRST_ROUNDS;; rounds *= 4) {
+        TRY(open_form(opencl, which, n, rounds, f));
+        TRY(try_form(f, seconds_out));
+        if (which->peak != WF_PEAK_FMA || *seconds_out >= TRIAL_S || rounds > INT32_MAX / 8) return WF_OK;
+        close_form(f);
+    }
+}
+
+/* Flops, or bytes, or one launch. */
+static double work_of(const form *f) {
+    const double work = wf_peak_flops(&f->form, &f->problem) + wf_peak_bytes(&f->form, &f->problem);
+    return work > 0 ? work : 1;
+}
+
+wf_status wf_bench_peaks_create(wf_opencl *opencl, wf_bench_peaks **out) {
+    const wf_peak_form *forms;
+    const int n = wf_peak_forms(wf_opencl_device(opencl), &forms);
+    double best[WF_PEAKS] = {0};
+    form one = {0};
+    wf_status status = WF_OK;
+    wf_bench_peaks *const peaks = calloc(1, sizeof *peaks);
+    if (!peaks) return wf_fail(WF_ERR_MEMORY, "no host memory for the device's peaks");
+    for (int i = 0; i < n; i++) {
+        double seconds = 1;
+        TRY_GOTO(settle(opencl, &forms[i], &one, &seconds), destroy);
+        const wf_peak peak = forms[i].peak;
+        const double rate = work_of(&one) / seconds;
+        if (rate <= best[peak]) {
+            close_form(&one);
+            continue;
+        }
+        best[peak] = rate;
+        close_form(&peaks->best[peak]);
+        peaks->best[peak] = one;
+        one = (form){0};
+    }
+    *out = peaks;
+    return WF_OK;
+destroy:
+    close_form(&one);
+    wf_bench_peaks_destroy(peaks);
+    return status;
+}
+
+void wf_bench_peaks_destroy(wf_bench_peaks *peaks) {
+    if (!peaks) return;
+    for (int i = 0; i < WF_PEAKS; i++) close_form(&peaks->best[i]);
+    free(peaks);
+}
+
+wf_bench_item wf_bench_peaks_item(wf_bench_peaks *peaks, wf_peak peak) {
+    wf_bench_item item = wf_bench_kernel_item(peaks->best[peak].kernel);
+    item.work = work_of(&peaks->best[peak]);
+    return item;
+}
