@@ -1,0 +1,61 @@
+/* file.h: files and folders that are whole or absent: written under another name, synced, renamed;
+ * read with a limit. Each failure is one sentence with the path and the system's reason. */
+#ifndef WF_BASE_FILE_H
+#define WF_BASE_FILE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "host/base/sha256.h"
+#include "host/base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- reading ---- */
+
+/* Opens a plain file (no pipe, no folder, no device) for reading. */
+wf_status wf_file_open(const char *path, int *file_out, int64_t *bytes_out);
+/* Exactly these bytes, or the sentence. */
+wf_status wf_file_read_at(int file, const char *path, int64_t at, void *out, int64_t bytes);
+/* A whole file of at most `most` bytes and a 0 behind it, malloc'ed. */
+wf_status wf_file_load(const char *path, int64_t most, char **text_out, int64_t *bytes_out);
+
+/* ---- writing ---- */
+
+/* A file being written: hashed on its way, and handed to the disk every 64 MiB, so that the sync at
+ * its end is short whatever its size (other ranks wait for it within their deadline). */
+typedef struct wf_output {
+    int file;
+    int64_t bytes, synced;
+    wf_sha256 hash;
+    char path[4096];
+} wf_output;
+/* A new file; one that is there already is an error. */
+wf_status wf_output_open(const char *path, wf_output *out);
+wf_status wf_output_put(wf_output *, const void *data, int64_t bytes);
+/* Syncs and closes; the hash is of all that was written. Closed whatever the status. */
+wf_status wf_output_close(wf_output *, uint8_t digest_out[WF_SHA256_BYTES]);
+/* After a failure: closes. Harmless after close. */
+void wf_output_abandon(wf_output *);
+/* Syncs a file that another function has written; its size and hash. */
+wf_status wf_file_settle(const char *path, int64_t *bytes_out, uint8_t digest_out[WF_SHA256_BYTES]);
+
+/* ---- folders ---- */
+
+/* Joins folder and name; WF_ERR_FILE where it does not fit. */
+wf_status wf_path_join(const char *folder, const char *name, char *out, size_t out_bytes);
+/* Makes the folder and those above it; one that is there is fine. */
+wf_status wf_folder_make(const char *path);
+wf_status wf_folder_sync(const char *path);
+/* Removes a folder and the plain files in it; it may hold no folders. */
+wf_status wf_folder_remove(const char *path);
+/* `made` becomes `path`, in one step where the file system can (a folder that was there is exchanged
+ * and removed), and that is synced. Both lie in one folder. */
+wf_status wf_folder_replace(const char *made, const char *path);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
