@@ -112,6 +112,10 @@ void wf_fabric_counters(const wf_fabric *, int64_t bytes_out[WF_TRANSPORTS],
 wf_status wf_fabric_agree(wf_fabric *, wf_status mine);
 wf_status wf_fabric_barrier(wf_fabric *);
 wf_status wf_fabric_all_gather(wf_fabric *, const void *mine, int64_t bytes, void *all_out);
+/* Host bytes of rank `from` to rank `to`, which both call; the others may, and return at once. */
+wf_status wf_fabric_pass(wf_fabric *, int32_t from, int32_t to, void *data, int64_t bytes);
+/* Is this rank the first of its node, the one that does for all what the node shares? */
+bool wf_fabric_first_of_node(const wf_fabric *);
 /* One rank at a time per node runs `build`, node rank 0 first, the others after it. Collective. */
 wf_status wf_fabric_in_turn(wf_fabric *, wf_status (*build)(void *), void *context);
 

@@ -21,6 +21,7 @@ enum {
     WF_TAG_NODE,
     WF_TAG_TURN,
     WF_TAG_SELFTEST,
+    WF_TAG_PASS,
     WF_TAG_DATA = 16
 };
 enum { WF_TIMEOUT_S = 60 };    /* the default deadline */
