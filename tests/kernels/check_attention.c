@@ -236,6 +236,8 @@ static const char *const cases[] = {
     "attention:f32:b1s17h2kv1d8ho6group8:causal", "attention:f32:b1s17h2kv4d8group3",
     "attention:f32:b2s37h3kv2d8ho3hn8site2group4:causal.dropout:p=0.1",
     "attention:f32:b1s19h5kv3d65ho1group2",
+    /* no samples; no query heads, so that kv heads get gradients of 0 */
+    "attention:f32:b0s3h2d8", "attention:f32:b1s3h0kv2d8group3", "attention:f32:b1s3h0kv0d8group3",
     /* dropout: odd key positions, a shard of the heads, positions past 2^31 */
     "attention:f32:b2s37h2d8site2:causal.dropout:p=0.1",
     "attention:f32:b1s35t41h4kv2d8ho3hn9po7ko5site2:causal.dropout:p=0.3",
