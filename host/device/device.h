@@ -29,6 +29,8 @@ typedef struct wf_opencl_options {
     bool profile;               /* device timestamps for the tracer */
     wf_board *board;            /* where what may block is published; NULL: nowhere; borrowed */
     double timeout_s;           /* that the board gives a wait for the device; 0: no limit */
+    void *context, *device_id;  /* the caller's cl_context and one of its cl_device_id, instead of `device`: both or none */
+    void *queue;                /* the caller's cl_command_queue, see below; NULL: none */
 } wf_opencl_options;
 
 /* Local. WF_ERR_DEVICE with a sentence when there is no device. A CPU device is cut into sub-devices
@@ -51,6 +53,22 @@ void *wf_memory_host(const wf_memory *);
 /* Bytes of all buffers alive / ever at once, counted at every buffer creation, CLBlast's included. */
 int64_t wf_opencl_allocated_bytes(const wf_opencl *);
 int64_t wf_opencl_peak_bytes(const wf_opencl *);
+
+/* ---- what is the caller's (borrow.c) --------------------------------------------------------------------- */
+
+/* A handle for a cl_mem of the caller's, made once and pointed at one buffer after the other, which
+ * it retains. WF_ERR_ARGUMENT where the buffer is of another cl_context, no buffer, or read-only
+ * though `written`. Its bytes are not counted as allocated. */
+wf_status wf_memory_borrow(wf_opencl *, wf_memory **out);
+wf_status wf_memory_point(wf_memory *borrowed, void *cl_mem, bool written);
+/* What is submitted to our queue from now on starts after these cl_events of the caller's. */
+wf_status wf_queue_wait_for(wf_opencl *, wf_queue, int32_t count, void *const *cl_events);
+/* A cl_event that the caller releases; its queue is flushed. */
+wf_status wf_event_export(wf_event *, void **cl_event_out);
+/* Where the caller gave his queue: ours waits for all that is on it now; all that he puts there
+ * later waits for our event. His queue gets a marker, a wait and a flush, and is never finished. */
+wf_status wf_queue_after_caller(wf_opencl *, wf_queue);
+wf_status wf_queue_before_caller(wf_opencl *, wf_event *);
 
 /* ---- queues and events --------------------------------------------------------------------------------- */
 

@@ -47,6 +47,10 @@ wf_status wf_memory_wrap(wf_opencl *opencl, void *host, int64_t bytes, wf_memory
 void wf_memory_destroy(wf_memory *memory) {
     if (!memory) return;
     if (memory->mem) clReleaseMemObject(memory->mem);
+    if (memory->borrowed) {
+        free(memory);
+        return;
+    }
     wf_calls_buffer(&memory->opencl->calls, -memory->bytes);
     if (!memory->host) memory->opencl->owned_bytes -= memory->bytes;
     free(memory);

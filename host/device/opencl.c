@@ -102,11 +102,41 @@ static wf_status make_queue(wf_opencl *opencl, cl_command_queue *out) {
     return wf_calls_status("clCreateCommandQueue", code);
 }
 
-static wf_status make_context(wf_opencl *opencl) {
+/* The caller's context and device, as they are: who shares it and how is his affair. */
+static wf_status borrow(wf_opencl *opencl, const wf_opencl_options *options) {
+    const int32_t node_ranks = options->node_ranks > 0 ? options->node_ranks : 1;
+    cl_device_id devices[64];
+    size_t bytes = 0;
+    bool among = false;
+    if (!options->context || !options->device_id)
+        return wf_fail(WF_ERR_ARGUMENT, "a context of the caller's needs both its cl_context and a cl_device_id");
+    TRY(WF_CL(&opencl->calls, clGetContextInfo, (options->context, CL_CONTEXT_DEVICES, sizeof devices, devices, &bytes)));
+    for (size_t i = 0; i < bytes / sizeof *devices; i++) among = among || devices[i] == options->device_id;
+    if (!among) return wf_fail(WF_ERR_ARGUMENT, "the caller's cl_device_id is not one of his cl_context");
+    opencl->id = options->device_id;
+    TRY(WF_CL(&opencl->calls, clGetDeviceInfo,
+              (opencl->id, CL_DEVICE_PLATFORM, sizeof opencl->platform, &opencl->platform, NULL)));
+    TRY(wf_find_probe(&opencl->calls, opencl->platform, opencl->id, &opencl->device));
+    opencl->device.available_bytes = available(&opencl->device, 1, node_ranks);
+    TRY(WF_CL(&opencl->calls, clRetainContext, (options->context)));
+    opencl->context = options->context;
+    if (!options->queue) return WF_OK;
+    TRY(WF_CL(&opencl->calls, clRetainCommandQueue, (options->queue)));
+    opencl->caller = options->queue;
+    cl_context of = NULL;
+    TRY(WF_CL(&opencl->calls, clGetCommandQueueInfo, (opencl->caller, CL_QUEUE_CONTEXT, sizeof of, &of, NULL)));
+    return of == opencl->context ? WF_OK
+                                 : wf_fail(WF_ERR_ARGUMENT, "the caller's cl_command_queue is not of his cl_context");
+}
+
+static wf_status own_context(wf_opencl *opencl) {
     const cl_context_properties on[] = {CL_CONTEXT_PLATFORM, (cl_context_properties)opencl->platform, 0};
     cl_int code = CL_SUCCESS;
     opencl->context = WF_CL_NEW(&opencl->calls, code, clCreateContext, (on, 1, &opencl->id, NULL, NULL, &code));
-    TRY(wf_calls_status("clCreateContext", code));
+    return wf_calls_status("clCreateContext", code);
+}
+
+static wf_status make_queues(wf_opencl *opencl) {
     for (int i = 0; i < WF_QUEUES; i++) TRY(make_queue(opencl, &opencl->queue[i]));
     if (opencl->profile) {
         TRY(make_queue(opencl, &opencl->clock_queue));
@@ -127,8 +157,13 @@ wf_status wf_opencl_create(const wf_opencl_options *options, wf_opencl **out) {
     opencl->calls.board = options->board;
     opencl->calls.limit_s = options->timeout_s;
     wf_status status = WF_OK;
-    TRY_GOTO(choose(opencl, options), destroy);
-    TRY_GOTO(make_context(opencl), destroy);
+    if (options->context || options->device_id || options->queue) {
+        TRY_GOTO(borrow(opencl, options), destroy);
+    } else {
+        TRY_GOTO(choose(opencl, options), destroy);
+        TRY_GOTO(own_context(opencl), destroy);
+    }
+    TRY_GOTO(make_queues(opencl), destroy);
     TRY_GOTO(wf_cache_open(opencl, options->cache_dir, &opencl->cache), destroy);
     wf_log("device", "%s: %d compute units%s, %.2f GiB to plan with", opencl->device.name,
            (int)opencl->device.compute_units, opencl->is_share ? " (a share)" : "",
@@ -155,6 +190,7 @@ void wf_opencl_destroy(wf_opencl *opencl) {
     wf_program_free_all(opencl);
     wf_event_free_all(opencl);
     wf_cache_close(opencl->cache);
+    if (opencl->caller) clReleaseCommandQueue(opencl->caller);
     if (opencl->context) clReleaseContext(opencl->context);
     free(opencl);
 }

@@ -18,6 +18,7 @@ struct wf_opencl {
     cl_device_id id;            /* the device, or this rank's share of it */
     bool is_share;              /* id is a sub-device of ours */
     cl_context context;
+    cl_command_queue caller;    /* his queue, retained; NULL: none */
     cl_command_queue queue[WF_QUEUES];
     int64_t submitted[WF_QUEUES], flushed[WF_QUEUES]; /* commands so far, and how many of them flushed */
     wf_calls calls;
@@ -38,6 +39,7 @@ struct wf_memory {
     cl_mem mem;                 /* NULL when bytes is 0 */
     int64_t bytes;
     void *host;
+    bool borrowed;              /* mem is the caller's, retained */
 };
 
 struct wf_event {

@@ -26,16 +26,18 @@ bool wf_store_has(const wf_store *, wf_class class_);
  * slots of a class is not taken twice. */
 bool wf_store_holds(const wf_store *, wf_class class_);
 int64_t wf_store_bytes(const wf_store *, wf_class class_);
-/* From now on this instance of the slot lies in `memory`, `offset_bytes` into it (a multiple of 4);
- * NULL: in the store's own again. Nothing is copied. Borrowed until the store is destroyed. Before
- * the class's first use, or between runs. */
+/* From now on this instance of the slot lies in the caller's cl_mem, `offset_bytes` into it (a
+ * multiple of 4), which is retained until the store is destroyed; NULL: in the store's own memory
+ * again. Nothing is copied. Between runs; before the class's first use its own memory is not taken. */
 typedef struct wf_lent {
     wf_memory *memory;
     int64_t offset_bytes;
 } wf_lent;
 /* Counts lendings: a runner whose store has another number than when it was set is set again. */
 int64_t wf_store_lendings(const wf_store *);
-wf_status wf_store_lend(wf_store *, const char *slot, int32_t instance, const wf_lent *lent);
+wf_status wf_store_lend(wf_store *, const char *slot, int32_t instance, void *cl_mem, int64_t offset_bytes);
+/* Zeroes an instance, if it has memory already; what is created later is zero. */
+wf_status wf_store_clear(wf_store *, const char *slot, int32_t instance);
 /* Host <-> slot, by slot name and instance; whole instances. Local, blocking. */
 wf_status wf_store_write(wf_store *, const char *slot, int32_t instance, const void *data, int64_t bytes);
 wf_status wf_store_read(wf_store *, const char *slot, int32_t instance, void *data, int64_t bytes);

@@ -49,6 +49,8 @@ wf_status wf_store_create(wf_opencl *opencl, wf_store **out) {
 static void clear(shelf *s) {
     for (int32_t i = 0; i < s->nmemory; i++) wf_memory_destroy(s->memory[i]);
     for (int32_t i = 0; i < s->nentries; i++) {
+        for (int32_t k = 0; s->entries[i].lent && k < s->entries[i].buffer.count; k++)
+            wf_memory_destroy(s->entries[i].lent[k].memory);
         free(s->entries[i].name);
         free(s->entries[i].lent);
     }
@@ -271,19 +273,42 @@ static wf_status find(wf_store *store, const char *slot, int32_t instance, int64
     return WF_OK;
 }
 
-wf_status wf_store_lend(wf_store *store, const char *slot, int32_t instance, const wf_lent *lent) {
+wf_status wf_store_lend(wf_store *store, const char *slot, int32_t instance, void *cl_mem, int64_t offset_bytes) {
     shelf *shelf;
     entry *e;
+    wf_memory *memory = NULL;
     TRY(find_entry(store, slot, instance, &shelf, &e));
-    if (lent && (lent->offset_bytes < 0 || lent->offset_bytes % 4 || e->buffer.bytes > wf_memory_bytes(lent->memory) ||
-                 lent->offset_bytes > wf_memory_bytes(lent->memory) - e->buffer.bytes))
-        return wf_fail(WF_ERR_ARGUMENT, "slot %s takes %lld bytes at a multiple of 4; it was lent %lld bytes at %lld", slot,
-                       (long long)e->buffer.bytes, (long long)wf_memory_bytes(lent->memory), (long long)lent->offset_bytes);
     if (!e->lent) e->lent = calloc((size_t)e->buffer.count, sizeof *e->lent);
     if (!e->lent) return wf_fail(WF_ERR_MEMORY, "no host memory to lend slot %s", slot);
-    e->lent[instance] = lent ? *lent : (wf_lent){0};
+    if (cl_mem) {
+        TRY(wf_memory_borrow(store->opencl, &memory));
+        wf_status status = wf_memory_point(memory, cl_mem, true);
+        if (status == WF_OK && (offset_bytes < 0 || offset_bytes % 4 || e->buffer.bytes > wf_memory_bytes(memory) ||
+                                offset_bytes > wf_memory_bytes(memory) - e->buffer.bytes))
+            status = wf_fail(WF_ERR_ARGUMENT, "slot %s takes %lld bytes at a multiple of 4; a buffer of %lld bytes was lent, from byte %lld on",
+                             slot, (long long)e->buffer.bytes, (long long)wf_memory_bytes(memory), (long long)offset_bytes);
+        if (status != WF_OK) {
+            wf_memory_destroy(memory);
+            return status;
+        }
+    }
+    wf_memory_destroy(e->lent[instance].memory);
+    e->lent[instance] = (wf_lent){memory, memory ? offset_bytes : 0};
     store->lendings++;
     return WF_OK;
+}
+
+wf_status wf_store_clear(wf_store *store, const char *slot, int32_t instance) {
+    shelf *shelf;
+    entry *e;
+    if (find_entry(store, slot, instance, &shelf, &e) != WF_OK || e->buffer.bytes == 0) return WF_OK;
+    const wf_location at = wf_buffer_locate(&e->buffer, instance);
+    if (!is_lent(e, instance) && !shelf->memory[at.allocation]) return WF_OK;
+    void *const zeros = calloc(1, (size_t)e->buffer.bytes);
+    if (!zeros) return wf_fail(WF_ERR_MEMORY, "no host memory for %lld bytes of zeros", (long long)e->buffer.bytes);
+    const wf_status status = wf_store_write(store, slot, instance, zeros, e->buffer.bytes);
+    free(zeros);
+    return status;
 }
 
 int64_t wf_store_lendings(const wf_store *store) {
