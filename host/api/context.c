@@ -57,7 +57,12 @@ static wf_status complete(const weft_context_options *given, wf_opencl_options *
     if (!o.cache_dir) o.cache_dir = wf_env(WF_ENV_CACHE_DIR);
     if (o.timeout_s < 0) return wf_fail(WF_ERR_ARGUMENT, "a deadline of %g s is no deadline", o.timeout_s);
     if (o.timeout_s == 0) TRY(wf_env_seconds(WF_ENV_TIMEOUT_S, 60, &o.timeout_s));
-    *device = (wf_opencl_options){.device = o.device, .cache_dir = o.cache_dir, .profile = o.profile};
+    *device = (wf_opencl_options){.device = o.device,
+                                  .cache_dir = o.cache_dir,
+                                  .profile = o.profile,
+                                  .context = o.cl_context,
+                                  .device_id = o.cl_device,
+                                  .queue = o.cl_queue};
     *fabric = (wf_fabric_options){.timeout_s = o.timeout_s};
     return o.transport ? find_transport(o.transport, &fabric->force) : WF_OK;
 }

@@ -30,18 +30,26 @@ struct weft_context {
     wf_opencl *opencl;
     wf_fabric *fabric;
     double timeout_s;
+    weft_run *running;              /* in progress: not all of it is submitted; NULL: none */
     weft_status broken;             /* a wait passed its deadline, or the device or fabric failed */
 };
+
+/* Where a step's gradients stand. */
+typedef enum weft_gradients { WEFT_UNTOUCHED, WEFT_PARTIAL /* not summed over ranks */, WEFT_SUMMED } weft_gradients;
 
 struct weft_params {
     weft_context *context;
     wf_model model;
     wf_layout layout;
     wf_store *store;
+    weft_gradients gradients;
     wf_parameter_info info[WF_TENSORS];
     wf_shard_map map[WF_TENSORS];   /* of this rank */
     int32_t tensors, tensor[WF_TENSORS]; /* those that the model has: the public numbers */
 };
+
+/* The caller's buffers of a block stack. */
+typedef enum weft_slot { WEFT_X, WEFT_Y, WEFT_DY, WEFT_DX, WEFT_BUFFERS } weft_slot;
 
 struct weft_plan {
     weft_context *context;          /* NULL: pure */
@@ -53,7 +61,21 @@ struct weft_plan {
     char gemm[64];                  /* "" : the device's default */
     wf_schedule *schedule;
     wf_runner *runner;              /* once loaded */
-    int32_t *packed;                /* one microbatch of tokens, position-major */
+    int32_t *packed;                /* tokens, then targets, of every microbatch, position-major */
+    bool blocks;
+    uint32_t phases;                /* weft_phase, of a block stack */
+    weft_params *params;            /* of load */
+    weft_params *checked;           /* last ones found to fit */
+    weft_run *run;                  /* its one run, in progress or over; once loaded */
+    wf_memory *borrowed[WEFT_BUFFERS];
+    wf_memory *staging;             /* device side of host memory; NULL until a run has some */
+};
+
+struct weft_stash {
+    const weft_plan *plan;
+    wf_stash *stash;
+    bool full;                      /* holds a forward whose backward has not begun */
+    wf_run_args args;               /* of that forward */
 };
 
 /* weft's statuses and the rooms' are the same numbers (status.c asserts it). */
@@ -74,6 +96,14 @@ typedef struct weft_share {
     int64_t microbatches, samples, first;
 } weft_share;
 wf_status weft_plan_share(const wf_layout *, const wf_shape *, int32_t rank, weft_share *out);
+
+/* Are these params of the plan's model and layout? (plan.c) */
+wf_status weft_plan_takes(const weft_plan *, const weft_params *);
+/* Makes and frees what a run needs. (run.c) */
+wf_status weft_run_prepare(weft_plan *);
+void weft_run_destroy(weft_plan *);
+/* Table row and slot name of a public tensor number and `what`. (params.c) */
+wf_status weft_params_slot(const weft_params *, int32_t index, const char *what, int64_t instance, char name_out[128]);
 
 /* A placed schedule of any rank, as the plan's own was made. */
 wf_status weft_plan_schedule(const weft_plan *, int32_t rank, wf_schedule **out);

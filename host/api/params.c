@@ -113,6 +113,12 @@ static wf_status slot_name(const weft_params *p, int32_t t, const char *what, ch
     return wf_fail(WF_ERR_ARGUMENT, "params hold \"\" (weights), \"grad\", \"m\" and \"v\", not \"%s\"", what);
 }
 
+wf_status weft_params_slot(const weft_params *p, int32_t index, const char *what, int64_t instance, char name_out[128]) {
+    int32_t t = 0;
+    TRY(find_tensor(p, index, instance, &t));
+    return slot_name(p, t, what, name_out);
+}
+
 static int64_t shard_bytes(const wf_shard_map *map) {
     return map->rows * map->columns * (int64_t)sizeof(float);
 }
@@ -179,10 +185,11 @@ static wf_status initialise(weft_params *p, int32_t t, const uint32_t key[2], fl
     for (int64_t layer = 0; layer < instances(p, t); layer++) {
         fill_initial(p, t, key, layer, room);
         TRY(write_shard(p, t, "", layer, room));
-        if (!wf_store_has(p->store, WF_CLASS_OPTIMIZER)) continue;
-        memset(room, 0, (size_t)shard_bytes(&p->map[t]));
-        TRY(write_shard(p, t, "m", layer, room));
-        TRY(write_shard(p, t, "v", layer, room));
+        char m[128], v[128];
+        TRY(slot_name(p, t, "m", m));
+        TRY(slot_name(p, t, "v", v));
+        TRY(wf_store_clear(p->store, m, (int32_t)layer));
+        TRY(wf_store_clear(p->store, v, (int32_t)layer));
     }
     return WF_OK;
 }

@@ -80,7 +80,7 @@ wf_status weft_plan_schedule(const weft_plan *p, int32_t rank, wf_schedule **out
     wf_status status;
     weft_context_limits(p->context, &limits);
     TRY(wf_defaults_check(&chooser.defaults));
-    TRY_GOTO(wf_lower(&p->model, &p->shape, &p->layout, rank, p->mode, &schedule), fail);
+    TRY_GOTO((p->blocks ? wf_lower_blocks : wf_lower)(&p->model, &p->shape, &p->layout, rank, p->mode, &schedule), fail);
     TRY_GOTO(wf_choose(schedule, &choices), fail);
     TRY_GOTO(wf_place(schedule, &limits), fail);
     *out = schedule;
@@ -144,13 +144,28 @@ static wf_status check_room(const weft_plan *p, const weft_params *params) {
 
 /* ---- life ------------------------------------------------------------------------------------------------------------ */
 
+/* A block stack is lowered as the whole model of the mode that its phases need. */
+static wf_status set_mode(weft_plan *p, const weft_plan_options *o) {
+    const uint32_t all = WEFT_FORWARD | WEFT_BACKWARD | WEFT_FINISH | WEFT_OPTIMIZE;
+    p->blocks = o->mode == WEFT_BLOCKS;
+    p->mode = (wf_mode)(int)o->mode;
+    if (!p->blocks && (unsigned)o->mode >= (unsigned)WF_MODES) return wf_fail(WF_ERR_ARGUMENT, "no mode %d", (int)o->mode);
+    if (!p->blocks && o->phases) return wf_fail(WF_ERR_ARGUMENT, "only plans of mode WEFT_BLOCKS have phases");
+    if (!p->blocks) return WF_OK;
+    p->phases = o->phases ? o->phases : all & ~(uint32_t)WEFT_OPTIMIZE;
+    if (p->phases & ~all) return wf_fail(WF_ERR_ARGUMENT, "phases 0x%x are not all known", (unsigned)p->phases);
+    if (!(p->phases & WEFT_FORWARD)) return wf_fail(WF_ERR_ARGUMENT, "a plan of blocks needs the phase WEFT_FORWARD");
+    if (p->phases & ~(uint32_t)WEFT_FORWARD) p->phases |= WEFT_BACKWARD | WEFT_FINISH;
+    p->mode = p->phases & WEFT_OPTIMIZE ? WF_MODE_TRAIN : p->phases & WEFT_BACKWARD ? WF_MODE_GRADIENTS : WF_MODE_EVALUATE;
+    return WF_OK;
+}
+
 static wf_status fill_in(weft_plan *p, const weft_plan_options *o) {
     if (!o->model || !o->layout) return wf_fail(WF_ERR_ARGUMENT, "a plan needs a model and a layout");
-    if ((unsigned)o->mode > (unsigned)WEFT_LOGITS) return wf_fail(WF_ERR_ARGUMENT, "no mode %d", (int)o->mode);
+    TRY(set_mode(p, o));
     p->model = o->model->model;
     p->layout = o->layout->layout;
     p->shape = (wf_shape){o->batch, o->sequence};
-    p->mode = (wf_mode)(int)o->mode;
     p->rank = p->context ? wf_fabric_rank(p->context->fabric) : o->rank;
     if (o->gemm && (size_t)snprintf(p->gemm, sizeof p->gemm, "%s", o->gemm) >= sizeof p->gemm)
         return wf_fail(WF_ERR_ARGUMENT, "no GEMM variant has a name as long as \"%.32s...\"", o->gemm);
@@ -181,6 +196,7 @@ weft_status weft_plan_create(weft_context *context, const weft_plan_options *opt
 
 void weft_plan_destroy(weft_plan *p) {
     if (!p) return;
+    weft_run_destroy(p);
     wf_runner_destroy(p->runner);
     wf_schedule_destroy(p->schedule);
     free(p->packed);
@@ -199,24 +215,25 @@ static bool same_model(const weft_plan *p, const weft_params *params) {
            m->vocabulary == n->vocabulary && m->positions == n->positions && strcmp(a, b) == 0;
 }
 
-static wf_status check_load(const weft_plan *p, const weft_params *params) {
-    if (p->runner) return wf_fail(WF_ERR_ARGUMENT, "this plan is loaded already");
+wf_status weft_plan_takes(const weft_plan *p, const weft_params *params) {
     if (params->context != p->context) return wf_fail(WF_ERR_ARGUMENT, "plan and params are of different contexts");
     if (!same_model(p, params))
         return wf_fail(WF_ERR_ARGUMENT, "plan and params are of different models or layouts");
+    return WF_OK;
+}
+
+static wf_status check_load(const weft_plan *p, const weft_params *params) {
+    if (p->runner) return wf_fail(WF_ERR_ARGUMENT, "this plan is loaded already");
+    TRY(weft_plan_takes(p, params));
     return check_room(p, params);
 }
 
 static wf_status load(weft_plan *p, weft_params *params) {
     wf_fabric *const fabric = p->context->fabric;
-    weft_share share;
     wf_status status = check_load(p, params);
-    if (status == WF_OK) status = weft_plan_share(&p->layout, &p->shape, p->rank, &share);
-    if (status == WF_OK) {
-        p->packed = calloc((size_t)(share.samples * p->shape.sequence) + 1, sizeof *p->packed);
-        if (!p->packed) status = wf_fail(WF_ERR_MEMORY, "no host memory for a microbatch of tokens");
-    }
+    if (status == WF_OK) status = weft_run_prepare(p);
     TRY(wf_fabric_agree(fabric, status));
+    p->params = p->checked = params;
     return wf_runner_create(p->schedule, p->context->opencl, fabric, params->store, &p->runner);
 }
 
@@ -227,14 +244,45 @@ weft_status weft_plan_load(weft_plan *p, weft_params *params) {
     return weft_from(status);
 }
 
+void weft_plan_rows(const weft_plan *p, weft_rows *out) {
+    weft_share share = {0};
+    int32_t at[WF_AXES];
+    wf_range positions = {0, p->shape.sequence};
+    weft_plan_share(&p->layout, &p->shape, p->rank, &share);
+    wf_mesh_coordinates(&p->layout, p->rank, at);
+    if (p->layout.sp && p->layout.size[WF_AXIS_TP] > 1)
+        positions = wf_shard(p->shape.sequence, p->layout.size[WF_AXIS_TP], at[WF_AXIS_TP]);
+    *out = (weft_rows){share.samples, positions.count, positions.first, p->model.hidden};
+}
+
 /* ---- reading --------------------------------------------------------------------------------------------------------- */
+
+static void add(const wf_schedule *s, wf_piece piece, wf_work *sum) {
+    wf_work work;
+    wf_schedule_count_piece(s, piece, &work);
+    for (int i = 0; i < WF_OPS; i++) sum->flops[i] += work.flops[i];
+    for (int i = 0; i < WF_COLLECTIVES; i++) {
+        sum->sent_bytes[i] += work.sent_bytes[i];
+        sum->received_bytes[i] += work.received_bytes[i];
+    }
+    sum->messages += work.messages;
+}
+
+/* A block stack's "run" is a step of one microbatch: every phase once. */
+static void count_run(const weft_plan *p, wf_work *out) {
+    wf_schedule_count(p->schedule, out);
+    if (!p->blocks) return;
+    *out = (wf_work){0};
+    for (int phase = 0; phase < WF_PHASES; phase++)
+        if (phase != WF_PHASE_BACKWARD) add(p->schedule, p->schedule->phases[phase], out);
+}
 
 void weft_plan_describe(const weft_plan *p, weft_plan_info *out) {
     const wf_schedule *const s = p->schedule;
     wf_bytes bytes;
     wf_work work;
     wf_schedule_measure(s, &bytes);
-    wf_schedule_count(s, &work);
+    count_run(p, &work);
     *out = (weft_plan_info){
         .device_bytes = bytes.by_space[WF_SPACE_DEVICE],
         .window_bytes = bytes.by_space[WF_SPACE_WINDOW],
@@ -279,6 +327,7 @@ void weft_plan_allocated(const weft_plan *p, int64_t *device_bytes, int64_t *win
     int64_t bytes[WF_SPACES] = {0};
     if (p->runner) wf_runner_allocated(p->runner, bytes);
     *device_bytes = bytes[WF_SPACE_DEVICE];
+    if (p->staging) *device_bytes += wf_memory_bytes(p->staging);
     *window_bytes = bytes[WF_SPACE_WINDOW];
     *host_bytes = bytes[WF_SPACE_HOST] + bytes[WF_SPACE_PINNED];
 }

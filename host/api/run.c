@@ -1,4 +1,12 @@
-/* run.c: one run of a plan: tokens in, the schedule played, loss and gradient norm out. */
+/* run.c: runs of plans: what goes in, the schedule played, what comes out.
+ *
+ * A run is started, advanced until all of it is submitted and every exchange is over, and finished;
+ * the calls that block are loops around these. A plan has one run, made with it, so that a step
+ * allocates nothing. Copies from and to the caller's host memory are commands on the same in-order
+ * queue as the kernels: nothing waits for them.
+ *
+ * A block stack is run by phases, each a piece of the program; the next one starts when the one
+ * before is submitted. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +17,10 @@
 void weft_args_init(weft_args *args) {
     *args = (weft_args){
         .learning_rate = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .weight_decay = 0.01f, .max_norm = 1.0f};
+}
+
+static bool has_loss(const weft_plan *p) {
+    return !p->blocks && p->mode != WF_MODE_LOGITS;
 }
 
 /* ---- checks --------------------------------------------------------------------------------------------------- */
@@ -40,11 +52,12 @@ static wf_status check_reals(const weft_args *a) {
 
 static wf_status check_args(const weft_plan *p, const weft_args *a, int64_t *valid_out) {
     int64_t tokens;
+    *valid_out = 0;
+    TRY(check_reals(a));
+    if (p->blocks) return WF_OK;
     if (!a->tokens) return wf_fail(WF_ERR_ARGUMENT, "a run needs tokens");
     TRY(check_ids(p, "token", a->tokens, false, &tokens));
-    TRY(check_reals(a));
-    *valid_out = 0;
-    if (p->mode == WF_MODE_LOGITS) return WF_OK;
+    if (!has_loss(p)) return WF_OK;
     if (!a->targets) return wf_fail(WF_ERR_ARGUMENT, "a run with a loss needs targets");
     TRY(check_ids(p, "target", a->targets, true, valid_out));
     return *valid_out ? WF_OK : wf_fail(WF_ERR_ARGUMENT, "no target is counted: all are negative");
@@ -52,15 +65,15 @@ static wf_status check_args(const weft_plan *p, const weft_args *a, int64_t *val
 
 /* ---- in and out -------------------------------------------------------------------------------------------------- */
 
-/* [batch][sequence] of the caller -> each microbatch's [position][sample]. */
-static wf_status put_ids(weft_plan *p, const char *slot, const weft_share *share, const int32_t *ids) {
+/* [batch][sequence] of the caller -> each microbatch's [position][sample], in `packed`, whose bytes
+ * stay until the device has read them. */
+static wf_status put_ids(weft_plan *p, const char *slot, const weft_share *share, const int32_t *ids, int32_t *packed) {
     const int64_t s = p->shape.sequence, b = share->samples;
-    for (int64_t m = 0; m < share->microbatches; m++) {
+    for (int64_t m = 0; m < share->microbatches; m++, packed += s * b) {
         const int32_t *const from = ids + (share->first + m * b) * s;
         for (int64_t sample = 0; sample < b; sample++)
-            for (int64_t position = 0; position < s; position++)
-                p->packed[position * b + sample] = from[sample * s + position];
-        TRY(wf_runner_write(p->runner, slot, (int32_t)m, p->packed, s * b * (int64_t)sizeof *p->packed));
+            for (int64_t position = 0; position < s; position++) packed[position * b + sample] = from[sample * s + position];
+        TRY(wf_runner_send(p->runner, slot, (int32_t)m, packed, s * b * (int64_t)sizeof *packed));
     }
     return WF_OK;
 }
@@ -83,33 +96,182 @@ static void fill_values(const weft_args *a, int64_t valid, wf_run_number value[W
     value[WF_RUN_MAX_NORM].f = a->max_norm;
 }
 
-static wf_status get_result(weft_plan *p, int64_t valid, weft_result *out) {
-    float loss[2] = {0, 0}, clip[2] = {0, 0};
-    if (p->mode != WF_MODE_LOGITS) TRY(wf_runner_read(p->runner, "loss", 0, 0, loss, sizeof loss));
-    if (p->mode == WF_MODE_TRAIN) TRY(wf_runner_read(p->runner, "clip", 0, 0, clip, sizeof clip));
-    out->loss = valid ? (double)loss[0] / (double)valid : 0;
-    out->tokens = valid;
-    out->grad_norm = (double)clip[0];
+/* The caller's buffers of a block stack: their slots in the schedule, and the phase that uses them. */
+static const struct {
+    const char *name, *slot;
+    wf_phase phase;
+    bool written;
+} bound[WEFT_BUFFERS] = {[WEFT_X] = {"x", "in.x", WF_PHASE_FORWARD, false},
+                         [WEFT_Y] = {"y", "out.y", WF_PHASE_FORWARD, true},
+                         [WEFT_DY] = {"dy", "in.dy", WF_PHASE_BACKWARD, false},
+                         [WEFT_DX] = {"dx", "out.dx", WF_PHASE_BACKWARD, true}};
+
+struct weft_run {
+    weft_plan *plan;
+    bool used, submitted, done;
+    int phase[WF_PHASES], phases, at;   /* still to play: phase[at] is in hand; WF_PHASES: the whole program */
+    wf_run_args args;                   /* of this run; a backward takes those of its forward */
+    weft_stash *stash;
+    weft_params *params;
+    weft_buffer buffer[WEFT_BUFFERS];
+    wf_event *end;                      /* of all that was submitted */
+    int64_t valid;                      /* targets that count */
+    double begin_s, seconds;
+};
+
+static const weft_buffer *buffer_of(const weft_run *r, int slot) {
+    return &r->buffer[slot];
+}
+
+/* One buffer on the device stands for all host memory: the queue is in order, and a slot is copied
+ * out of it, or into it, by the first or the last kernel of its phase. */
+static wf_status stage(weft_run *r, int64_t bytes) {
+    weft_plan *const p = r->plan;
+    return p->staging ? WF_OK : wf_memory_create(p->context->opencl, bytes, &p->staging);
+}
+
+static wf_status bind_memory(weft_run *r, int slot, int64_t bytes) {
+    weft_plan *const p = r->plan;
+    const weft_buffer *const b = buffer_of(r, slot);
+    TRY(wf_memory_point(p->borrowed[slot], b->cl_mem, !bound[slot].written, bound[slot].written));
+    if (b->offset_bytes < 0 || b->offset_bytes > wf_memory_bytes(p->borrowed[slot]) - bytes)
+        return wf_fail(WF_ERR_ARGUMENT, "%s takes %lld bytes, but its buffer has %lld, and it begins at byte %lld", bound[slot].name,
+                       (long long)bytes, (long long)wf_memory_bytes(p->borrowed[slot]), (long long)b->offset_bytes);
+    return wf_runner_set_slot(p->runner, bound[slot].slot, p->borrowed[slot], b->offset_bytes, bytes);
+}
+
+static wf_status bind_host(weft_run *r, int slot, int64_t bytes) {
+    weft_plan *const p = r->plan;
+    const weft_buffer *const b = buffer_of(r, slot);
+    TRY(stage(r, bytes));
+    TRY(wf_runner_set_slot(p->runner, bound[slot].slot, p->staging, 0, bytes));
+    if (bound[slot].written) return WF_OK;
+    return wf_queue_write(p->context->opencl, WF_QUEUE_COMPUTE, p->staging, 0, bytes, b->host, NULL);
+}
+
+static wf_status bind_slot(weft_run *r, int slot) {
+    const weft_buffer *const b = buffer_of(r, slot);
+    int64_t bytes;
+    TRY(wf_runner_slot_bytes(r->plan->runner, bound[slot].slot, &bytes));
+    if (!bytes) return WF_OK; /* a rank without rows */
+    return b->cl_mem ? bind_memory(r, slot, bytes) : bind_host(r, slot, bytes);
+}
+
+static wf_status collect_slot(weft_run *r, int slot) {
+    weft_plan *const p = r->plan;
+    const weft_buffer *const b = buffer_of(r, slot);
+    int64_t bytes;
+    TRY(wf_runner_slot_bytes(p->runner, bound[slot].slot, &bytes));
+    if (b->cl_mem) return wf_memory_point(p->borrowed[slot], NULL, false, false);
+    if (!bytes || !bound[slot].written || !b->host) return WF_OK;
+    return wf_queue_read(p->context->opencl, WF_QUEUE_COMPUTE, p->staging, 0, bytes, b->host, NULL);
+}
+
+static wf_phase kind_of(int phase) {
+    return phase == WF_PHASE_BACKWARD_FIRST ? WF_PHASE_BACKWARD : (wf_phase)phase;
+}
+
+/* ---- phases ------------------------------------------------------------------------------------------------------- */
+
+/* What the phase will have done to stash and gradients, once submitted. */
+static void note_phase(weft_run *r, int phase) {
+    if (phase == WF_PHASE_FORWARD && r->stash) {
+        r->stash->full = true;
+        r->stash->args = r->args;
+    }
+    if (kind_of(phase) == WF_PHASE_BACKWARD) {
+        r->stash->full = false;
+        r->params->gradients = WEFT_PARTIAL;
+    }
+    if (phase == WF_PHASE_FINISH) r->params->gradients = WEFT_SUMMED;
+}
+
+static wf_status begin_phase(weft_run *r) {
+    const int phase = r->phase[r->at];
+    wf_run_args args = r->args;
+    if (phase != WF_PHASES) {
+        for (int slot = 0; slot < WEFT_BUFFERS; slot++)
+            if (bound[slot].phase == kind_of(phase)) TRY(bind_slot(r, slot));
+        if (kind_of(phase) == WF_PHASE_BACKWARD) args = r->stash->args;
+    }
+    return wf_runner_start(r->plan->runner, &args, (wf_phase)phase);
+}
+
+static wf_status end_phase(weft_run *r) {
+    weft_plan *const p = r->plan;
+    wf_opencl *const opencl = p->context->opencl;
+    const int phase = r->phase[r->at];
+    if (phase != WF_PHASES) {
+        for (int slot = 0; slot < WEFT_BUFFERS; slot++)
+            if (bound[slot].phase == kind_of(phase)) TRY(collect_slot(r, slot));
+        note_phase(r, phase);
+    } else if (p->mode == WF_MODE_TRAIN || p->mode == WF_MODE_GRADIENTS) {
+        r->params->gradients = WEFT_SUMMED;
+    }
+    if (++r->at < r->phases) return begin_phase(r);
+    wf_event_release(r->end);
+    r->end = NULL;
+    TRY(wf_queue_mark(opencl, WF_QUEUE_COMPUTE, &r->end));
+    TRY(wf_queue_flush(opencl, WF_QUEUE_COMPUTE));
+    TRY(wf_queue_before_caller(opencl, r->end));
+    r->submitted = true;
+    p->context->running = NULL;
     return WF_OK;
 }
 
-/* ---- a run ---------------------------------------------------------------------------------------------------------- */
+/* ---- is the request sound? ------------------------------------------------------------------------------------------ */
 
-static wf_status run(weft_plan *p, const weft_args *a, weft_result *out) {
-    const double begin = wf_clock_s();
-    weft_result result = {0};
+static wf_status check_buffers(const weft_plan *p, uint32_t phases, const weft_args *a) {
+    const weft_buffer *const given[WEFT_BUFFERS] = {&a->x, &a->y, &a->dy, &a->dx};
+    weft_rows rows;
+    weft_plan_rows(p, &rows);
+    for (int slot = 0; slot < WEFT_BUFFERS; slot++) {
+        const weft_buffer *const b = given[slot];
+        if (!(phases & (bound[slot].phase == WF_PHASE_FORWARD ? WEFT_FORWARD : WEFT_BACKWARD))) continue;
+        if (b->cl_mem && b->host) return wf_fail(WF_ERR_ARGUMENT, "%s lies in OpenCL or in host memory, not in both", bound[slot].name);
+        if (b->cl_mem && b->offset_bytes % 4)
+            return wf_fail(WF_ERR_ARGUMENT, "%s begins at byte %lld, which is no multiple of 4", bound[slot].name,
+                           (long long)b->offset_bytes);
+        if (!b->cl_mem && !b->host && slot != WEFT_DX && rows.positions > 0)
+            return wf_fail(WF_ERR_ARGUMENT, "this phase needs %s", bound[slot].name);
+    }
+    return WF_OK;
+}
+
+static wf_status check_stash(const weft_plan *p, uint32_t phases, const weft_stash *stash) {
+    const bool needed = p->mode != WF_MODE_EVALUATE && (phases & (WEFT_FORWARD | WEFT_BACKWARD));
+    if (!needed) return WF_OK;
+    if (!stash) return wf_fail(WF_ERR_ARGUMENT, "FORWARD and BACKWARD need a stash");
+    if (stash->plan != p) return wf_fail(WF_ERR_ARGUMENT, "this stash was made for another plan");
+    if (phases & WEFT_FORWARD && stash->full)
+        return wf_fail(WF_ERR_ARGUMENT, "this stash holds a forward whose backward has not run");
+    if (phases & WEFT_BACKWARD && !(phases & WEFT_FORWARD) && !stash->full)
+        return wf_fail(WF_ERR_ARGUMENT, "this stash holds no forward for a backward to use");
+    return WF_OK;
+}
+
+static wf_status check_phases(const weft_plan *p, uint32_t phases) {
+    static const char *const names[] = {"WEFT_FORWARD", "WEFT_BACKWARD", "WEFT_FINISH", "WEFT_OPTIMIZE"};
+    if (!phases) return wf_fail(WF_ERR_ARGUMENT, "no phase was asked for");
+    for (int i = 0; i < 32; i++)
+        if (phases & ~p->phases & 1u << i)
+            return wf_fail(WF_ERR_ARGUMENT, "this plan was made without the phase %s (weft_plan_options.phases)",
+                           i < 4 ? names[i] : "that was asked for");
+    return WF_OK;
+}
+
+static wf_status check_blocks(const weft_plan *p, uint32_t phases, const weft_params *params, const weft_stash *stash,
+                              const weft_args *a) {
     weft_share share;
-    int64_t valid;
-    TRY(check_args(p, a, &valid));
+    TRY(check_phases(p, phases));
+    TRY(check_stash(p, phases, stash));
+    TRY(check_buffers(p, phases, a));
     TRY(weft_plan_share(&p->layout, &p->shape, p->rank, &share));
-    wf_run_args args = {.sample0 = share.first, .samples = share.samples, .timeout_s = p->context->timeout_s};
-    fill_values(a, valid, args.value);
-    TRY(put_ids(p, "tokens", &share, a->tokens));
-    if (p->mode != WF_MODE_LOGITS) TRY(put_ids(p, "targets", &share, a->targets));
-    TRY(wf_runner_run(p->runner, &args));
-    TRY(get_result(p, valid, &result));
-    result.seconds = wf_clock_s() - begin;
-    *out = result;
+    if (a->microbatch < 0 || a->microbatch >= share.microbatches)
+        return wf_fail(WF_ERR_ARGUMENT, "no microbatch %lld; the layout has %lld, from 0", (long long)a->microbatch,
+                       (long long)share.microbatches);
+    if (phases & WEFT_BACKWARD && a->accumulate && params->gradients == WEFT_SUMMED)
+        return wf_fail(WF_ERR_ARGUMENT, "the gradients were summed over the ranks already: a step's first backward does not accumulate");
     return WF_OK;
 }
 
@@ -118,11 +280,236 @@ static wf_status loaded(const weft_plan *p) {
     return weft_context_usable(p->context);
 }
 
-weft_status weft_plan_run(weft_plan *p, const weft_args *args, weft_result *out) {
-    wf_status status = loaded(p);
-    if (status == WF_OK) status = weft_context_note(p->context, run(p, args, out));
+static wf_status check_start(const weft_plan *p, uint32_t phases, weft_params *params, const weft_stash *stash, const weft_args *a) {
+    TRY(loaded(p));
+    if (p->context->running) return wf_fail(WF_ERR_ARGUMENT, "another run of this context has not been submitted yet: one at a time");
+    if (p->run->used && !p->run->submitted) return wf_fail(WF_ERR_ARGUMENT, "this plan's run is not finished yet");
+    if (p->blocks) return check_blocks(p, phases, params, stash, a);
+    if (phases || stash) return wf_fail(WF_ERR_ARGUMENT, "a plan of a whole model has neither phases nor stashes");
+    return WF_OK;
+}
+
+/* ---- a run ---------------------------------------------------------------------------------------------------------- */
+
+static void list_phases(weft_run *r, uint32_t phases, const weft_args *a) {
+    const weft_gradients gradients = phases & WEFT_BACKWARD ? WEFT_PARTIAL : r->params->gradients;
+    r->phases = r->at = 0;
+    if (!r->plan->blocks) r->phase[r->phases++] = WF_PHASES;
+    if (phases & WEFT_FORWARD) r->phase[r->phases++] = WF_PHASE_FORWARD;
+    if (phases & WEFT_BACKWARD) r->phase[r->phases++] = a->accumulate ? WF_PHASE_BACKWARD : WF_PHASE_BACKWARD_FIRST;
+    if (phases & (WEFT_FINISH | WEFT_OPTIMIZE) && gradients == WEFT_PARTIAL) r->phase[r->phases++] = WF_PHASE_FINISH;
+    if (phases & WEFT_OPTIMIZE) r->phase[r->phases++] = WF_PHASE_OPTIMIZE;
+}
+
+static wf_status send_ids(weft_run *r, const weft_share *share, const weft_args *a) {
+    weft_plan *const p = r->plan;
+    const int64_t each = share->microbatches * share->samples * p->shape.sequence;
+    if (p->blocks) return WF_OK;
+    TRY(put_ids(p, "tokens", share, a->tokens, p->packed));
+    return has_loss(p) ? put_ids(p, "targets", share, a->targets, p->packed + each) : WF_OK;
+}
+
+static wf_status start(weft_run *r, uint32_t phases, const weft_args *a, const weft_events *wait) {
+    weft_plan *const p = r->plan;
+    wf_opencl *const opencl = p->context->opencl;
+    weft_share share;
+    bool done = true;
+    r->begin_s = wf_clock_s();
+    TRY(check_args(p, a, &r->valid));
+    TRY(weft_plan_share(&p->layout, &p->shape, p->rank, &share));
+    if (!p->blocks && r->end) TRY(wf_event_done(r->end, &done));
+    if (!done) return wf_fail(WF_ERR_ARGUMENT, "this plan's last run is not done yet: advance it until it is");
+    r->args = (wf_run_args){.sample0 = share.first + (p->blocks ? a->microbatch * share.samples : 0),
+                            .samples = share.samples,
+                            .timeout_s = p->context->timeout_s};
+    fill_values(a, r->valid, r->args.value);
+    memcpy(r->buffer, (weft_buffer[]){a->x, a->y, a->dy, a->dx}, sizeof r->buffer);
+    list_phases(r, phases, a);
+    if (p->checked != r->params) TRY(weft_plan_takes(p, r->params));
+    p->checked = r->params;
+    TRY(wf_runner_set_store(p->runner, r->params->store));
+    if (r->stash) TRY(wf_runner_set_stash(p->runner, r->stash->stash));
+    if (wait) TRY(wf_queue_wait_for(opencl, WF_QUEUE_COMPUTE, wait->count, wait->events));
+    TRY(wf_queue_after_caller(opencl, WF_QUEUE_COMPUTE));
+    TRY(send_ids(r, &share, a));
+    r->used = true;
+    r->submitted = r->done = false;
+    p->context->running = r;
+    if (r->phases) return begin_phase(r);
+    r->phase[r->phases++] = WF_PHASE_FINISH; /* asked for, but nothing is left to do: an empty piece marks the end */
+    return begin_phase(r);
+}
+
+/* A failed run is over. */
+static wf_status note(weft_run *r, wf_status status) {
+    weft_context *const c = r->plan->context;
+    if (status == WF_OK) return WF_OK;
+    if (c->running == r) c->running = NULL;
+    r->used = false;
+    return weft_context_note(c, status);
+}
+
+weft_status weft_run_start(weft_plan *p, uint32_t phases, weft_params *params, weft_stash *stash, const weft_args *args,
+                           const weft_events *wait, weft_run **out) {
+    if (!params) params = p->params;
+    wf_status status = check_start(p, phases, params, stash, args);
+    if (status != WF_OK) return weft_from(status);
+    weft_run *const r = p->run;
+    r->params = params;
+    r->stash = p->mode == WF_MODE_EVALUATE ? NULL : stash;
+    status = note(r, start(r, phases, args, wait));
+    if (status != WF_OK) return weft_from(status);
+    *out = r;
+    return WEFT_OK;
+}
+
+static wf_status advance(weft_run *r, bool *done) {
+    bool submitted = false, over = false;
+    *done = false;
+    do {
+        TRY(wf_runner_advance(r->plan->runner, &submitted, &over));
+        if (submitted && !r->submitted) TRY(end_phase(r));
+    } while (submitted && !r->submitted);
+    if (!over || !r->submitted) return WF_OK;
+    TRY(wf_event_done(r->end, done));
+    if (*done && !r->done) r->seconds = wf_clock_s() - r->begin_s;
+    r->done = r->done || *done;
+    return WF_OK;
+}
+
+static wf_status refuse_over(void) {
+    return wf_fail(WF_ERR_ARGUMENT, "this run is over: it was finished, or it failed");
+}
+
+weft_status weft_run_advance(weft_run *r, bool *done_out) {
+    bool done = false;
+    if (!r->used) return weft_from(refuse_over());
+    const wf_status status = note(r, advance(r, &done));
+    if (status == WF_OK) *done_out = done;
     return weft_from(status);
 }
+
+bool weft_run_submitted(const weft_run *r) {
+    return r->submitted;
+}
+
+static wf_status advance_until(weft_run *r, bool device_too) {
+    bool done = false;
+    while (device_too ? !done : !r->submitted) {
+        TRY(advance(r, &done));
+        if (device_too ? !done : !r->submitted) wf_runner_rest(r->plan->runner);
+    }
+    return WF_OK;
+}
+
+weft_status weft_run_finish(weft_run *r, void **event_out) {
+    void *event = NULL;
+    if (!r->used) return weft_from(refuse_over());
+    wf_status status = advance_until(r, !event_out || wf_runner_traced(r->plan->runner));
+    if (status == WF_OK && event_out) status = wf_event_export(r->end, &event);
+    if (note(r, status) != WF_OK) return weft_from(status);
+    if (event_out) *event_out = event;
+    r->used = false;
+    return WEFT_OK;
+}
+
+weft_status weft_plan_enqueue(weft_plan *p, uint32_t phases, weft_params *params, weft_stash *stash, const weft_args *args,
+                              const weft_events *wait, void **event_out) {
+    weft_run *run = NULL;
+    const weft_status status = weft_run_start(p, phases, params, stash, args, wait, &run);
+    return status == WEFT_OK ? weft_run_finish(run, event_out) : status;
+}
+
+/* ---- results --------------------------------------------------------------------------------------------------------- */
+
+static wf_status get_result(weft_plan *p, weft_result *out) {
+    weft_run *const r = p->run;
+    float loss[2] = {0, 0}, clip[2] = {0, 0};
+    TRY(loaded(p));
+    if (!r->end || !r->submitted) return wf_fail(WF_ERR_ARGUMENT, "this plan has no run whose result could be told");
+    TRY(wf_event_wait(r->end));
+    if (has_loss(p)) TRY(wf_runner_read(p->runner, "loss", 0, 0, loss, sizeof loss));
+    if (p->mode == WF_MODE_TRAIN) TRY(wf_runner_read(p->runner, "clip", 0, 0, clip, sizeof clip));
+    if (!r->done) r->seconds = wf_clock_s() - r->begin_s;
+    r->done = true;
+    *out = (weft_result){.loss = r->valid ? (double)loss[0] / (double)r->valid : 0,
+                         .tokens = r->valid,
+                         .grad_norm = (double)clip[0],
+                         .seconds = r->seconds};
+    return WF_OK;
+}
+
+weft_status weft_plan_result(weft_plan *p, weft_result *out) {
+    return weft_from(get_result(p, out));
+}
+
+weft_status weft_plan_run(weft_plan *p, const weft_args *args, weft_result *out) {
+    weft_run *run = NULL;
+    if (p->blocks) return weft_from(wf_fail(WF_ERR_ARGUMENT, "a plan of blocks is run by weft_plan_enqueue, in phases"));
+    weft_status status = weft_run_start(p, 0, NULL, NULL, args, NULL, &run);
+    if (status == WEFT_OK) status = weft_run_finish(run, NULL);
+    return status == WEFT_OK ? weft_plan_result(p, out) : status;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------------ */
+
+wf_status weft_run_prepare(weft_plan *p) {
+    weft_share share;
+    TRY(weft_plan_share(&p->layout, &p->shape, p->rank, &share));
+    p->run = calloc(1, sizeof *p->run);
+    if (!p->run) return wf_fail(WF_ERR_MEMORY, "no host memory for a run");
+    p->run->plan = p;
+    for (int slot = 0; p->blocks && slot < WEFT_BUFFERS; slot++)
+        TRY(wf_memory_borrow(p->context->opencl, &p->borrowed[slot]));
+    if (p->blocks) return WF_OK;
+    p->packed = calloc((size_t)(2 * share.microbatches * share.samples * p->shape.sequence) + 1, sizeof *p->packed);
+    return p->packed ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for a batch of tokens");
+}
+
+/* Host memory that the device still reads or writes must stay until it is done. */
+void weft_run_destroy(weft_plan *p) {
+    if (!p->run) return;
+    if (p->context->running == p->run) p->context->running = NULL;
+    wf_queue_finish(p->context->opencl, WF_QUEUE_COMPUTE);
+    wf_event_release(p->run->end);
+    for (int slot = 0; slot < WEFT_BUFFERS; slot++) wf_memory_destroy(p->borrowed[slot]);
+    wf_memory_destroy(p->staging);
+    free(p->run);
+    p->run = NULL;
+}
+
+/* ---- stashes ---------------------------------------------------------------------------------------------------------- */
+
+static wf_status create_stash(weft_plan *p, weft_stash *stash) {
+    TRY(loaded(p));
+    if (!p->blocks || p->mode == WF_MODE_EVALUATE)
+        return wf_fail(WF_ERR_ARGUMENT, "only plans of mode WEFT_BLOCKS that have the phase WEFT_BACKWARD take stashes");
+    stash->plan = p;
+    return wf_stash_create(p->context->opencl, p->schedule, &stash->stash);
+}
+
+weft_status weft_stash_create(weft_plan *p, weft_stash **out) {
+    weft_stash *const stash = calloc(1, sizeof *stash);
+    const wf_status status = stash ? create_stash(p, stash) : wf_fail(WF_ERR_MEMORY, "no host memory for a stash");
+    if (status != WF_OK) {
+        free(stash);
+        return weft_from(status);
+    }
+    *out = stash;
+    return WEFT_OK;
+}
+
+void weft_stash_destroy(weft_stash *stash) {
+    if (!stash) return;
+    wf_stash_destroy(stash->stash);
+    free(stash);
+}
+
+int64_t weft_stash_bytes(const weft_stash *stash) {
+    return wf_stash_bytes(stash->stash);
+}
+
+/* ---- logits ------------------------------------------------------------------------------------------------------------ */
 
 static wf_status get_logits(weft_plan *p, int64_t sample, int64_t position, float *out) {
     weft_share share;

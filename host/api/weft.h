@@ -1,4 +1,4 @@
-/* weft.h: sequence-parallel Transformer blocks on any vendor's GPU.
+/* weft.h: tensor- and sequence-parallel Transformer blocks on any OpenCL device.
  *
  * The life of a program: a context (one rank: a device and its fabric), a model, a layout, params
  * (this rank's weights), a plan (what this rank does for a model, shape and layout), runs.
@@ -57,8 +57,43 @@ typedef struct weft_model weft_model;
 typedef struct weft_layout weft_layout;
 typedef struct weft_params weft_params;
 typedef struct weft_plan weft_plan;
-/* How ranks find each other; made by weft_mpi.h's functions. NULL: alone, without MPI. */
+typedef struct weft_stash weft_stash;
+typedef struct weft_run weft_run;
+/* How ranks find each other. NULL: alone. */
 typedef struct weft_bootstrap weft_bootstrap;
+
+/* ---- bootstrap --------------------------------------------------------------------------------------- */
+
+/* weft_mpi.h makes one from an MPI communicator; here are those that need no MPI. Each is used by one
+ * context at a time, of which it must outlive; destroy it after the context.
+ *
+ * Ranks as threads of this process: out[0] to out[ranks - 1], one for each thread, which makes its
+ * context from it. Every thread has its own context, params, plans; nothing is shared but the
+ * messages. CPU devices are cut into shares of cores, one per rank. Local. */
+WEFT_API weft_status weft_bootstrap_local(int32_t ranks, weft_bootstrap **out);
+
+/* Ranks that the caller connects. Functions return 0, or a code of his that is quoted in the error.
+ * They are called from the thread that calls weft, never at once, and never after destroy. */
+typedef struct weft_callbacks {
+    void *user;                     /* first argument of each */
+    int32_t rank, ranks;
+    /* The node (a number that all ranks of a machine share), the rank's place on it and their count.
+     * node_ranks 0: every rank counts as a node of its own, and no memory is shared. */
+    int32_t node, node_rank, node_ranks;
+    /* Nonblocking. Messages of one (sender, tag) arrive in order and have the length that is expected. Data stays
+     * untouched until `test` says done. Tags are 0 to 2^15 - 1. */
+    int (*send)(void *user, int32_t to, int32_t tag, const void *data, size_t bytes, void **request_out);
+    int (*receive)(void *user, int32_t from, int32_t tag, void *data, size_t bytes, void **request_out);
+    /* Never blocks; when *done_out becomes 1 the request is over and forgotten. */
+    int (*test)(void *user, void *request, int *done_out);
+    /* After a failure: gives a request up. 0: its memory is free again. NULL: none ever is. */
+    int (*cancel)(void *user, void *request);
+    /* Collective, blocking: rank i's bytes at all_out + i * bytes. NULL: made of send and receive. */
+    int (*all_gather)(void *user, const void *mine, size_t bytes, void *all_out);
+} weft_callbacks;
+/* Collective over the ranks. */
+WEFT_API weft_status weft_bootstrap_callbacks(const weft_callbacks *, weft_bootstrap **out);
+WEFT_API void weft_bootstrap_destroy(weft_bootstrap *);
 
 /* ---- context ---------------------------------------------------------------------------------------- */
 
@@ -75,6 +110,12 @@ typedef struct weft_context_options {
      * beyond help. NULL: no such thread. */
     void (*stuck)(void *user, const char *sentence);
     void *stuck_user;
+    /* The caller's own OpenCL objects, retained until the context is destroyed. With a cl_context and
+     * one of its cl_device_id (a sub-device, if he shares one out), `device` is not looked at, and his
+     * buffers can be used in runs. weft makes queues of its own. A cl_command_queue of his gets a
+     * marker and a wait per run, so that a run comes after what he enqueued before it and before what
+     * he enqueues later, and is never finished; without it, he orders runs by events. */
+    void *cl_context, *cl_device, *cl_queue;
 } weft_context_options;
 WEFT_API void weft_context_options_init(weft_context_options *options);
 
@@ -135,14 +176,46 @@ WEFT_API weft_status weft_params_write(weft_params *, int32_t index, const char 
 /* Collective. The whole tensor, gathered from all ranks, on every rank. */
 WEFT_API weft_status weft_params_gather(weft_params *, int32_t index, const char *what, int64_t instance, float *out);
 
+/* ---- memory of the caller's -------------------------------------------------------------------------- */
+
+/* Where rows of f32 lie, without gaps: in a buffer of the context's cl_context (see its options), or
+ * in host memory, which must stay until the run is done. All NULL: nowhere. */
+typedef struct weft_buffer {
+    void *cl_mem;
+    int64_t offset_bytes;       /* a multiple of 4 */
+    void *host;
+} weft_buffer;
+/* From a DLPack tensor (a `DLTensor *`, e.g. &managed->dl_tensor) of float32 without gaps, on device
+ * kDLOpenCL or kDLCPU, of `elements` elements (0: any number). The tensor's owner keeps it. Local. */
+WEFT_API weft_status weft_buffer_from_dlpack(const void *dl_tensor, int64_t elements, weft_buffer *out);
+/* From now on this instance of a tensor (what = "", "grad", "m", "v" as above) lies in the caller's
+ * OpenCL buffer, which is retained; NULL: in weft's memory again. Nothing is copied. Between runs.
+ * Where all tensors of a kind are bound before their first use, weft takes no memory for them. Local. */
+WEFT_API weft_status weft_params_bind(weft_params *, int32_t index, const char *what, int64_t instance, const weft_buffer *);
+
 /* ---- plan ----------------------------------------------------------------------------------------------- */
 
 typedef enum weft_mode {
     WEFT_TRAIN,     /* forward, backward, gradient norm, AdamW */
     WEFT_GRADIENTS, /* forward and backward; gradients stay in params */
     WEFT_EVALUATE,  /* loss, no dropout */
-    WEFT_LOGITS     /* logits on every rank, no dropout */
+    WEFT_LOGITS,    /* logits on every rank, no dropout */
+    WEFT_BLOCKS = 16 /* layers alone: hidden states in, hidden states out; in phases, see below */
 } weft_mode;
+
+/* What a plan of WEFT_BLOCKS does, in parts that the caller runs when he likes, with a loss of his own
+ * between them. Let a microbatch be batch / N sequences under mbN.
+ *   FORWARD   one microbatch: x -> y; keeps in a stash what backward needs
+ *   BACKWARD  the microbatch of a stash: dy -> dx; writes the weights' gradients, or adds to them
+ *   FINISH    after the step's last backward, before gradients are read: sums over the ranks what
+ *             each has seen of tensors that all hold
+ *   OPTIMIZE  gradient norm over the layers, clipping, AdamW; does FINISH where it was not done */
+typedef enum weft_phase {
+    WEFT_FORWARD = 1,
+    WEFT_BACKWARD = 2,
+    WEFT_FINISH = 4,
+    WEFT_OPTIMIZE = 8
+} weft_phase;
 
 typedef struct weft_plan_options {
     const weft_model *model;
@@ -151,6 +224,9 @@ typedef struct weft_plan_options {
     weft_mode mode;
     int32_t rank;               /* without a context: whose plan (default 0) */
     const char *gemm;           /* variant of every GEMM, "simple" or "clblast"; NULL: weft's choice */
+    /* WEFT_BLOCKS: which phases will be run. 0: all but OPTIMIZE, which needs memory for its state.
+     * FORWARD alone evaluates: no dropout, nothing is kept. */
+    uint32_t phases;
 } weft_plan_options;
 WEFT_API void weft_plan_options_init(weft_plan_options *);
 
@@ -175,6 +251,14 @@ WEFT_API weft_status weft_plan_explain(const weft_plan *, char **text_out);
 /* Proves over all ranks of the layout that exchanges match, reads are covered and nothing deadlocks. Local, pure. */
 WEFT_API weft_status weft_plan_check(const weft_plan *);
 
+/* Rows of hidden states on this rank, of one microbatch: position-major, row (p - first_position) *
+ * samples + s is position p of sample s. All positions on every rank; under `sp` a rank has its own,
+ * balanced (the first sequence % ranks have one more; few tokens leave some with none). */
+typedef struct weft_rows {
+    int64_t samples, positions, first_position, hidden;
+} weft_rows;
+WEFT_API void weft_plan_rows(const weft_plan *, weft_rows *out);
+
 /* Collective. Allocates what the plan needs, builds its kernels, binds the params. */
 WEFT_API weft_status weft_plan_load(weft_plan *, weft_params *);
 
@@ -184,6 +268,11 @@ typedef struct weft_args {
     uint64_t seed;              /* of dropout */
     int64_t step;               /* from 0; dropout's counter and Adam's t = step + 1 */
     float learning_rate, beta1, beta2, epsilon, weight_decay, max_norm; /* max_norm 0: no clipping */
+    /* WEFT_BLOCKS, instead of tokens and targets: this rank's rows (weft_plan_rows), [rows][hidden] f32.
+     * FORWARD reads x and writes y, BACKWARD reads dy and writes dx (nowhere: it is not wanted). */
+    weft_buffer x, y, dy, dx;
+    int64_t microbatch;         /* FORWARD: which one, from 0: where its samples stand in the batch, for dropout */
+    bool accumulate;            /* BACKWARD: gradients are added to; else written anew: a step's first */
 } weft_args;
 /* AdamW defaults: 1e-3, 0.9, 0.999, 1e-8, 0.01, 1.0. */
 WEFT_API void weft_args_init(weft_args *);
@@ -194,8 +283,45 @@ typedef struct weft_result {
     double grad_norm;           /* before clipping; WEFT_TRAIN only */
     double seconds;
 } weft_result;
-/* Collective. Blocks until the device is done. */
+/* Collective. Blocks until the device is done. Not for WEFT_BLOCKS. */
 WEFT_API weft_status weft_plan_run(weft_plan *, const weft_args *, weft_result *out);
+
+/* Activations of one microbatch in flight, of a loaded plan of WEFT_BLOCKS. Several may be alive:
+ * forward A, forward B, backward A, backward B. A forward fills a stash, a backward empties it, with
+ * the seed, step and microbatch of that forward. Local. Destroy it before the context. */
+WEFT_API weft_status weft_stash_create(weft_plan *, weft_stash **out);
+WEFT_API void weft_stash_destroy(weft_stash *);
+WEFT_API int64_t weft_stash_bytes(const weft_stash *);
+
+typedef struct weft_events {
+    int32_t count;
+    void *const *events;        /* cl_event, of the context's cl_context */
+} weft_events;
+
+/* Collective: all ranks run the same phases in the same order. Runs the phases asked for (weft_phase,
+ * joined by |) in their order. Starts on the device after the events (NULL: none). Blocks while the
+ * ranks exchange and until the last kernel is enqueued; the rest is told by *event_out, a cl_event
+ * that the caller releases. event_out NULL: blocks until the device is done. params NULL: those of
+ * load; others must be of the same model and layout. stash: of FORWARD and BACKWARD; NULL where the
+ * plan's only phase is FORWARD. */
+WEFT_API weft_status weft_plan_enqueue(weft_plan *, uint32_t phases, weft_params *, weft_stash *, const weft_args *,
+                                       const weft_events *wait, void **event_out);
+
+/* The same for hosts with a loop of their own: neither start nor advance blocks. One run per context
+ * is in progress at a time: until it has been submitted no other can start. A plan of a whole model
+ * takes phases 0, no params and no stash; it must be done before it starts again. A run's deadline
+ * counts only the time in which it is advanced. */
+WEFT_API weft_status weft_run_start(weft_plan *, uint32_t phases, weft_params *, weft_stash *, const weft_args *,
+                                    const weft_events *wait, weft_run **out);
+/* Moves exchanges on and enqueues what has become possible. *done_out: the device is done, too. */
+WEFT_API weft_status weft_run_advance(weft_run *, bool *done_out);
+/* Is everything enqueued and every exchange over? */
+WEFT_API bool weft_run_submitted(const weft_run *);
+/* Ends a run and forgets it: blocks until it is submitted, and then as weft_plan_enqueue does. */
+WEFT_API weft_status weft_run_finish(weft_run *, void **event_out);
+/* Of the last run of the plan: loss, tokens, gradient norm, as far as it has them. Blocks until the
+ * device is done. Local. */
+WEFT_API weft_status weft_plan_result(weft_plan *, weft_result *out);
 /* After a WEFT_LOGITS run: logits of one token, [vocabulary] f32. Local. */
 WEFT_API weft_status weft_plan_logits(weft_plan *, int64_t sample, int64_t position, float *out);
 /* Allocated bytes of device, window and host memory, counted at every buffer creation. */

@@ -11,9 +11,8 @@ extern "C" {
 #endif
 
 /* Collective over the communicator, which is duplicated; MPI must be initialised with at least
- * MPI_THREAD_FUNNELED. Destroy before MPI_Finalize and after every context made from it. */
+ * MPI_THREAD_FUNNELED. weft_bootstrap_destroy comes before MPI_Finalize and after every context made from it. */
 WEFT_API weft_status weft_bootstrap_mpi(MPI_Comm communicator, weft_bootstrap **out);
-WEFT_API void weft_bootstrap_destroy(weft_bootstrap *);
 /* Did a launcher (mpirun, Slurm's srun) start this process as one of several ranks? From the
  * environment alone; MPI need not be initialised. Local. */
 WEFT_API bool weft_mpi_launched(void);

@@ -15,7 +15,7 @@ wf_status wf_memory_borrow(wf_opencl *opencl, wf_memory **out) {
     return WF_OK;
 }
 
-static wf_status inspect(wf_opencl *opencl, cl_mem mem, bool written, size_t *bytes_out) {
+static wf_status inspect(wf_opencl *opencl, cl_mem mem, bool read, bool written, size_t *bytes_out) {
     cl_context context = NULL;
     cl_mem_object_type type = 0;
     cl_mem_flags flags = 0;
@@ -28,17 +28,18 @@ static wf_status inspect(wf_opencl *opencl, cl_mem mem, bool written, size_t *by
     if (type != CL_MEM_OBJECT_BUFFER) return wf_fail(WF_ERR_ARGUMENT, "the caller's cl_mem is an image, not a buffer");
     if (written && (flags & CL_MEM_READ_ONLY))
         return wf_fail(WF_ERR_ARGUMENT, "the caller's buffer is to be written, but was created with CL_MEM_READ_ONLY");
-    if (flags & CL_MEM_WRITE_ONLY)
-        return wf_fail(WF_ERR_ARGUMENT, "the caller's buffer was created with CL_MEM_WRITE_ONLY, which kernels may not read");
+    if (read && (flags & CL_MEM_WRITE_ONLY))
+        return wf_fail(WF_ERR_ARGUMENT, "the caller's buffer is to be read, but was created with CL_MEM_WRITE_ONLY");
     return WF_OK;
 }
 
-wf_status wf_memory_point(wf_memory *memory, void *cl_mem, bool written) {
+wf_status wf_memory_point(wf_memory *memory, void *cl_mem, bool read, bool written) {
     wf_opencl *const opencl = memory->opencl;
     size_t bytes = 0;
-    if (!cl_mem) return wf_fail(WF_ERR_ARGUMENT, "no buffer was given");
-    TRY(inspect(opencl, cl_mem, written, &bytes));
-    TRY(WF_CL(&opencl->calls, clRetainMemObject, (cl_mem)));
+    if (cl_mem) {
+        TRY(inspect(opencl, cl_mem, read, written, &bytes));
+        TRY(WF_CL(&opencl->calls, clRetainMemObject, (cl_mem)));
+    }
     if (memory->mem) clReleaseMemObject(memory->mem);
     memory->mem = cl_mem;
     memory->bytes = (int64_t)bytes;

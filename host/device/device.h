@@ -57,10 +57,10 @@ int64_t wf_opencl_peak_bytes(const wf_opencl *);
 /* ---- what is the caller's (borrow.c) --------------------------------------------------------------------- */
 
 /* A handle for a cl_mem of the caller's, made once and pointed at one buffer after the other, which
- * it retains. WF_ERR_ARGUMENT where the buffer is of another cl_context, no buffer, or read-only
- * though `written`. Its bytes are not counted as allocated. */
+ * it retains; NULL: at none. WF_ERR_ARGUMENT where it is of another cl_context, no buffer, or not
+ * made for what will be done with it. Its bytes are not counted as allocated. */
 wf_status wf_memory_borrow(wf_opencl *, wf_memory **out);
-wf_status wf_memory_point(wf_memory *borrowed, void *cl_mem, bool written);
+wf_status wf_memory_point(wf_memory *borrowed, void *cl_mem, bool read, bool written);
 /* What is submitted to our queue from now on starts after these cl_events of the caller's. */
 wf_status wf_queue_wait_for(wf_opencl *, wf_queue, int32_t count, void *const *cl_events);
 /* A cl_event that the caller releases; its queue is flushed. */

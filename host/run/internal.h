@@ -78,7 +78,8 @@ struct wf_runner {
 };
 
 struct wf_stash {
-    const wf_schedule *schedule;
+    const wf_schedule *schedule; /* whose it is; may be gone when the stash goes */
+    int32_t count;              /* allocations */
     wf_memory **memory;         /* by allocation; NULL where it is not the stash's */
 };
 

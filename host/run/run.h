@@ -85,6 +85,8 @@ wf_status wf_runner_slot_bytes(const wf_runner *, const char *slot, int64_t *out
 
 /* Host <-> slot, by slot name and instance: its first `bytes`, or those from byte `from` on. Local,
  * blocking. */
+/* The same without waiting: `data` stays untouched until the device has read it. */
+wf_status wf_runner_send(wf_runner *, const char *slot, int32_t instance, const void *data, int64_t bytes);
 wf_status wf_runner_write(wf_runner *, const char *slot, int32_t instance, const void *data, int64_t bytes);
 wf_status wf_runner_read(wf_runner *, const char *slot, int32_t instance, int64_t from, void *data, int64_t bytes);
 
@@ -96,6 +98,7 @@ double wf_runner_idle_s(const wf_runner *);
 /* Tracing of the next runs, until off: one event per step. (Turning it on forgets earlier runs.) The merged, clock-aligned file of all ranks (Chrome
  * trace JSON, opens in Perfetto) is written by rank 0. Collective. host/run/trace.c */
 wf_status wf_runner_trace(wf_runner *, bool on);
+bool wf_runner_traced(const wf_runner *);
 wf_status wf_runner_trace_write(wf_runner *, const char *path);
 
 /* ---- verify: one candidate of one problem against the reference, on this device (host/run/verify.c) ---- */

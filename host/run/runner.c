@@ -272,6 +272,13 @@ wf_status wf_runner_write(wf_runner *r, const char *slot, int32_t instance, cons
     return bytes ? wf_memory_put(r->opencl, memory, offset, data, bytes) : WF_OK;
 }
 
+wf_status wf_runner_send(wf_runner *r, const char *slot, int32_t instance, const void *data, int64_t bytes) {
+    wf_memory *memory;
+    int64_t offset;
+    TRY(find_slot(r, slot, instance, 0, bytes, &memory, &offset));
+    return bytes ? wf_queue_write(r->opencl, WF_QUEUE_COMPUTE, memory, offset, bytes, data, NULL) : WF_OK;
+}
+
 wf_status wf_runner_read(wf_runner *r, const char *slot, int32_t instance, int64_t from, void *data, int64_t bytes) {
     wf_memory *memory;
     int64_t offset;

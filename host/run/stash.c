@@ -7,7 +7,7 @@
 
 void wf_stash_destroy(wf_stash *stash) {
     if (!stash) return;
-    for (int32_t a = 0; stash->memory && a < stash->schedule->nallocations; a++) wf_memory_destroy(stash->memory[a]);
+    for (int32_t a = 0; stash->memory && a < stash->count; a++) wf_memory_destroy(stash->memory[a]);
     free(stash->memory);
     free(stash);
 }
@@ -28,6 +28,7 @@ wf_status wf_stash_create(wf_opencl *opencl, const wf_schedule *schedule, wf_sta
     wf_status status = WF_OK;
     if (stash) {
         stash->schedule = schedule;
+        stash->count = schedule->nallocations;
         stash->memory = calloc((size_t)schedule->nallocations + 1, sizeof *stash->memory);
     }
     if (!stash || !stash->memory) status = wf_fail(WF_ERR_MEMORY, "no host memory for a stash");
@@ -42,7 +43,7 @@ wf_status wf_stash_create(wf_opencl *opencl, const wf_schedule *schedule, wf_sta
 
 int64_t wf_stash_bytes(const wf_stash *stash) {
     int64_t bytes = 0;
-    for (int32_t a = 0; a < stash->schedule->nallocations; a++)
+    for (int32_t a = 0; a < stash->count; a++)
         if (stash->memory[a]) bytes += wf_memory_bytes(stash->memory[a]);
     return bytes;
 }

@@ -282,7 +282,7 @@ wf_status wf_store_lend(wf_store *store, const char *slot, int32_t instance, voi
     if (!e->lent) return wf_fail(WF_ERR_MEMORY, "no host memory to lend slot %s", slot);
     if (cl_mem) {
         TRY(wf_memory_borrow(store->opencl, &memory));
-        wf_status status = wf_memory_point(memory, cl_mem, true);
+        wf_status status = wf_memory_point(memory, cl_mem, true, true);
         if (status == WF_OK && (offset_bytes < 0 || offset_bytes % 4 || e->buffer.bytes > wf_memory_bytes(memory) ||
                                 offset_bytes > wf_memory_bytes(memory) - e->buffer.bytes))
             status = wf_fail(WF_ERR_ARGUMENT, "slot %s takes %lld bytes at a multiple of 4; a buffer of %lld bytes was lent, from byte %lld on",

@@ -29,6 +29,10 @@ wf_status wf_runner_trace(wf_runner *r, bool on) {
     return WF_OK;
 }
 
+bool wf_runner_traced(const wf_runner *r) {
+    return r->trace.on;
+}
+
 wf_status wf_trace_begin(wf_runner *r) {
     if (!r->trace.on) return WF_OK;
     int64_t need = r->trace.nrecords;
