@@ -46,6 +46,7 @@ struct weft_params {
     wf_parameter_info info[WF_TENSORS];
     wf_shard_map map[WF_TENSORS];   /* of this rank */
     int32_t tensors, tensor[WF_TENSORS]; /* those that the model has: the public numbers */
+    uint64_t choices_hash;          /* of the schedule that last trained them */
 };
 
 /* The caller's buffers of a block stack. */
@@ -87,6 +88,18 @@ static inline weft_status weft_from(wf_status status) {
 wf_status weft_context_usable(const weft_context *);
 /* A failure after which the ranks no longer know where they stand makes the context refuse work. */
 wf_status weft_context_note(weft_context *, wf_status status);
+
+/* Shards of a row `t` of the table of tensors (params.c): what is "", "grad", "m" or "v". */
+int64_t weft_params_instances(const weft_params *, int32_t t);
+int64_t weft_shard_bytes(const wf_shard_map *);
+wf_status weft_shard_read(weft_params *, int32_t t, const char *what, int64_t instance, float *out);
+wf_status weft_shard_write(weft_params *, int32_t t, const char *what, int64_t instance, const float *data);
+/* Zeros, where there is memory for it. */
+wf_status weft_shard_clear(weft_params *, int32_t t, const char *what, int64_t instance);
+/* A rank's shard to its place in the whole tensor. */
+void weft_shard_scatter(const weft_params *, int32_t t, int32_t rank, const float *shard, float *whole);
+/* Makes room for m and v in the store where no plan has yet. */
+wf_status weft_params_prepare(weft_params *, wf_mode);
 
 /* What planning needs to know of the context's device. */
 void weft_context_limits(const weft_context *, wf_limits *out);

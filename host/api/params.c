@@ -14,15 +14,15 @@
 
 /* ---- life ---------------------------------------------------------------------------------------------- */
 
-/* The smallest schedule of the layout that holds the weights: where they lie does not depend on the shape. */
-static wf_status place_weights(weft_params *p) {
+/* The smallest schedule of the layout that holds what the mode needs: where it lies does not depend on the shape. */
+wf_status weft_params_prepare(weft_params *p, wf_mode mode) {
     const wf_layout *const l = &p->layout;
     const wf_shape shape = {(int64_t)l->microbatches * l->size[WF_AXIS_DP] * l->size[WF_AXIS_EP], 1};
     wf_schedule *schedule = NULL;
     wf_limits limits;
     wf_status status;
     weft_context_limits(p->context, &limits);
-    TRY_GOTO(wf_lower(&p->model, &shape, l, wf_fabric_rank(p->context->fabric), WF_MODE_EVALUATE, &schedule), done);
+    TRY_GOTO(wf_lower(&p->model, &shape, l, wf_fabric_rank(p->context->fabric), mode, &schedule), done);
     TRY_GOTO(wf_place(schedule, &limits), done);
     TRY_GOTO(wf_store_prepare(p->store, schedule), done);
 done:
@@ -43,7 +43,7 @@ static wf_status fill_in(weft_params *p) {
     for (int t = 0; t < WF_TENSORS; t++)
         if (p->info[t].rows) p->tensor[p->tensors++] = t;
     TRY(wf_store_create(p->context->opencl, &p->store));
-    return place_weights(p);
+    return weft_params_prepare(p, WF_MODE_EVALUATE);
 }
 
 weft_status weft_params_create(weft_context *context, const weft_model *model, const weft_layout *layout, weft_params **out) {
@@ -74,7 +74,7 @@ void weft_params_destroy(weft_params *p) {
 
 /* ---- names ------------------------------------------------------------------------------------------------ */
 
-static int64_t instances(const weft_params *p, int32_t index) {
+int64_t weft_params_instances(const weft_params *p, int32_t index) {
     return p->info[index].per_layer ? p->model.layers : 1;
 }
 
@@ -87,9 +87,9 @@ static wf_status find_tensor(const weft_params *p, int32_t index, int64_t instan
     if (index < 0 || index >= p->tensors)
         return wf_fail(WF_ERR_ARGUMENT, "no tensor %d; there are %d, from 0", index, p->tensors);
     const int32_t t = p->tensor[index];
-    if (instance < 0 || instance >= instances(p, t))
+    if (instance < 0 || instance >= weft_params_instances(p, t))
         return wf_fail(WF_ERR_ARGUMENT, "tensor %s has %lld instances, from 0; %lld was asked for", p->info[t].name,
-                       (long long)instances(p, t), (long long)instance);
+                       (long long)weft_params_instances(p, t), (long long)instance);
     *t_out = t;
     return WF_OK;
 }
@@ -98,7 +98,7 @@ weft_status weft_params_info(const weft_params *p, int32_t index, weft_tensor_in
     int32_t t = 0;
     const wf_status status = find_tensor(p, index, 0, &t);
     if (status != WF_OK) return weft_from(status);
-    *out = (weft_tensor_info){p->info[t].name,   instances(p, t), p->map[t].rows,
+    *out = (weft_tensor_info){p->info[t].name,   weft_params_instances(p, t), p->map[t].rows,
                               p->map[t].columns, p->info[t].rows, p->info[t].columns};
     return WEFT_OK;
 }
@@ -119,33 +119,39 @@ wf_status weft_params_slot(const weft_params *p, int32_t index, const char *what
     return slot_name(p, t, what, name_out);
 }
 
-static int64_t shard_bytes(const wf_shard_map *map) {
+int64_t weft_shard_bytes(const wf_shard_map *map) {
     return map->rows * map->columns * (int64_t)sizeof(float);
 }
 
-static wf_status read_shard(weft_params *p, int32_t t, const char *what, int64_t instance, float *out) {
+wf_status weft_shard_read(weft_params *p, int32_t t, const char *what, int64_t instance, float *out) {
     char name[128];
     TRY(slot_name(p, t, what, name));
-    return wf_store_read(p->store, name, (int32_t)instance, out, shard_bytes(&p->map[t]));
+    return wf_store_read(p->store, name, (int32_t)instance, out, weft_shard_bytes(&p->map[t]));
 }
 
 weft_status weft_params_read(weft_params *p, int32_t index, const char *what, int64_t instance, float *out) {
     int32_t t = 0;
     wf_status status = find_tensor(p, index, instance, &t);
-    if (status == WF_OK) status = read_shard(p, t, what, instance, out);
+    if (status == WF_OK) status = weft_shard_read(p, t, what, instance, out);
     return weft_from(status);
 }
 
-static wf_status write_shard(weft_params *p, int32_t t, const char *what, int64_t instance, const float *data) {
+wf_status weft_shard_write(weft_params *p, int32_t t, const char *what, int64_t instance, const float *data) {
     char name[128];
     TRY(slot_name(p, t, what, name));
-    return wf_store_write(p->store, name, (int32_t)instance, data, shard_bytes(&p->map[t]));
+    return wf_store_write(p->store, name, (int32_t)instance, data, weft_shard_bytes(&p->map[t]));
+}
+
+wf_status weft_shard_clear(weft_params *p, int32_t t, const char *what, int64_t instance) {
+    char name[128];
+    TRY(slot_name(p, t, what, name));
+    return wf_store_clear(p->store, name, (int32_t)instance);
 }
 
 weft_status weft_params_write(weft_params *p, int32_t index, const char *what, int64_t instance, const float *data) {
     int32_t t = 0;
     wf_status status = find_tensor(p, index, instance, &t);
-    if (status == WF_OK) status = write_shard(p, t, what, instance, data);
+    if (status == WF_OK) status = weft_shard_write(p, t, what, instance, data);
     return weft_from(status);
 }
 
@@ -182,14 +188,11 @@ static void fill_initial(const weft_params *p, int32_t t, const uint32_t key[2],
 }
 
 static wf_status initialise(weft_params *p, int32_t t, const uint32_t key[2], float *room) {
-    for (int64_t layer = 0; layer < instances(p, t); layer++) {
+    for (int64_t layer = 0; layer < weft_params_instances(p, t); layer++) {
         fill_initial(p, t, key, layer, room);
-        TRY(write_shard(p, t, "", layer, room));
-        char m[128], v[128];
-        TRY(slot_name(p, t, "m", m));
-        TRY(slot_name(p, t, "v", v));
-        TRY(wf_store_clear(p->store, m, (int32_t)layer));
-        TRY(wf_store_clear(p->store, v, (int32_t)layer));
+        TRY(weft_shard_write(p, t, "", layer, room));
+        TRY(weft_shard_clear(p, t, "m", layer));
+        TRY(weft_shard_clear(p, t, "v", layer));
     }
     return WF_OK;
 }
@@ -197,7 +200,7 @@ static wf_status initialise(weft_params *p, int32_t t, const uint32_t key[2], fl
 static int64_t largest_shard(const weft_params *p) {
     int64_t most = 0;
     for (int t = 0; t < WF_TENSORS; t++)
-        if (shard_bytes(&p->map[t]) > most) most = shard_bytes(&p->map[t]);
+        if (weft_shard_bytes(&p->map[t]) > most) most = weft_shard_bytes(&p->map[t]);
     return most;
 }
 
@@ -214,7 +217,7 @@ weft_status weft_params_init(weft_params *p, uint64_t seed) {
 
 /* ---- gathering --------------------------------------------------------------------------------------------------- */
 
-static void scatter_into(const weft_params *p, int32_t t, int32_t rank, const float *shard, float *whole) {
+void weft_shard_scatter(const weft_params *p, int32_t t, int32_t rank, const float *shard, float *whole) {
     wf_shard_map map;
     wf_model_shard(&p->model, &p->info[t], &p->layout, rank, &map);
     for (int64_t row = 0; row < map.rows; row++)
@@ -229,14 +232,14 @@ static wf_status gather(weft_params *p, int32_t t, const char *what, int64_t ins
     for (int32_t rank = 0; rank < ranks; rank++) {
         wf_shard_map map;
         wf_model_shard(&p->model, &p->info[t], &p->layout, rank, &map);
-        if (shard_bytes(&map) > most) most = shard_bytes(&map);
+        if (weft_shard_bytes(&map) > most) most = weft_shard_bytes(&map);
     }
     char *const mine = calloc(1, (size_t)most), *const all = calloc((size_t)ranks, (size_t)most);
-    wf_status status = mine && all ? read_shard(p, t, what, instance, (float *)mine)
+    wf_status status = mine && all ? weft_shard_read(p, t, what, instance, (float *)mine)
                                    : wf_fail(WF_ERR_MEMORY, "no host memory to gather tensor %s", p->info[t].name);
     TRY_GOTO(wf_fabric_agree(p->context->fabric, status), done);
     TRY_GOTO(wf_fabric_all_gather(p->context->fabric, mine, most, all), done);
-    for (int32_t rank = 0; rank < ranks; rank++) scatter_into(p, t, rank, (const float *)(all + rank * most), out);
+    for (int32_t rank = 0; rank < ranks; rank++) weft_shard_scatter(p, t, rank, (const float *)(all + rank * most), out);
 done:
     free(mine);
     free(all);

@@ -233,8 +233,10 @@ static wf_status load(weft_plan *p, weft_params *params) {
     wf_status status = check_load(p, params);
     if (status == WF_OK) status = weft_run_prepare(p);
     TRY(wf_fabric_agree(fabric, status));
+    TRY(wf_runner_create(p->schedule, p->context->opencl, fabric, params->store, &p->runner));
+    if (p->mode == WF_MODE_TRAIN) params->choices_hash = wf_schedule_hash(p->schedule);
     p->params = p->checked = params;
-    return wf_runner_create(p->schedule, p->context->opencl, fabric, params->store, &p->runner);
+    return WF_OK;
 }
 
 weft_status weft_plan_load(weft_plan *p, weft_params *params) {

@@ -176,6 +176,17 @@ WEFT_API weft_status weft_params_write(weft_params *, int32_t index, const char 
 /* Collective. The whole tensor, gathered from all ranks, on every rank. */
 WEFT_API weft_status weft_params_gather(weft_params *, int32_t index, const char *what, int64_t instance, float *out);
 
+/* Collective. Weights of a Hugging Face model: a folder (model.safetensors, or shards by
+ * model.safetensors.index.json) or one .safetensors file; F32, F16, BF16 or F64. Names, transposes and
+ * fused projections are the model's family's; each rank reads its own shard only. Clears optimizer
+ * state. WEFT_ERR_FILE names a tensor that is missing, unknown or of another shape, and what is
+ * damaged, before anything is loaded. */
+WEFT_API weft_status weft_params_load(weft_params *, const char *path);
+/* Collective. Writes folder/config.json and folder/model.safetensors (f32, the family's names), which
+ * `transformers` opens: whole or not at all. A folder that is there is replaced in one step; its other
+ * files stay. Only rank 0 writes; memory is bounded by the largest tensor. */
+WEFT_API weft_status weft_params_save(weft_params *, const char *folder);
+
 /* ---- memory of the caller's -------------------------------------------------------------------------- */
 
 /* Where rows of f32 lie, without gaps: in a buffer of the context's cl_context (see its options), or
@@ -192,6 +203,29 @@ WEFT_API weft_status weft_buffer_from_dlpack(const void *dl_tensor, int64_t elem
  * OpenCL buffer, which is retained; NULL: in weft's memory again. Nothing is copied. Between runs.
  * Where all tensors of a kind are bound before their first use, weft takes no memory for them. Local. */
 WEFT_API weft_status weft_params_bind(weft_params *, int32_t index, const char *what, int64_t instance, const weft_buffer *);
+
+/* ---- checkpoints ---------------------------------------------------------------------------------------- */
+
+/* Where a training stands. save writes `layout` (that of the params) and `choices_hash` (of the plan
+ * that was last loaded to train them, 0 if none was) itself. */
+typedef struct weft_progress {
+    int64_t step;           /* steps done, so the next one to run */
+    uint64_t seed;
+    int64_t data_position;  /* these two are the caller's */
+    uint64_t data_hash;
+    uint64_t choices_hash;
+    char layout[128];
+} weft_progress;
+/* Collective, with the same progress on every rank. Writes folder/step-<n> (config, weights, optimizer
+ * state where there is any, progress with the SHA-256 of each file) whole or not at all: under another
+ * name, synced, renamed, after all ranks have agreed. Makes the folder. Of the checkpoints up to this
+ * step the newest `keep` stay (0: all), never fewer than this one. A failure leaves what was there. */
+WEFT_API weft_status weft_checkpoint_save(weft_params *, const char *folder, const weft_progress *, int32_t keep);
+/* Collective. path: one checkpoint, or a folder of them: the newest that is whole (a damaged one is
+ * passed over, with a line on stderr). Saved under any layout, loaded under any: the same bits of
+ * weights, m and v; plans that train may be loaded before or after. WEFT_ERR_FILE with a sentence if
+ * there is none. Every file is hashed before anything is loaded. */
+WEFT_API weft_status weft_checkpoint_load(weft_params *, const char *path, weft_progress *out);
 
 /* ---- plan ----------------------------------------------------------------------------------------------- */
 
