@@ -39,6 +39,12 @@ void weft_context_options_init(weft_context_options *options) {
     memset(options, 0, sizeof *options);
 }
 
+double weft_timeout(double timeout_s) {
+    double given = timeout_s;
+    if (given > 0) return given;
+    return wf_env_seconds(WF_ENV_TIMEOUT_S, 60, &given) == WF_OK ? given : 60;
+}
+
 static wf_status find_transport(const char *name, wf_transport_kind *out) {
     for (int t = WF_TRANSPORT_NONE + 1; t < WF_TRANSPORTS; t++)
         if (strcmp(name, wf_transport_name((wf_transport_kind)t)) == 0) {
@@ -143,8 +149,14 @@ wf_status weft_context_usable(const weft_context *c) {
 }
 
 wf_status weft_context_note(weft_context *c, wf_status status) {
-    if (status == WF_ERR_TIMEOUT || status == WF_ERR_FABRIC) c->broken = weft_from(status);
+    if (status == WF_ERR_TIMEOUT || status == WF_ERR_FABRIC) weft_context_break(c, status);
     return status;
+}
+
+/* From now on nobody counts on this rank, nor is surprised when its process ends. */
+void weft_context_break(weft_context *c, wf_status status) {
+    c->broken = weft_from(status);
+    wf_board_leave(&c->board);
 }
 
 void weft_context_limits(const weft_context *c, wf_limits *out) {

@@ -88,6 +88,7 @@ static inline weft_status weft_from(wf_status status) {
 wf_status weft_context_usable(const weft_context *);
 /* A failure after which the ranks no longer know where they stand makes the context refuse work. */
 wf_status weft_context_note(weft_context *, wf_status status);
+void weft_context_break(weft_context *, wf_status status);
 
 /* Shards of a row `t` of the table of tensors (params.c): what is "", "grad", "m" or "v". */
 int64_t weft_params_instances(const weft_params *, int32_t t);

@@ -346,7 +346,8 @@ static wf_status note(weft_run *r, wf_status status) {
     if (status == WF_OK) return WF_OK;
     if (c->running == r) c->running = NULL;
     r->used = false;
-    return weft_context_note(c, status);
+    if (status != WF_ERR_ARGUMENT) weft_context_break(c, status); /* the others may be in the middle of it */
+    return status;
 }
 
 weft_status weft_run_start(weft_plan *p, uint32_t phases, weft_params *params, weft_stash *stash, const weft_args *args,
@@ -395,11 +396,14 @@ bool weft_run_submitted(const weft_run *r) {
 
 static wf_status advance_until(weft_run *r, bool device_too) {
     bool done = false;
-    while (device_too ? !done : !r->submitted) {
-        TRY(advance(r, &done));
+    wf_status status = WF_OK;
+    wf_runner_hold(r->plan->runner, true);
+    while (status == WF_OK && (device_too ? !done : !r->submitted)) {
+        status = advance(r, &done);
         if (device_too ? !done : !r->submitted) wf_runner_rest(r->plan->runner);
     }
-    return WF_OK;
+    wf_runner_hold(r->plan->runner, false);
+    return status;
 }
 
 weft_status weft_run_finish(weft_run *r, void **event_out) {
@@ -440,7 +444,9 @@ static wf_status get_result(weft_plan *p, weft_result *out) {
 }
 
 weft_status weft_plan_result(weft_plan *p, weft_result *out) {
-    return weft_from(get_result(p, out));
+    const wf_status status = get_result(p, out);
+    if (status != WF_OK && status != WF_ERR_ARGUMENT && p->run) return weft_from(note(p->run, status));
+    return weft_from(status);
 }
 
 weft_status weft_plan_run(weft_plan *p, const weft_args *args, weft_result *out) {

@@ -119,6 +119,9 @@ typedef struct weft_context_options {
 } weft_context_options;
 WEFT_API void weft_context_options_init(weft_context_options *options);
 
+/* The deadline that a context with this timeout_s has: 0 gives WEFT_TIMEOUT_S, or 60. */
+WEFT_API double weft_timeout(double timeout_s);
+
 /* Collective over the bootstrap's ranks. */
 WEFT_API weft_status weft_context_create(const weft_context_options *, const weft_bootstrap *, weft_context **out);
 WEFT_API void weft_context_destroy(weft_context *);

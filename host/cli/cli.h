@@ -60,8 +60,14 @@ int fail_on_rank(int rank, weft_status status);
 typedef struct ranks {
     int rank, count;
     bool mpi;                   /* MPI was initialised */
+    bool parted;                /* one failed in what the others may still wait in: only an abort ends all */
     weft_bootstrap *bootstrap;  /* NULL when alone without MPI */
 } ranks;
+
+/* guard.c: before MPI_Init; after it; and what a context's watchdog does: one sentence, then exit. */
+void guard_begin(double timeout_s);
+void guard_joined(void);
+void guard_stuck(void *user, const char *sentence);
 
 /* Options that every command with ranks takes; rows for its table. */
 typedef struct context_arguments {
@@ -77,8 +83,8 @@ typedef struct context_arguments {
 
 /* Makes this process one of `needed` ranks: joins when a launcher started it, starts itself under
  * mpirun otherwise (then it does not return on success), stays alone without MPI when needed == 1.
- * Returns an exit status, EXIT_FINE to go on. */
-int ranks_join(int needed, char **argv, ranks *out);
+ * timeout_s: of joining, as --timeout gives it. Returns an exit status, EXIT_FINE to go on. */
+int ranks_join(int needed, double timeout_s, char **argv, ranks *out);
 /* Ends MPI. A failure that other ranks may not know of aborts the job. */
 int ranks_leave(ranks *ranks, int status);
 weft_status context_open(const context_arguments *, const ranks *, bool profile, weft_context **out);

@@ -111,7 +111,7 @@ static int run(int argc, char **argv) {
                             needed == 1 ? "" : "s", (long long)context_options.ranks);
     }
     ranks ranks;
-    int status = ranks_join(layout_text || context_options.ranks ? needed : 0, argv, &ranks);
+    int status = ranks_join(layout_text || context_options.ranks ? needed : 0, context_options.timeout_s, argv, &ranks);
     if (!status) status = bench(&ranks, &cases, layout);
     weft_layout_destroy(layout);
     free(cases.text);

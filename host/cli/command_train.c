@@ -83,13 +83,14 @@ static int check_trace(void) {
     return complain(EXIT_USAGE, "train: cannot write the trace file %s: %s", a.trace, strerror(errno));
 }
 
-static int train(const ranks *ranks) {
+static int train(ranks *ranks) {
     train_run run = {.arguments = &a, .rank = ranks->rank};
     int status = train_open(&run, &context_options, ranks);
     if (!status) status = train_steps(&run);
     if (!status && a.evaluate_batches) status = train_report(&run);
     if (!status && a.sample) status = train_sample(&run);
-    train_close(&run);
+    ranks->parted = run.parted;
+    if (!ranks->parted || !ranks->mpi) train_close(&run); /* closing would wait for who does not come */
     return status;
 }
 
@@ -107,7 +108,7 @@ static int run(int argc, char **argv) {
         corpus_free(&probe);
     }
     ranks ranks;
-    status = ranks_join(needed, argv, &ranks);
+    status = ranks_join(needed, context_options.timeout_s, argv, &ranks);
     if (!status) status = train(&ranks);
     return ranks_leave(&ranks, status);
 }

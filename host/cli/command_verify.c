@@ -40,7 +40,7 @@ static void report(void *user, const weft_verdict *v) {
 static int run(int argc, char **argv) {
     text_list cases = {0};
     if (!options_parse("verify", options, sizeof options / sizeof *options, argc - 2, argv + 2, &cases)) return EXIT_USAGE;
-    const ranks alone = {0, 1, false, NULL};
+    const ranks alone = {.count = 1};
     weft_context *context = NULL;
     tally t = {0};
     weft_status status = context_open(&context_options, &alone, false, &context);

@@ -30,31 +30,35 @@ static int start_mpirun(int count, char **argv) {
                     count, strerror(errno));
 }
 
-static int join(int needed, ranks *out) {
+static int join(int needed, double timeout_s, ranks *out) {
     int level;
+    guard_begin(weft_timeout(timeout_s));
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS)
         return complain(EXIT_ENVIRONMENT, "MPI does not start");
     out->mpi = true;
     MPI_Comm_rank(MPI_COMM_WORLD, &out->rank);
     MPI_Comm_size(MPI_COMM_WORLD, &out->count);
-    if (needed && out->count != needed)
+    if (needed && out->count != needed) {
+        guard_joined();
         return out->rank ? EXIT_USAGE
                          : complain(EXIT_USAGE, "%d ranks were started, but %d are needed", out->count, needed);
+    }
     const weft_status status = weft_bootstrap_mpi(MPI_COMM_WORLD, &out->bootstrap);
+    guard_joined();
     return status ? complain_status(status) : EXIT_FINE;
 }
 
-int ranks_join(int needed, char **argv, ranks *out) {
-    *out = (ranks){0, 1, false, NULL};
-    if (weft_mpi_launched()) return join(needed, out);
+int ranks_join(int needed, double timeout_s, char **argv, ranks *out) {
+    *out = (ranks){.count = 1};
+    if (weft_mpi_launched()) return join(needed, timeout_s, out);
     if (needed <= 1) return EXIT_FINE;
     return start_mpirun(needed, argv);
 }
 
 int ranks_leave(ranks *ranks, int status) {
+    if (ranks->mpi && (status == EXIT_ENVIRONMENT || ranks->parted)) MPI_Abort(MPI_COMM_WORLD, status); /* others may still wait */
     weft_bootstrap_destroy(ranks->bootstrap);
     if (!ranks->mpi) return status;
-    if (status == EXIT_ENVIRONMENT) MPI_Abort(MPI_COMM_WORLD, status); /* others may still wait */
     MPI_Finalize();
     return status;
 }
@@ -66,5 +70,6 @@ weft_status context_open(const context_arguments *a, const ranks *ranks, bool pr
     options.transport = a->transport;
     options.timeout_s = a->timeout_s;
     options.profile = profile;
+    options.stuck = guard_stuck;
     return weft_context_create(&options, ranks->bootstrap, out);
 }

@@ -15,8 +15,11 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int fail(const train_run *r, weft_status status) {
-    return fail_on_rank(r->rank, status);
+/* What all ranks have agreed on rank 0 says. A step fails on one rank alone, which says it itself; so
+ * does each that has waited in vain. */
+static int fail(train_run *r, weft_status status) {
+    r->parted = r->stepping || status == WEFT_ERR_TIMEOUT || status == WEFT_ERR_FABRIC;
+    return fail_on_rank(r->parted ? 0 : r->rank, status);
 }
 
 /* ---- opening --------------------------------------------------------------------------------------- */
@@ -231,6 +234,7 @@ static int one_step(train_run *r, int64_t step, double started) {
 }
 
 int train_steps(train_run *r) {
+    r->stepping = true;
     const train_arguments *a = r->arguments;
     const double started = now();
     for (int64_t step = 0; step < a->steps; step++) {

@@ -16,6 +16,8 @@ typedef struct train_arguments {
 typedef struct train_run {
     const train_arguments *arguments;
     int rank;
+    bool stepping;                          /* opened: from here on a call may fail on one rank alone */
+    bool parted;                            /* it has: the others may still wait for this rank */
     weft_context *context;
     weft_model *model;
     weft_layout *layout;

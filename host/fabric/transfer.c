@@ -68,12 +68,14 @@ static wf_status overdue(const wf_fabric *fabric, const wf_half *half) {
                               : half->issued > half->moved
                                   ? "with bytes on a device queue or on the wire"
                                   : "which has stopped in the middle";
+    char doing[320];
+    wf_members_tell(&fabric->everyone, half->peer, doing, sizeof doing);
     return wf_fail(WF_ERR_TIMEOUT,
                    "rank %d waited %.1f s to %s rank %d, %s (lane %s, message %lld of %lld bytes, "
-                   "%lld moved, by %s)",
+                   "%lld moved, by %s)%s",
                    fabric->rank, fabric->timeout_s, half->sends ? "send to" : "receive from",
                    half->peer, waits, wf_lane_name(half->lane), (long long)half->sequence,
-                   (long long)half->bytes, (long long)half->moved, half->transport->name);
+                   (long long)half->bytes, (long long)half->moved, half->transport->name, doing);
 }
 
 /* ---- life ---- */

@@ -20,8 +20,6 @@
 #include <string.h>
 #include <time.h>
 
-#define TIMEOUT_S 60.0
-
 /* ---- creation ------------------------------------------------------------------------------------------ */
 
 static bool is_waited(const wf_runner *r, int64_t seq) {
@@ -323,10 +321,6 @@ static wf_status move_on(wf_runner *r, bool *moved) {
     return WF_OK;
 }
 
-static double limit_of(const wf_runner *r) {
-    return r->args.timeout_s > 0 ? r->args.timeout_s : TIMEOUT_S;
-}
-
 /* What the rank is stuck at: the step that the first blocked lane would do next. */
 static wf_status stuck(const wf_runner *r, double limit_s) {
     const wf_instance *const i = wf_runner_blocked(r);
@@ -341,7 +335,7 @@ static wf_status stuck(const wf_runner *r, double limit_s) {
 /* Time counts only while somebody looks: a host that was away for a minute has not waited for one. */
 static wf_status count_quiet(wf_runner *r, bool moved) {
     enum { MOST_AWAY_S = 1 };
-    const double limit_s = limit_of(r), now_s = wf_clock_s();
+    const double limit_s = wf_runner_limit_s(r), now_s = wf_clock_s();
     const double away_s = now_s - r->seen_s;
     r->seen_s = now_s;
     r->quiet_s = moved ? 0 : r->quiet_s + (away_s < MOST_AWAY_S ? away_s : MOST_AWAY_S);
@@ -405,15 +399,12 @@ void wf_runner_rest(wf_runner *r) {
 
 wf_status wf_runner_run(wf_runner *r, const wf_run_args *args) {
     bool submitted = false, done = false;
-    wf_activity before;
-    wf_board_last(wf_fabric_board(r->fabric), &before);
     wf_status status = wf_runner_start(r, args, WF_PHASES);
-    r->limit_s = limit_of(r);
+    wf_runner_hold(r, true);
     while (status == WF_OK && !done) {
         status = wf_runner_advance(r, &submitted, &done);
         if (status == WF_OK && !done) wf_runner_rest(r);
     }
-    r->limit_s = 0;
-    wf_board_set(wf_fabric_board(r->fabric), &before);
+    wf_runner_hold(r, false);
     return status;
 }

@@ -100,6 +100,8 @@ wf_status wf_memory_get(wf_opencl *, wf_memory *, int64_t offset_bytes, void *da
 /* progress.c: publishes what is done now; what is waited for, when nothing moves. */
 void wf_runner_at(wf_runner *, const wf_instance *);
 void wf_runner_waits(wf_runner *);
+/* The deadline of this run. */
+double wf_runner_limit_s(const wf_runner *);
 /* What the first blocked lane would do next; NULL: only kernels are awaited. */
 const wf_instance *wf_runner_blocked(const wf_runner *);
 /* Puts rank, step and operation before a failure's sentence. */

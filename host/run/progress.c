@@ -4,6 +4,17 @@
 
 #include "host/run/internal.h"
 
+#define TIMEOUT_S 60.0
+
+double wf_runner_limit_s(const wf_runner *r) {
+    return r->args.timeout_s > 0 ? r->args.timeout_s : TIMEOUT_S;
+}
+
+void wf_runner_hold(wf_runner *r, bool on) {
+    r->limit_s = on ? wf_runner_limit_s(r) : 0;
+    if (!on) wf_board_rest(wf_fabric_board(r->fabric));
+}
+
 static void operation_of(const wf_runner *r, const wf_step *step, wf_activity *a) {
     if (step->kind == WF_STEP_KERNEL) {
         const char *const name = step->problem < 0 ? "" : wf_operations[r->schedule->problems[step->problem].problem.op]->name;

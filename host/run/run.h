@@ -67,6 +67,9 @@ wf_status wf_runner_start(wf_runner *, const wf_run_args *, wf_phase phase);
 /* *submitted: every kernel is on the device's queue, every exchange is over. *done: the device is
  * done, too. */
 wf_status wf_runner_advance(wf_runner *, bool *submitted, bool *done);
+/* While `on`, the caller does nothing but advance this run: the rank's board gives each step the
+ * deadline, so that a watchdog sees it where a driver's call hangs. */
+void wf_runner_hold(wf_runner *, bool on);
 /* Sleeps a little, the longer the longer nothing has moved; between two advances that block. */
 void wf_runner_rest(wf_runner *);
 
