@@ -70,6 +70,15 @@ void wf_board_leave(wf_board *board) {
     wf_board_set(board, &(wf_activity){.peer = WF_NOBODY, .layer = -1, .microbatch = -1, .left = 1});
 }
 
+void wf_board_report(wf_board *board) {
+    __atomic_store_n(&board->reported, 1, __ATOMIC_RELEASE);
+    if (board->mirror) __atomic_store_n(&board->mirror->reported, 1, __ATOMIC_RELEASE);
+}
+
+int wf_board_reported(const wf_board *board) {
+    return __atomic_load_n(&board->reported, __ATOMIC_ACQUIRE) != 0;
+}
+
 void wf_board_read(const wf_board *board, wf_activity *out) {
     enum { PATIENCE = 1000000 }; /* a writer that was stopped in the middle leaves its version odd */
     uint64_t word[WF_BOARD_WORDS], before, after;

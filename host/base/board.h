@@ -32,6 +32,7 @@ enum { WF_NOBODY = -1, WF_BOARD_WORDS = sizeof(wf_activity) / 8 };
 typedef struct wf_board {
     uint64_t version;
     uint64_t word[WF_BOARD_WORDS];  /* a wf_activity */
+    uint64_t reported;              /* this rank's watchdog has spoken: the rank ends, and others need not say so */
     struct wf_board *mirror;        /* written too: in memory that other processes see; NULL: none */
 } wf_board;
 
@@ -48,6 +49,10 @@ void wf_board_enter(wf_board *, const char *operation, int32_t peer, double limi
 void wf_board_rest(wf_board *);
 /* This rank leaves: its process may end. */
 void wf_board_leave(wf_board *);
+
+/* Of the watchdog's thread. */
+void wf_board_report(wf_board *);
+int wf_board_reported(const wf_board *);
 
 /* For readers. */
 void wf_board_read(const wf_board *, wf_activity *out);

@@ -26,7 +26,8 @@ void wf_members_tell(const wf_members *members, int32_t rank, char *out, size_t 
     if (!members || !members->boards || rank < 0 || !members->boards[rank]) return;
     wf_board_read(members->boards[rank], &theirs);
     wf_activity_print(&theirs, doing, sizeof doing);
-    snprintf(out, out_bytes, "; it has been in %s for %.1f s", doing, wf_board_clock_s() - theirs.since_s);
+    if (theirs.left) snprintf(out, out_bytes, "; it has given up");
+    else snprintf(out, out_bytes, "; it has been in %s for %.1f s", doing, wf_board_clock_s() - theirs.since_s);
 }
 
 /* A board that its rank has not shown yet reads as zeros: process 0, which nobody takes for dead. */

@@ -19,7 +19,7 @@ struct wf_watchdog {
     pthread_mutex_t mutex;      /* guards what follows */
     pthread_cond_t wake;
     bool ending;
-    const wf_board *mine;
+    wf_board *mine;
     const wf_board **boards;
     int32_t count;
     void (*stuck)(void *, const char *);
@@ -71,10 +71,10 @@ static bool say_gone(const wf_watchdog *w, const wf_activity *mine, char *text, 
         wf_board_read(w->boards[i], &theirs);
         if (theirs.left || theirs.process == 0 || theirs.process == mine->process || !is_gone(theirs.process)) continue;
         wf_board_read(w->boards[i], &theirs); /* it may have left between the two looks */
-        if (theirs.left) continue;
+        if (theirs.left || wf_board_reported(w->boards[i])) continue;
         wf_activity_print(&theirs, doing, sizeof doing);
         wf_activity_print(mine, own, sizeof own);
-        snprintf(text, bytes, "rank %d (process %d) has died in %s; rank %d: %s", theirs.rank, theirs.process, doing,
+        snprintf(text, bytes, "rank %d (process %d) has died (%s); rank %d: %s", theirs.rank, theirs.process, doing,
                  mine->rank, own);
         return true;
     }
@@ -109,6 +109,7 @@ static void *watch(void *self) {
         doze(w);
         if (!w->ending) found = look(w, round, text, sizeof text);
     }
+    if (found) wf_board_report(w->mine);
     pthread_mutex_unlock(&w->mutex);
     if (found) w->stuck(w->user, text);
     return NULL;
@@ -138,7 +139,7 @@ static void destroy(wf_watchdog *w) {
     free(w);
 }
 
-wf_status wf_watchdog_start(const wf_board *mine, void (*stuck)(void *, const char *), void *user, wf_watchdog **out) {
+wf_status wf_watchdog_start(wf_board *mine, void (*stuck)(void *, const char *), void *user, wf_watchdog **out) {
     wf_watchdog *const w = calloc(1, sizeof *w);
     if (!w) return wf_fail(WF_ERR_MEMORY, "no host memory for a watchdog");
     w->mine = mine;

@@ -19,7 +19,7 @@ extern "C" {
 typedef struct wf_watchdog wf_watchdog;
 
 /* Watches `mine`. stuck is called from the watchdog's thread, at most once. */
-wf_status wf_watchdog_start(const wf_board *mine, void (*stuck)(void *user, const char *sentence), void *user,
+wf_status wf_watchdog_start(wf_board *mine, void (*stuck)(void *user, const char *sentence), void *user,
                             wf_watchdog **out);
 /* The boards of the node's ranks, as long as they are mapped: until wf_watchdog_peers(w, NULL, 0).
  * Copied: boards[] itself need not stay. WF_ERR_MEMORY. NULL watchdog: nothing. */
