@@ -50,7 +50,8 @@ static wf_status check_shape(const wf_model *m, const wf_shape *shape, const wf_
         return wf_fail(WF_ERR_ARGUMENT,
                        "a batch of %lld sequences does not divide into mb%d microbatches",
                        (long long)shape->batch, layout->microbatches);
-    const int64_t widest = m->vocabulary + m->features + 3 * m->heads * m->head_size + m->hidden;
+    const int64_t widest =
+        m->vocabulary + 2 * m->features + 3 * m->heads * m->head_size + m->hidden;
     if (__builtin_mul_overflow(shape->batch, shape->sequence, &tokens) ||
         __builtin_mul_overflow(tokens, widest, &elements) || elements > INT64_MAX / 4096)
         return wf_fail(WF_ERR_ARGUMENT,
@@ -92,6 +93,7 @@ static void set_sizes(wf_lowering *L, const wf_shape *shape, int32_t rank) {
     L->positions = L->sp ? wf_shard(L->sequence, L->tp, L->me) : (wf_range){0, L->sequence};
     L->own = L->sp ? L->block[L->me] : (wf_rows){0, L->rows};
     L->heads = wf_shard(L->model->heads, L->tp, L->me);
+    L->kv = wf_model_kv_heads(L->model, L->tp, L->me);
     L->features = wf_shard(L->model->features, L->tp, L->me);
     L->ids = wf_shard(L->model->vocabulary, L->tp, L->me);
     wf_model_parameters(L->model, L->table);
@@ -133,12 +135,49 @@ static void parameter_slots(wf_lowering *L) {
                 L->table[t].per_layer ? (int32_t)L->model->layers : 1);
 }
 
+/* The ranks of `members` that read kv head `head`: neighbours. */
+static wf_range holders_of(const wf_lowering *L, int64_t head) {
+    wf_range held = {0, 0};
+    for (int32_t i = 0; i < L->tp; i++) {
+        const wf_range kv = wf_model_kv_heads(L->model, L->tp, i);
+        if (head < kv.first || head >= kv.first + kv.count) continue;
+        if (held.count++ == 0) held.first = i;
+    }
+    return held;
+}
+
+/* A group per kv head that this rank shares with others, in ascending order of heads: all ranks that
+ * are in two groups exchange in the same order. */
+static wf_status set_shared_heads(wf_lowering *L, int32_t rank) {
+    int32_t *members = malloc((size_t)L->tp * sizeof *members);
+    L->shared = calloc((size_t)L->kv.count + 1, sizeof *L->shared);
+    if (!members || !L->shared) {
+        free(members);
+        return wf_fail(WF_ERR_MEMORY, "no host memory for groups of %d ranks", L->tp);
+    }
+    wf_mesh_group(&L->layout, rank, WF_AXIS_TP, members);
+    for (int64_t i = 0; i < L->kv.count; i++) {
+        const wf_range held = holders_of(L, L->kv.first + i);
+        if (held.count < 2) continue;
+        const int32_t n = (int32_t)held.count, first = (int32_t)held.first;
+        L->shared[L->nshared++] = (wf_shared_head){
+            i, wf_build_group(L->s, WF_AXIS_TP, members + first, n), n, L->me - first};
+    }
+    free(members);
+    return WF_OK;
+}
+
 static void io_slots(wf_lowering *L) {
     const int32_t count = L->microbatches;
     L->tokens = wf_build_slot(L->s, "tokens", WF_CLASS_IO, WF_I32, L->rows, count);
     if (L->mode == WF_MODE_LOGITS) {
         L->logits = wf_build_slot(L->s, "logits", WF_CLASS_IO, WF_F32,
                                   L->rows * L->model->vocabulary, count);
+        return;
+    }
+    if (L->mode == WF_MODE_HIDDEN) {
+        L->hidden_all = wf_build_slot(L->s, "hidden.all", WF_CLASS_IO, WF_F32,
+                                      L->rows * L->model->hidden, count);
         return;
     }
     L->targets = wf_build_slot(L->s, "targets", WF_CLASS_IO, WF_I32, L->rows, count);
@@ -152,6 +191,7 @@ static void io_slots(wf_lowering *L) {
 static void pools(wf_lowering *L) {
     const int64_t own = L->own.count * L->model->hidden;
     L->x = wf_build_pool(L->s, "x", WF_CLASS_ACTIVATION, WF_F32, own);
+    wf_lower_embedding_pools(L);
     wf_lower_layer_pools(L);
     L->dx = L->training ? wf_build_pool(L->s, "dx", WF_CLASS_ACTIVATION, WF_F32, own) : -1;
     L->squares = L->mode == WF_MODE_TRAIN
@@ -233,7 +273,11 @@ static wf_status open_at(wf_lowering *L, const wf_shape *shape, int32_t rank) {
                        L->layout.size[WF_AXIS_TP]);
     set_sizes(L, shape, rank);
     TRY(set_group(L, rank));
+    TRY(set_shared_heads(L, rank));
     parameter_slots(L);
+    if (L->model->position_form == WF_POSITIONS_ROPE)
+        L->rope = wf_build_slot(L->s, "rope", WF_CLASS_IO, WF_F32,
+                                L->sequence * L->model->head_size, 1);
     return WF_OK;
 }
 
@@ -247,6 +291,7 @@ wf_status wf_lower_open(const wf_model *model, const wf_shape *shape, const wf_l
     L->mode = mode;
     L->training = mode == WF_MODE_TRAIN || mode == WF_MODE_GRADIENTS;
     L->tokens = L->targets = L->loss = L->clip = L->logits = L->hidden = -1;
+    L->hidden_all = L->rope = -1;
     wf_status status = wf_schedule_create(rank, wf_layout_ranks(layout), &L->s);
     if (status == WF_OK) status = open_at(L, shape, rank);
     if (status != WF_OK) return wf_lower_close(L, status, NULL);
@@ -260,6 +305,7 @@ wf_status wf_lower_close(wf_lowering *L, wf_status status, wf_schedule **out) {
         *out = L->s;
     else
         wf_schedule_destroy(L->s);
+    free(L->shared);
     free(L->block);
     free(L);
     return status;
@@ -268,6 +314,10 @@ wf_status wf_lower_close(wf_lowering *L, wf_status status, wf_schedule **out) {
 wf_status wf_lower(const wf_model *model, const wf_shape *shape, const wf_layout *layout,
                    int32_t rank, wf_mode mode, wf_schedule **out) {
     wf_lowering *L = NULL;
+    if (model->head_form == WF_HEAD_NONE && mode != WF_MODE_HIDDEN)
+        return wf_fail(WF_ERR_UNSUPPORTED,
+                       "the model has no head, and so neither logits nor a loss: its last hidden "
+                       "states are all that it gives");
     TRY(wf_lower_open(model, shape, layout, rank, mode, &L));
     io_slots(L);
     pools(L);

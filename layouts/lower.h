@@ -14,6 +14,8 @@ typedef enum wf_mode {
     WF_MODE_GRADIENTS,  /* forward and backward only: gradients stay in their slots, no optimizer */
     WF_MODE_EVALUATE,   /* forward with loss, no dropout */
     WF_MODE_LOGITS,     /* forward, no dropout; every rank gets all logits in the slot "logits" */
+    WF_MODE_HIDDEN,     /* forward, no dropout; every rank gets the last hidden states, after the final
+                         * norm where there is one, in the slot "hidden.all" */
     WF_MODES
 } wf_mode;
 
@@ -23,7 +25,10 @@ typedef enum wf_mode {
  *   "loss"    f32 [2]: sum over valid tokens of this run (all microbatches), unused
  *   "clip"    f32 [2]: gradient norm, scale (TRAIN)
  *   "logits"  f32 [s*b, vocabulary] (LOGITS)
- *   "hidden"  f32 rows of the last layer's output on this rank (GRADIENTS; for tests) */
+ *   "hidden"  f32 rows of the last layer's output on this rank (GRADIENTS; for tests)
+ *   "hidden.all" f32 [s*b, hidden], count = microbatches (HIDDEN)
+ *   "rope"    f32 [s, head_size]: row p is wf_model_rope's of position p (models with rotary positions)
+ * A model without a head has mode HIDDEN only. */
 wf_status wf_lower(const wf_model *, const wf_shape *, const wf_layout *, int32_t rank, wf_mode, wf_schedule **out);
 
 /* A stack of blocks without embedding and head: hidden states in, hidden states out. One microbatch;

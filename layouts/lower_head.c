@@ -1,27 +1,74 @@
-/* lower_head.c: final norm, logits against the tied token embedding, loss, and their backward.
+/* lower_head.c: final norm, BERT's transform, logits against the token embedding or a table of their
+ * own, loss, and their backward.
  *
  * Cross-entropy over a vocabulary that is split over tp: each rank reduces its logits to (max, sum,
  * target's logit) per token; these are gathered and merged; the logits themselves are never
- * gathered (Shoeybi et al., 2019, section 3), except where a caller asks for them (mode LOGITS). */
+ * gathered (Shoeybi et al., 2019, section 3), except where a caller asks for them (mode LOGITS).
+ * Final norm and transform are of own rows, replicated weights. */
 #include "layouts/lowering.h"
 
-/* The normed own rows, in their place within all rows. */
-typedef struct normed {
-    wf_view x, stats, all;
-} normed;
+/* What forward leaves for backward; `all`: what meets the vocabulary, all rows. */
+typedef struct top {
+    wf_view x, stats, hidden;            /* own rows: the last layer's output, the same normed */
+    wf_view pre, turned, turned_stats;   /* of the transform, its activation, the norm of that */
+    wf_view all;
+} top;
 
-static normed final_norm(wf_lowering *L) {
+static bool has_transform(const wf_lowering *L) {
+    return L->model->head_form == WF_HEAD_TRANSFORM && L->mode != WF_MODE_HIDDEN;
+}
+
+/* The last step of own rows writes into its place within all rows, or where a caller reads them. */
+static wf_view place_all(wf_lowering *L, const char *name) {
     const int64_t h = L->model->hidden;
-    const normed n = {.x = wf_matrix(L->x, WF_AT_X_IN, 0, L->own.count, h, h),
-                      .stats = wf_lower_scratch(L, "normf.stats", L->own.count, 2),
-                      .all = wf_lower_scratch(L, "normf.all", L->rows, h)};
-    const wf_problem p = {
-        .op = WF_OP_NORM, .size = {L->own.count, h}, .real = {L->model->norm_epsilon}};
-    WF_KERNEL(L, "normf", &p, n.x, wf_lower_parameter(L, WF_KIND_VALUE, WF_T_NORMF_WEIGHT),
-              wf_lower_parameter(L, WF_KIND_VALUE, WF_T_NORMF_BIAS), wf_lower_rows(n.all, L->own),
-              n.stats);
-    wf_lower_gather(L, "normf.gather", n.all);
-    return n;
+    if (L->mode == WF_MODE_HIDDEN && !L->sp)
+        return wf_matrix(L->hidden_all, WF_AT_MICROBATCH, 0, L->rows, h, h);
+    return wf_lower_scratch(L, name, L->rows, h);
+}
+
+static void final_norm(wf_lowering *L, top *t) {
+    const int64_t h = L->model->hidden;
+    if (L->model->post_norm) {
+        t->hidden = t->x;
+        return;
+    }
+    t->stats = wf_lower_scratch(L, "normf.stats", L->own.count, 2);
+    if (has_transform(L)) {
+        t->hidden = wf_lower_scratch(L, "normf.y", L->own.count, h);
+    } else {
+        t->all = place_all(L, "normf.all");
+        t->hidden = wf_lower_rows(t->all, L->own);
+    }
+    wf_lower_norm(L, "normf", t->x, WF_T_NORMF_WEIGHT, t->hidden, t->stats);
+}
+
+static void transform(wf_lowering *L, top *t) {
+    const int64_t h = L->model->hidden, own = L->own.count;
+    t->turned = wf_lower_scratch(L, "head.transform", own, h);
+    t->pre = wf_lower_scratch(L, "head.transform.pre", own, h);
+    t->turned_stats = wf_lower_scratch(L, "head.transform.stats", own, 2);
+    t->all = place_all(L, "head.transform.all");
+    wf_lower_activate(L, "head.transform", t->hidden, WF_T_TRANSFORM_WEIGHT, WF_T_TRANSFORM_BIAS,
+                      t->turned, t->pre);
+    wf_lower_norm(L, "head.transform.norm", t->turned, WF_T_TRANSFORM_NORM_WEIGHT,
+                  wf_lower_rows(t->all, L->own), t->turned_stats);
+}
+
+static top forward(wf_lowering *L) {
+    const int64_t h = L->model->hidden;
+    top t = {.x = wf_matrix(L->x, WF_AT_X_IN, 0, L->own.count, h, h)};
+    final_norm(L, &t);
+    if (has_transform(L)) {
+        transform(L, &t);
+    } else if (L->model->post_norm) {
+        t.all = t.x;
+        if (L->sp || L->mode == WF_MODE_HIDDEN) {
+            t.all = place_all(L, "head.all");
+            wf_lower_copy(L, "head.gather", t.x, wf_lower_rows(t.all, L->own));
+        }
+    }
+    wf_lower_gather(L, has_transform(L) || L->model->post_norm ? "head.gather" : "normf.gather", t.all);
+    return t;
 }
 
 static wf_view targets(const wf_lowering *L) {
@@ -60,19 +107,63 @@ static wf_view loss(wf_lowering *L, wf_view logits) {
     return lse;
 }
 
-static void head_backward(wf_lowering *L, const normed *n, wf_view logits, wf_view lse) {
+static int head_weight(const wf_lowering *L) {
+    return L->model->tied_head ? WF_T_TOKEN_EMBEDDING : WF_T_HEAD_WEIGHT;
+}
+
+/* An activation's gradient has no step of its own: it is the epilogue of an empty sum. */
+static void activation_backward(wf_lowering *L, const char *site, wf_view pre, wf_view d) {
+    const wf_view none = wf_matrix(d.buffer, WF_AT_NONE, 0, d.extent[0], 0, 0);
+    const wf_view nothing = wf_matrix(d.buffer, WF_AT_NONE, 0, 0, d.extent[1], d.extent[1]);
+    const wf_problem p = {.op = WF_OP_GEMM,
+                          .flags = WF_ACCUMULATE | WF_ACT_GRAD,
+                          .activation = L->model->activation,
+                          .size = {d.extent[0], d.extent[1], 0}};
+    WF_KERNEL(L, site, &p, none, nothing, pre, d);
+}
+
+/* Gradient of the transform's input: into out. */
+static void transform_backward(wf_lowering *L, const top *t, wf_view dy, wf_view out) {
+    const wf_view d = wf_lower_scratch(L, "head.transform.backward", L->own.count, L->model->hidden);
+    wf_lower_norm_backward(L,
+                           (const char *const[]){"head.transform.norm.backward", NULL,
+                                                 "head.transform.norm.wgrad"},
+                           dy, t->turned, t->turned_stats, WF_T_TRANSFORM_NORM_WEIGHT, NULL, d);
+    activation_backward(L, "head.transform.backward", t->pre, d);
+    wf_lower_gemm(L, "head.transform.dgrad", 0, d,
+                  wf_lower_parameter(L, WF_KIND_VALUE, WF_T_TRANSFORM_WEIGHT), out);
+    wf_lower_wgrad(L, "head.transform.wgrad", d, t->hidden, WF_T_TRANSFORM_WEIGHT);
+    wf_lower_bias_grad(L, "head.transform.bias.grad", d, WF_T_TRANSFORM_BIAS);
+}
+
+/* From what met the vocabulary (own rows of its gradient) down to the last layer's output. */
+static void top_backward(wf_lowering *L, const top *t, wf_view dy) {
     const int64_t h = L->model->hidden;
+    const wf_view dx = wf_matrix(L->dx, WF_AT_DX_OUT, 0, L->own.count, h, h);
+    const bool norm = !L->model->post_norm;
+    if (has_transform(L)) {
+        const wf_view out = norm ? wf_lower_scratch(L, "head.transform.dgrad", L->own.count, h) : dx;
+        transform_backward(L, t, dy, out);
+        dy = out;
+    } else if (!norm) {
+        wf_lower_copy(L, "head.backward", dy, dx);
+    }
+    if (norm)
+        wf_lower_norm_backward(L, (const char *const[]){"normf.backward", NULL, "normf.wgrad"}, dy,
+                               t->x, t->stats, WF_T_NORMF_WEIGHT, NULL, dx);
+}
+
+static void head_backward(wf_lowering *L, const top *t, wf_view logits, wf_view lse) {
     const wf_problem p = {.op = WF_OP_LOSS_BACKWARD, .size = {L->rows, L->ids.count, L->ids.first}};
     if (L->ids.count) WF_KERNEL(L, "head.loss.backward", &p, lse, targets(L), logits);
-    const wf_view partial = wf_lower_scratch(L, "head.dgrad", L->rows, h);
-    wf_lower_gemm(L, "head.dgrad", 0, logits,
-                  wf_lower_parameter(L, WF_KIND_VALUE, WF_T_TOKEN_EMBEDDING), partial);
-    wf_lower_wgrad(L, "head.wgrad", logits, n->all, WF_T_TOKEN_EMBEDDING);
-    const wf_view dy = wf_lower_sum(
-        L, &(wf_sum_sites){"head.dgrad.scatter", "head.dgrad.sum", "head.dgrad.gather"}, partial);
-    wf_lower_norm_backward(L, (const char *const[]){"normf.backward", NULL, "normf.wgrad"}, dy,
-                           n->x, n->stats, WF_T_NORMF_WEIGHT, NULL,
-                           wf_matrix(L->dx, WF_AT_DX_OUT, 0, L->own.count, h, h));
+    const wf_view dy = wf_lower_column_backward(
+        L,
+        &(wf_column_sites){"head.dgrad",
+                           "head.wgrad",
+                           "head.bias.grad",
+                           {"head.dgrad.scatter", "head.dgrad.sum", "head.dgrad.gather"}},
+        logits, t->all, head_weight(L), WF_T_HEAD_BIAS);
+    top_backward(L, t, dy);
 }
 
 /* Every rank gets every column: the ranks' logits, each contiguous, behind one another, then copied
@@ -104,27 +195,42 @@ static wf_view logits_view(wf_lowering *L, wf_view *all_out) {
     return wf_matrix(all_out->buffer, WF_AT_NONE, L->rows * L->ids.first, L->rows, mine, mine);
 }
 
+/* The result of mode HIDDEN: all rows on every rank. Exchanges never write slots. */
+static void keep_hidden(wf_lowering *L, const top *t) {
+    const int64_t h = L->model->hidden;
+    if (L->sp)
+        wf_lower_copy(L, "head.hidden.all", t->all,
+                      wf_matrix(L->hidden_all, WF_AT_MICROBATCH, 0, L->rows, h, h));
+}
+
+static void logits_and_loss(wf_lowering *L, const top *t) {
+    wf_view all = {0};
+    const wf_view logits = logits_view(L, &all);
+    wf_lower_linear(L, "head.logits", t->all, head_weight(L), WF_T_HEAD_BIAS, logits);
+    if (L->mode == WF_MODE_LOGITS) {
+        gather_logits(L, all);
+        return;
+    }
+    const wf_view lse = loss(L, logits);
+    if (L->training) head_backward(L, t, logits, lse);
+}
+
 int32_t wf_lower_head(wf_lowering *L, bool first) {
     const char *const names[][2] = {[WF_MODE_TRAIN] = {"head", "head.first"},
                                     [WF_MODE_GRADIENTS] = {"head", "head.first"},
                                     [WF_MODE_EVALUATE] = {"head.evaluate", "head.evaluate.first"},
-                                    [WF_MODE_LOGITS] = {"head.logits", "head.logits"}};
+                                    [WF_MODE_LOGITS] = {"head.logits", "head.logits"},
+                                    [WF_MODE_HIDDEN] = {"head.hidden", "head.hidden"}};
     wf_lower_begin(L, names[L->mode][first], first);
-    const normed n = final_norm(L);
+    const top t = forward(L);
     if (L->hidden >= 0)
         wf_lower_copy(
-            L, "head.hidden", n.x,
-            wf_matrix(L->hidden, WF_AT_MICROBATCH, 0, n.x.extent[0], n.x.extent[1], n.x.extent[1]));
-    wf_view all = {0};
-    const wf_view logits = logits_view(L, &all);
-    wf_lower_gemm(L, "head.logits", WF_TRANS_B, n.all,
-                  wf_lower_parameter(L, WF_KIND_VALUE, WF_T_TOKEN_EMBEDDING), logits);
-    if (L->mode == WF_MODE_LOGITS) {
-        gather_logits(L, all);
-    } else {
-        const wf_view lse = loss(L, logits);
-        if (L->training) head_backward(L, &n, logits, lse);
-    }
+            L, "head.hidden", t.x,
+            wf_matrix(L->hidden, WF_AT_MICROBATCH, 0, t.x.extent[0], t.x.extent[1], t.x.extent[1]));
+    if (L->mode == WF_MODE_HIDDEN)
+        keep_hidden(L, &t);
+    else
+        logits_and_loss(L, &t);
     wf_lower_end(L);
     return L->s->nsegments - 1;
 }

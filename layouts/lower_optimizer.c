@@ -1,31 +1,37 @@
 /* lower_optimizer.c: after the last microbatch: sums of replicated tensors' gradients over tp
- * (under sp each rank has seen its own tokens only), the norm of the whole gradient with every
- * element counted once, and AdamW.
+ * (under sp each rank has seen its own tokens only) and of kv heads that several ranks hold (each
+ * has seen its own query heads only), the norm of the whole gradient with every element counted
+ * once, and AdamW.
  *
  * Squares: one element of a vector per kind of tensor, a layer's added to the layers' before it;
- * the ranks' vectors are gathered and summed in one order on every rank. Tensors that every rank
- * holds count on tp rank 0 only. */
+ * the ranks' vectors are gathered and summed in one order on every rank. What several ranks hold
+ * counts on the first of them only. */
 #include "layouts/lowering.h"
 
 /* ---- replicated gradients -------------------------------------------------------------------- */
 
-/* sum over tp of a flat vector, on every rank: reduce-scatter, add, all-gather. */
-static wf_view all_reduce_flat(wf_lowering *L, wf_view flat) {
+/* Ranks that add a vector up: all of tp, or those that hold a kv head. */
+typedef struct adders {
+    int32_t group, members, index;
+} adders;
+
+/* The sum over the ranks of a flat vector, on each: reduce-scatter, add, all-gather. */
+static wf_view all_reduce_flat(wf_lowering *L, const adders *ranks, wf_view flat) {
     const int64_t n = flat.extent[0];
-    wf_rows block[L->tp];
-    wf_view parts[L->tp];
-    for (int32_t i = 0; i < L->tp; i++) {
-        const wf_range range = wf_shard(n, L->tp, i);
+    wf_rows block[ranks->members];
+    wf_view parts[ranks->members];
+    for (int32_t i = 0; i < ranks->members; i++) {
+        const wf_range range = wf_shard(n, ranks->members, i);
         block[i] = (wf_rows){range.first, range.count};
     }
     const wf_view sum = wf_lower_scratch(L, "grad.sum", n, 1);
-    wf_build_reduce_scatter(L->s, "grad.scatter", WF_LANE_TP, L->group, &flat, block, parts);
-    const int64_t mine = block[L->me].count;
-    for (int32_t i = 0; i < L->tp; i++) /* as one row: kernels run along it */
+    wf_build_reduce_scatter(L->s, "grad.scatter", WF_LANE_TP, ranks->group, &flat, block, parts);
+    const int64_t mine = block[ranks->index].count;
+    for (int32_t i = 0; i < ranks->members; i++) /* as one row: kernels run along it */
         parts[i] = wf_matrix(parts[i].buffer, (wf_at)parts[i].at, parts[i].offset, 1, mine, mine);
-    wf_lower_add(L, "grad.sum", parts, L->tp,
-                 wf_matrix(sum.buffer, WF_AT_NONE, block[L->me].first, 1, mine, mine));
-    wf_build_all_gather(L->s, "grad.gather", WF_LANE_TP, L->group, &sum, block);
+    wf_lower_add(L, "grad.sum", parts, ranks->members,
+                 wf_matrix(sum.buffer, WF_AT_NONE, block[ranks->index].first, 1, mine, mine));
+    wf_build_all_gather(L->s, "grad.gather", WF_LANE_TP, ranks->group, &sum, block);
     return sum;
 }
 
@@ -33,31 +39,60 @@ static wf_view as_row(wf_view flat, int64_t offset, int64_t n) {
     return wf_matrix(flat.buffer, (wf_at)flat.at, offset, 1, n, n);
 }
 
-static bool is_replicated_vector(const wf_lowering *L, int t, bool per_layer) {
-    return L->table[t].per_layer == per_layer && L->table[t].split == WF_REPLICATED &&
-           !L->table[t].matrix;
-}
+/* A piece of a gradient: elements that stand together. */
+typedef struct piece {
+    int tensor;
+    int64_t first, count;
+} piece;
 
-/* The replicated vectors among the tensors, packed, summed, put back. Exchanges never send slots: a
- * slot stays in device memory whatever the transport. */
-static void sum_vectors(wf_lowering *L, bool per_layer) {
-    int64_t n = 0, at = 0;
-    for (int t = 0; t < WF_TENSORS; t++)
-        if (is_replicated_vector(L, t, per_layer)) n += L->table[t].rows;
+/* The pieces, packed, summed over the ranks, put back. Exchanges never send slots: a slot stays in
+ * device memory whatever the transport. */
+static void sum_pieces(wf_lowering *L, const adders *ranks, const piece *pieces, int32_t count) {
+    int64_t n = 0;
+    for (int32_t i = 0; i < count; i++) n += pieces[i].count;
     if (n == 0) return;
     const wf_view flat = wf_lower_scratch(L, "grad.packed", n, 1);
     for (int pass = 0; pass < 2; pass++) {
-        const wf_view packed = pass ? all_reduce_flat(L, flat) : flat;
-        at = 0;
-        for (int t = 0; t < WF_TENSORS; t++) {
-            const int64_t rows = L->table[t].rows;
-            if (!is_replicated_vector(L, t, per_layer) || !rows) continue;
-            const wf_view grad = as_row(wf_lower_flat(L, WF_KIND_GRAD, t), 0, rows);
-            wf_lower_copy(L, pass ? "grad.unpack" : "grad.pack",
-                          pass ? as_row(packed, at, rows) : grad,
-                          pass ? grad : as_row(packed, at, rows));
-            at += rows;
+        const wf_view packed = pass ? all_reduce_flat(L, ranks, flat) : flat;
+        int64_t at = 0;
+        for (int32_t i = 0; i < count; at += pieces[i++].count) {
+            const wf_view grad = as_row(wf_lower_flat(L, WF_KIND_GRAD, pieces[i].tensor),
+                                        pieces[i].first, pieces[i].count);
+            const wf_view room = as_row(packed, at, pieces[i].count);
+            wf_lower_copy(L, pass ? "grad.unpack" : "grad.pack", pass ? room : grad,
+                          pass ? grad : room);
         }
+    }
+}
+
+/* Tensors that every rank holds and has seen its own tokens for (sp). Positions differ: a rank's
+ * tokens touch its own rows only. */
+static void sum_replicated(wf_lowering *L, bool per_layer) {
+    const adders ranks = {L->group, L->tp, L->me};
+    piece pieces[WF_TENSORS];
+    int32_t n = 0;
+    for (int t = 0; t < WF_TENSORS; t++)
+        if (L->table[t].per_layer == per_layer && L->table[t].split == WF_REPLICATED &&
+            t != WF_T_POSITION_EMBEDDING && wf_lower_has(L, t))
+            pieces[n++] = (piece){t, 0, L->table[t].rows * L->table[t].columns};
+    sum_pieces(L, &ranks, pieces, n);
+}
+
+/* A layer's kv heads that several ranks hold: each has the part of its own query heads. */
+static void sum_shared_heads(wf_lowering *L) {
+    const int64_t d = L->model->head_size;
+    for (int32_t i = 0; i < L->nshared; i++) {
+        const wf_shared_head *head = &L->shared[i];
+        const adders ranks = {head->group, head->members, head->index};
+        piece pieces[4];
+        int32_t n = 0;
+        for (int t = WF_T_QKV_WEIGHT; t <= WF_T_QKV_BIAS; t++)
+            for (int which = 0; which < 2 && wf_lower_has(L, t); which++) {
+                const int64_t row = (L->heads.count + which * L->kv.count + head->local) * d;
+                const int64_t columns = L->shard[t].columns;
+                pieces[n++] = (piece){t, row * columns, d * columns};
+            }
+        sum_pieces(L, &ranks, pieces, n);
     }
 }
 
@@ -82,15 +117,48 @@ static void gather_positions(wf_lowering *L) {
 
 /* ---- the norm -------------------------------------------------------------------------------- */
 
+static void no_squares(wf_lowering *L, wf_view out) {
+    wf_lower_fill(L, "grad.squares", wf_matrix(out.buffer, (wf_at)out.at, out.offset, 1, 1, 1), 0);
+}
+
+static void squares_of_piece(wf_lowering *L, wf_view grad, int64_t first, int64_t count,
+                             wf_view out) {
+    const wf_problem p = {.op = WF_OP_SUM_SQUARES, .size = {count}};
+    if (count)
+        WF_KERNEL(L, "grad.squares", &p,
+                  wf_vector(grad.buffer, (wf_at)grad.at, grad.offset + first, count), out);
+    else
+        no_squares(L, out);
+}
+
+/* A kv head counts on the first rank that holds it; of a rank's heads only the first can have been
+ * counted before. What is left is three pieces: of q, of k, of v. */
+static bool counted_before(const wf_lowering *L) {
+    return L->nshared && L->shared[0].local == 0 && L->shared[0].index > 0;
+}
+
+static void squares_but_first_kv(wf_lowering *L, int tensor, wf_view out) {
+    const int64_t each = L->model->head_size * L->shard[tensor].columns;
+    const int64_t begin[] = {0, L->heads.count + 1, L->heads.count + L->kv.count + 1};
+    const int64_t count[] = {L->heads.count, L->kv.count - 1, L->kv.count - 1};
+    const wf_view grad = wf_lower_flat(L, WF_KIND_GRAD, tensor);
+    const wf_view parts = wf_lower_scratch(L, "grad.squares.parts", 3, 1);
+    for (int i = 0; i < 3; i++)
+        squares_of_piece(L, grad, begin[i] * each, count[i] * each,
+                         wf_vector(parts.buffer, WF_AT_NONE, i, 1));
+    const wf_problem p = {.op = WF_OP_SUM_ROWS, .size = {1, 3, 1}};
+    WF_KERNEL(L, "grad.squares.parts", &p, parts,
+              wf_matrix(out.buffer, (wf_at)out.at, out.offset, 1, 1, 1));
+}
+
 static void squares_of(wf_lowering *L, int tensor, wf_view out) {
     const wf_view grad = wf_lower_flat(L, WF_KIND_GRAD, tensor);
-    const bool counted = L->table[tensor].split != WF_REPLICATED || L->me == 0;
-    const wf_problem p = {.op = WF_OP_SUM_SQUARES, .size = {grad.extent[0]}};
-    if (counted && grad.extent[0])
-        WF_KERNEL(L, "grad.squares", &p, grad, out);
+    if (L->table[tensor].split == WF_REPLICATED && L->me != 0)
+        no_squares(L, out);
+    else if (L->table[tensor].split == WF_SPLIT_HEADS && counted_before(L))
+        squares_but_first_kv(L, tensor, out);
     else
-        wf_lower_fill(L, "grad.squares", wf_matrix(out.buffer, (wf_at)out.at, out.offset, 1, 1, 1),
-                      0);
+        squares_of_piece(L, grad, 0, grad.extent[0], out);
 }
 
 /* The tensors of a layer stand together in the table, and so do their squares: [first, first +
@@ -153,27 +221,36 @@ int32_t wf_lower_finish(wf_lowering *L) {
     if (!L->sp && L->mode != WF_MODE_TRAIN) return -1;
     wf_lower_begin(L, "finish", false);
     if (L->sp) {
-        gather_positions(L);
-        sum_vectors(L, false);
+        if (wf_lower_has(L, WF_T_POSITION_EMBEDDING)) gather_positions(L);
+        sum_replicated(L, false);
     }
     if (L->mode == WF_MODE_TRAIN) squares_outside(L);
     wf_lower_end(L);
     return L->s->nsegments - 1;
 }
 
+static bool has_layer_sums(const wf_lowering *L) {
+    return L->sp || L->nshared;
+}
+
+static void layer_sums(wf_lowering *L) {
+    if (L->sp) sum_replicated(L, true);
+    sum_shared_heads(L);
+}
+
 int32_t wf_lower_layer_finish(wf_lowering *L) {
-    if (!L->sp && L->mode != WF_MODE_TRAIN) return -1;
+    if (!has_layer_sums(L) && L->mode != WF_MODE_TRAIN) return -1;
     wf_lower_begin(L, "layer.finish", false);
-    if (L->sp) sum_vectors(L, true);
+    layer_sums(L);
     if (L->mode == WF_MODE_TRAIN) squares_of_layer(L);
     wf_lower_end(L);
     return L->s->nsegments - 1;
 }
 
 int32_t wf_lower_layer_sums(wf_lowering *L) {
-    if (!L->sp) return -1;
+    if (!has_layer_sums(L)) return -1;
     wf_lower_begin(L, "layer.sums", false);
-    sum_vectors(L, true);
+    layer_sums(L);
     wf_lower_end(L);
     return L->s->nsegments - 1;
 }

@@ -94,6 +94,39 @@ void wf_lower_gemm(wf_lowering *L, const char *site, uint32_t flags, wf_view a, 
         wf_lower_fill(L, site, c, 0);
 }
 
+bool wf_lower_has(const wf_lowering *L, int tensor) {
+    return L->table[tensor].rows > 0;
+}
+
+void wf_lower_linear(wf_lowering *L, const char *site, wf_view x, int weight, int bias,
+                     wf_view out) {
+    const wf_view w = wf_lower_parameter(L, WF_KIND_VALUE, weight);
+    if (!wf_lower_has(L, bias)) {
+        wf_lower_gemm(L, site, WF_TRANS_B, x, w, out);
+        return;
+    }
+    const wf_view b = wf_lower_parameter(L, WF_KIND_VALUE, bias);
+    const wf_view sum = wf_lower_scratch(L, wf_build_text(L->s, "%s.sum", site), out.extent[0],
+                                         out.extent[1]);
+    wf_lower_gemm(L, site, WF_TRANS_B, x, w, sum);
+    wf_lower_tail(L, &(wf_tail_sites){.bias = wf_build_text(L->s, "%s.bias", site)}, sum,
+                  &(wf_tail){.bias = &b}, out);
+}
+
+void wf_lower_activate(wf_lowering *L, const char *site, wf_view x, int weight, int bias,
+                       wf_view act, wf_view pre) {
+    const bool biased = wf_lower_has(L, bias);
+    const wf_problem p = {.op = WF_OP_GEMM,
+                          .flags = WF_TRANS_B | WF_ACTIVATE | (biased ? WF_BIAS : 0),
+                          .activation = L->model->activation,
+                          .size = {act.extent[0], act.extent[1], x.extent[1]}};
+    const wf_view w = wf_lower_parameter(L, WF_KIND_VALUE, weight);
+    if (biased)
+        WF_KERNEL(L, site, &p, x, w, wf_lower_parameter(L, WF_KIND_VALUE, bias), act, pre);
+    else
+        WF_KERNEL(L, site, &p, x, w, act, pre);
+}
+
 void wf_lower_wgrad(wf_lowering *L, const char *site, wf_view dy, wf_view x, int tensor) {
     const wf_view dw = wf_lower_parameter(L, WF_KIND_GRAD, tensor);
     const wf_problem p = {.op = WF_OP_GEMM,
@@ -103,6 +136,7 @@ void wf_lower_wgrad(wf_lowering *L, const char *site, wf_view dy, wf_view x, int
 }
 
 void wf_lower_bias_grad(wf_lowering *L, const char *site, wf_view dy, int tensor) {
+    if (!wf_lower_has(L, tensor)) return;
     const wf_view db = wf_lower_parameter(L, WF_KIND_GRAD, tensor);
     const wf_view row = wf_matrix(db.buffer, db.at, 0, 1, db.extent[0], db.extent[0]);
     const wf_problem p = {.op = WF_OP_SUM_ROWS,
@@ -111,20 +145,45 @@ void wf_lower_bias_grad(wf_lowering *L, const char *site, wf_view dy, int tensor
     WF_DEFER(L, site, &p, dy, row);
 }
 
+static uint32_t rms(const wf_lowering *L) {
+    return L->model->norm == WF_RMSNORM ? WF_RMS : 0;
+}
+
+/* The table has a norm's bias after its weight; RMSNorm has none. */
+void wf_lower_norm(wf_lowering *L, const char *site, wf_view x, int weight, wf_view y,
+                   wf_view stats) {
+    const wf_problem p = {.op = WF_OP_NORM,
+                          .flags = rms(L),
+                          .size = {x.extent[0], x.extent[1]},
+                          .real = {L->model->norm_epsilon}};
+    const wf_view gamma = wf_lower_parameter(L, WF_KIND_VALUE, weight);
+    if (p.flags)
+        WF_KERNEL(L, site, &p, x, gamma, y, stats);
+    else
+        WF_KERNEL(L, site, &p, x, gamma, wf_lower_parameter(L, WF_KIND_VALUE, weight + 1), y,
+                  stats);
+}
+
 void wf_lower_norm_backward(wf_lowering *L, const char *const site[3], wf_view dy, wf_view x,
                             wf_view stats, int weight, const wf_view *residual, wf_view out) {
     const int64_t n = dy.extent[1];
     const wf_view gamma = wf_lower_parameter(L, WF_KIND_VALUE, weight);
-    const wf_problem backward = {.op = WF_OP_NORM_BACKWARD, .size = {dy.extent[0], n}};
+    const wf_problem backward = {
+        .op = WF_OP_NORM_BACKWARD, .flags = rms(L), .size = {dy.extent[0], n}};
     const wf_view dx = residual ? wf_lower_scratch(L, site[0], dy.extent[0], n) : out;
     WF_KERNEL(L, site[0], &backward, dy, x, stats, gamma, dx);
     if (residual)
         wf_lower_tail(L, &(wf_tail_sites){.residual = site[1]}, dx,
                       &(wf_tail){.residual = residual}, out);
-    const wf_problem wgrad = {
-        .op = WF_OP_NORM_WGRAD, .flags = L->first ? 0 : WF_ACCUMULATE, .size = {dy.extent[0], n}};
-    WF_DEFER(L, site[2], &wgrad, dy, x, stats, wf_lower_parameter(L, WF_KIND_GRAD, weight),
-             wf_lower_parameter(L, WF_KIND_GRAD, weight + 1)); /* the table has bias after weight */
+    const wf_problem wgrad = {.op = WF_OP_NORM_WGRAD,
+                              .flags = rms(L) | (L->first ? 0 : WF_ACCUMULATE),
+                              .size = {dy.extent[0], n}};
+    const wf_view dgamma = wf_lower_parameter(L, WF_KIND_GRAD, weight);
+    if (rms(L))
+        WF_DEFER(L, site[2], &wgrad, dy, x, stats, dgamma);
+    else
+        WF_DEFER(L, site[2], &wgrad, dy, x, stats, dgamma,
+                 wf_lower_parameter(L, WF_KIND_GRAD, weight + 1));
 }
 
 void wf_lower_tail(wf_lowering *L, const wf_tail_sites *site, wf_view in, const wf_tail *tail,
@@ -156,7 +215,7 @@ void wf_lower_tail(wf_lowering *L, const wf_tail_sites *site, wf_view in, const 
         WF_KERNEL(L, site->residual, &p, in, *tail->residual, WF_NEXT(site->residual));
     }
 #undef WF_NEXT
-    assert(stages > 0);
+    if (!stages) WF_KERNEL(L, site->residual, &p, in, out); /* rides along with a sum, or is a copy */
 }
 
 /* ---- sums and exchanges ---------------------------------------------------------------------- */
@@ -195,6 +254,15 @@ wf_view wf_lower_sum(wf_lowering *L, const wf_sum_sites *site, wf_view partial) 
     wf_lower_add(L, site->sum, parts, L->tp, wf_lower_rows(whole, L->block[L->me]));
     wf_build_all_gather(L->s, site->gather, WF_LANE_TP, L->group, &whole, L->block);
     return whole;
+}
+
+wf_view wf_lower_column_backward(wf_lowering *L, const wf_column_sites *site, wf_view dy, wf_view x,
+                                 int weight, int bias) {
+    const wf_view partial = wf_lower_scratch(L, site->dgrad, x.extent[0], x.extent[1]);
+    wf_lower_gemm(L, site->dgrad, 0, dy, wf_lower_parameter(L, WF_KIND_VALUE, weight), partial);
+    wf_lower_wgrad(L, site->wgrad, dy, x, weight);
+    wf_lower_bias_grad(L, site->bias, dy, bias);
+    return wf_lower_sum(L, &site->sum, partial);
 }
 
 wf_view wf_lower_branch(wf_lowering *L, const wf_branch_sites *site, wf_view dx, double dropout,

@@ -10,24 +10,33 @@
 #include "layouts/build.h"
 #include "layouts/lower.h"
 
-/* Values of a layer, in the order of its forward pass. */
+/* Values of a layer, in the order of a forward pass whose norms stand before the halves. */
 typedef enum wf_value {
     WF_V_X,
     WF_V_STATS1,
     WF_V_NORM1,
-    WF_V_NORM1_ALL,
+    WF_V_ALL1, /* what attention reads: all rows */
     WF_V_QKV,
     WF_V_ATTN,
     WF_V_LSE,
-    WF_V_X1,
+    WF_V_SUM1, /* after attention and its residual */
     WF_V_STATS2,
     WF_V_NORM2,
-    WF_V_NORM2_ALL,
+    WF_V_ALL2, /* what the MLP reads */
     WF_V_PRE,
     WF_V_ACT,
-    WF_V_OUT,
+    WF_V_SUM2, /* after the MLP and its residual */
     WF_LAYER_VALUES
 } wf_value;
+
+/* The two halves of a layer, and how norms and sums join them. */
+enum { WF_ATTENTION_HALF, WF_MLP_HALF, WF_HALVES };
+typedef struct wf_form {
+    wf_value norm_of[WF_HALVES];  /* what norm 1 and 2 are of */
+    wf_value in[WF_HALVES];       /* own rows of what the half reads */
+    wf_value residual[WF_HALVES]; /* what its result is added to */
+    wf_value out;                 /* of the layer */
+} wf_form;
 
 /* The four slots of a parameter. */
 typedef enum wf_kind { WF_KIND_VALUE, WF_KIND_GRAD, WF_KIND_M, WF_KIND_V, WF_KINDS } wf_kind;
@@ -39,6 +48,12 @@ typedef struct wf_deferred {
     wf_view views[WF_MOST_VIEWS];
     int nviews;
 } wf_deferred;
+
+/* A kv head whose query heads are split over several ranks; each adds its part to the gradient. */
+typedef struct wf_shared_head {
+    int64_t local;                 /* its number among those of this rank */
+    int32_t group, members, index; /* the ranks that hold it, own place among them */
+} wf_shared_head;
 
 typedef struct wf_lowering {
     wf_schedule *s;
@@ -54,21 +69,25 @@ typedef struct wf_lowering {
     wf_range positions;    /* of the own rows */
     wf_rows own;
     wf_rows *block;                /* [tp] */
-    wf_range heads, features, ids; /* own shards */
+    wf_range heads, kv, features, ids; /* own shards; kv: the kv heads that the query heads read */
+    wf_form form;
+    struct wf_shared_head *shared; /* kv heads that others hold too, ascending */
+    int32_t nshared;
 
     wf_parameter_info table[WF_TENSORS];
     wf_shard_map shard[WF_TENSORS];
     int32_t square[WF_TENSORS], nsquares; /* place among the tensors that the model has; -1 */
     int32_t slot[WF_KINDS][WF_TENSORS];
-    int32_t tokens, targets, loss, clip, logits, hidden; /* slots */
+    int32_t tokens, targets, loss, clip, logits, hidden, hidden_all, rope; /* slots */
     int32_t x, dx, saved[WF_LAYER_VALUES], squares;      /* pools; saved: -1 where not kept */
+    int32_t embedded, embedded_stats; /* pools: what the embedding's norm is of; -1 */
 
     /* of the open segment */
     bool first;    /* first microbatch: gradients are written, not added to */
     bool backward; /* saved values are there; others are lowered again */
     bool has[WF_LAYER_VALUES];
     wf_view value[WF_LAYER_VALUES];
-    int32_t whole[2]; /* gathered buffer of norm 1, 2 whose own block is in place; -1 */
+    int32_t whole[WF_HALVES]; /* gathered buffer whose own block is in place; -1 */
     wf_deferred deferred[WF_DEFERRED]; /* weight gradients that wait for the next exchange */
     int ndeferred;
 } wf_lowering;
@@ -102,15 +121,23 @@ void wf_lower_fill(wf_lowering *, const char *site, wf_view out, double value);
 /* c = epilogue(a b); flags TRANS_A, TRANS_B, ACCUMULATE. An empty sum is a fill. */
 void wf_lower_gemm(wf_lowering *, const char *site, uint32_t flags, wf_view a, wf_view b,
                    wf_view c);
-/* Weight gradient dy^T x of a matrix, and the bias gradient's row sum; deferred. */
+bool wf_lower_has(const wf_lowering *, int tensor); /* does the model? */
+/* out = x weight^T + bias, where there is one; act = activation of pre = the same. */
+void wf_lower_linear(wf_lowering *, const char *site, wf_view x, int weight, int bias, wf_view out);
+void wf_lower_activate(wf_lowering *, const char *site, wf_view x, int weight, int bias,
+                       wf_view act, wf_view pre);
+/* Weight gradient dy^T x of a matrix, and the bias gradient's row sum (of a bias that is absent:
+ * nothing); deferred. */
 void wf_lower_wgrad(wf_lowering *, const char *site, wf_view dy, wf_view x, int tensor);
 void wf_lower_bias_grad(wf_lowering *, const char *site, wf_view dy, int tensor);
-/* dx = LayerNorm'(dy) of own rows (+ residual when not NULL) into out; weights' gradients deferred.
+void wf_lower_norm(wf_lowering *, const char *site, wf_view x, int weight, wf_view y,
+                   wf_view stats);
+/* dx = norm'(dy) of own rows (+ residual when not NULL) into out; weights' gradients deferred.
  */
 void wf_lower_norm_backward(wf_lowering *, const char *const site[3], wf_view dy, wf_view x,
                             wf_view stats, int weight, const wf_view *residual, wf_view out);
 
-/* Element-wise steps after a sum, each left out when NULL or 0. */
+/* Element-wise steps after a sum, each left out when NULL or 0; none: a copy. */
 typedef struct wf_tail {
     const wf_view *bias;
     int64_t bias_group;
@@ -131,6 +158,14 @@ typedef struct wf_sum_sites {
     const char *scatter, *sum, *gather;
 } wf_sum_sites;
 wf_view wf_lower_sum(wf_lowering *, const wf_sum_sites *, wf_view partial);
+/* Backward of a column-parallel layer, given the gradient dy of its output: own rows of the gradient
+ * of x (dy weight, summed over tp); weight and bias gradients deferred. */
+typedef struct wf_column_sites {
+    const char *dgrad, *wgrad, *bias;
+    wf_sum_sites sum;
+} wf_column_sites;
+wf_view wf_lower_column_backward(wf_lowering *, const wf_column_sites *, wf_view dy, wf_view x,
+                                 int weight, int bias);
 /* out = parts[0] + parts[1] + ..., in this order, in steps of at most 8. */
 void wf_lower_add(wf_lowering *, const char *site, const wf_view *parts, int32_t count,
                   wf_view out);
@@ -167,7 +202,31 @@ wf_status wf_lower_open(const wf_model *, const wf_shape *, const wf_layout *, i
                         wf_lowering **out);
 wf_status wf_lower_close(wf_lowering *, wf_status status, wf_schedule **out);
 
-/* Pools of a layer's saved values. */
+/* ---- a layer: lower_layer.c; its halves: lower_attention.c, lower_mlp.c ----------------------- */
+
+/* A value, from this segment, from what was saved, or lowered here; and where one goes. */
+wf_view wf_lower_need(wf_lowering *, wf_value);
+wf_view wf_lower_destination(wf_lowering *, wf_value);
+/* value = residual + dropout(bias + sum over tp of x weight^T). */
+typedef struct wf_row_sites {
+    const char *product;
+    wf_sum_sites sum;
+    wf_tail_sites tail;
+} wf_row_sites;
+void wf_lower_row_parallel(wf_lowering *, const wf_row_sites *, wf_view x, int weight,
+                           int32_t dropout_site, wf_view residual, wf_value out);
+
+void wf_lower_qkv(wf_lowering *);
+void wf_lower_attention(wf_lowering *);
+void wf_lower_attention_out(wf_lowering *);
+void wf_lower_features(wf_lowering *);
+void wf_lower_mlp_out(wf_lowering *);
+/* Own rows of the gradient of what the half reads, given that of its sum. */
+wf_view wf_lower_attention_backward(wf_lowering *, wf_view d);
+wf_view wf_lower_mlp_backward(wf_lowering *, wf_view d);
+
+/* Pools of a layer's saved values, and of the embedding's. */
 void wf_lower_layer_pools(wf_lowering *);
+void wf_lower_embedding_pools(wf_lowering *);
 
 #endif

@@ -1,7 +1,7 @@
-/* model.c: presets, what lowering supports, and the table of parameters: one row per tensor with
- * its shape, how tp splits it, how it starts and whether weight decay applies (Radford et al.,
- * "Language Models are Unsupervised Multitask Learners", 2019: GPT-2's names and shapes; the head
- * is tied to the token embedding). */
+/* model.c: presets, which models are legal, and the table of parameters: one row per tensor with its
+ * shape, how tp splits it, how it starts and whether weight decay applies. One table for every form
+ * of the block: GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023), BERT (Devlin et al. 2018);
+ * what a form lacks has no rows. */
 #include "layouts/model.h"
 
 #include <math.h>
@@ -73,14 +73,62 @@ static wf_status check_extents(const wf_model *m) {
                            extents[i].name, (long long)extents[i].value);
     const double attention = (double)m->heads * (double)m->head_size;
     const double parameters =
-        (double)m->hidden * (double)(m->vocabulary + m->positions) +
-        (double)m->layers * (double)m->hidden * (4 * attention + 2 * (double)m->features);
+        (double)m->hidden * (double)(2 * m->vocabulary + m->positions) +
+        (double)m->layers * (double)m->hidden * (4 * attention + 3 * (double)m->features);
     if (attention > (double)LARGEST || parameters > MOST_PARAMETERS)
         return wf_fail(WF_ERR_ARGUMENT,
                        "the model has about %.3g parameters, more than 2^50, or heads that are "
                        "wider than 2^24 together",
                        parameters);
     return WF_OK;
+}
+
+static wf_status check_rope(const wf_model *m) {
+    const double reals[] = {m->rope_theta, m->rope_factor, m->rope_low_frequency,
+                            m->rope_high_frequency};
+    for (int i = 0; i < 4; i++)
+        if (!(reals[i] >= 0 && reals[i] <= 1e30))
+            return wf_fail(WF_ERR_ARGUMENT, "the model's rotary positions have the number %g",
+                           reals[i]);
+    if (m->head_size % 2)
+        return wf_fail(WF_ERR_ARGUMENT,
+                       "rotary positions turn pairs, and the model's head_size %lld is odd",
+                       (long long)m->head_size);
+    if (m->rope_theta < 1)
+        return wf_fail(WF_ERR_ARGUMENT, "the model's rope_theta %g is less than 1", m->rope_theta);
+    const bool by_wave = m->rope_low_frequency > 0 || m->rope_high_frequency > 0;
+    if (m->rope_factor > 1 && by_wave &&
+        (!(m->rope_low_frequency > 0 && m->rope_high_frequency > m->rope_low_frequency) ||
+         m->rope_original_positions < 1 || m->rope_original_positions > LARGEST))
+        return wf_fail(WF_ERR_ARGUMENT,
+                       "the model's rotary positions are scaled between frequencies %g and %g of "
+                       "%lld positions, which is no range",
+                       m->rope_low_frequency, m->rope_high_frequency,
+                       (long long)m->rope_original_positions);
+    return WF_OK;
+}
+
+static wf_status check_forms(const wf_model *m) {
+    const struct {
+        const char *name;
+        int32_t value, end;
+    } forms[] = {{"family", m->family, WF_FAMILIES},
+                 {"norm", m->norm, WF_RMSNORM + 1},
+                 {"position form", m->position_form, WF_POSITIONS_NONE + 1},
+                 {"head form", m->head_form, WF_HEAD_NONE + 1}};
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+        if (forms[i].value < 0 || forms[i].value >= forms[i].end)
+            return wf_fail(WF_ERR_ARGUMENT, "the model's %s is %d, which is none", forms[i].name,
+                           forms[i].value);
+    if (m->heads % m->kv_heads)
+        return wf_fail(WF_ERR_ARGUMENT,
+                       "the model's %lld heads do not divide among %lld kv heads",
+                       (long long)m->heads, (long long)m->kv_heads);
+    if (m->types < 0 || m->types > LARGEST)
+        return wf_fail(WF_ERR_ARGUMENT, "the model has %lld token types", (long long)m->types);
+    if (m->biases & ~(uint32_t)WF_BIASES_ALL)
+        return wf_fail(WF_ERR_ARGUMENT, "the model has unknown biases, %#x", m->biases);
+    return m->position_form == WF_POSITIONS_ROPE ? check_rope(m) : WF_OK;
 }
 
 wf_status wf_model_check(const wf_model *m) {
@@ -97,19 +145,7 @@ wf_status wf_model_check(const wf_model *m) {
                        m->init_std);
     if (m->activation <= WF_ACT_NONE || m->activation >= WF_ACTS)
         return wf_fail(WF_ERR_ARGUMENT, "the model has no known activation (%d)", m->activation);
-    if (m->kv_heads != m->heads)
-        return wf_fail(WF_ERR_UNSUPPORTED,
-                       "%lld kv heads for %lld heads: grouped queries are not lowered yet",
-                       (long long)m->kv_heads, (long long)m->heads);
-    if (m->norm != WF_LAYERNORM || m->position_form != WF_POSITIONS_LEARNED ||
-        m->head_form != WF_HEAD_LINEAR || m->biases != WF_BIASES_ALL || m->types || m->gated ||
-        m->post_norm || m->bidirectional || m->embedding_norm)
-        return wf_fail(WF_ERR_UNSUPPORTED,
-                       "forms of the block other than GPT-2's are not lowered yet");
-    if (!m->tied_head)
-        return wf_fail(WF_ERR_UNSUPPORTED,
-                       "a head that is not tied to the token embedding is not lowered yet");
-    return WF_OK;
+    return check_forms(m);
 }
 
 #define LAYER   true

@@ -48,15 +48,16 @@ typedef struct wf_model {
 
 /* "tiny" (the quickstart's byte model), "gpt2"; WF_ERR_ARGUMENT names the known ones. */
 wf_status wf_model_preset(const char *name, wf_model *out);
-/* Legal and within what lowering supports? */
+/* Legal? */
 wf_status wf_model_check(const wf_model *);
 
 /* How a tensor [rows, columns] is split over tp. */
 typedef enum wf_split {
     WF_REPLICATED,      /* whole on every tp rank; under sp its gradient is summed over tp */
-    WF_SPLIT_HEADS,     /* rows: q, k and v heads of the rank, one after another (fused QKV) */
+    WF_SPLIT_HEADS,     /* rows: q, k and v heads of the rank, one after another (fused QKV); kv heads
+                         * may be held by several neighbours */
     WF_SPLIT_HEAD_COLUMNS, /* columns: the rank's heads * head_size (attention output) */
-    WF_SPLIT_FEATURES,  /* rows: the rank's MLP features */
+    WF_SPLIT_FEATURES,  /* rows: the rank's MLP features (gated: of the gate, then of up) */
     WF_SPLIT_FEATURE_COLUMNS,
     WF_SPLIT_VOCABULARY /* rows: the rank's ids */
 } wf_split;
@@ -90,11 +91,17 @@ int64_t wf_model_parameter_count(const wf_model *);
  * shard lies in the whole. */
 typedef struct wf_shard_map {
     int64_t rows, columns;
-    int32_t pieces;             /* row pieces: 3 for fused QKV, else 1 */
+    int32_t pieces;             /* row pieces: 3 for fused QKV, 2 for gated fc1, else 1 */
     struct { int64_t local, global, count; } piece[3];
     int64_t first_column;       /* global column of local column 0 */
 } wf_shard_map;
+/* The kv heads that part `index` of the query heads reads. */
+wf_range wf_model_kv_heads(const wf_model *, int32_t parts, int32_t index);
 void wf_model_shard(const wf_model *, const wf_parameter_info *, const wf_layout *, int32_t rank, wf_shard_map *out);
+
+/* Rotary positions (layouts/rope.c): cosines of the head_size / 2 angles of a position, then their
+ * sines: a row of the slot "rope". */
+void wf_model_rope(const wf_model *, int64_t position, double *out /* [head_size] */);
 
 typedef struct wf_shape { int64_t batch, sequence; } wf_shape; /* "b8s128": global batch in sequences */
 wf_status wf_shape_parse(const char *text, wf_shape *out);

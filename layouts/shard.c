@@ -1,24 +1,34 @@
 /* shard.c: a rank's shard of each parameter: whole heads, balanced features and ids. The fused QKV
- * tensor is three row pieces: the rank's heads of q, then of k, then of v. */
+ * tensor is three row pieces: the rank's heads of q, then of k, then of v; a gated fc1 is two, gate
+ * and up. */
 #include "layouts/model.h"
 
-static void one_piece(wf_shard_map *map, int64_t first, int64_t count) {
-    map->rows = count;
-    map->pieces = 1;
-    map->piece[0].local = 0;
-    map->piece[0].global = first;
-    map->piece[0].count = count;
+/* The query heads are balanced; the kv heads are those that they read, so that neighbours may hold
+ * the same ones: where kv heads are fewer than ranks, and where a shard ends inside a group. */
+wf_range wf_model_kv_heads(const wf_model *m, int32_t parts, int32_t index) {
+    const wf_range heads = wf_shard(m->heads, parts, index);
+    const int64_t group = m->heads / m->kv_heads, first = heads.first / group;
+    if (heads.count == 0) return (wf_range){first, 0};
+    return (wf_range){first, (heads.first + heads.count - 1) / group + 1 - first};
 }
 
-static void three_pieces(wf_shard_map *map, const wf_model *m, wf_range heads) {
-    const int64_t each = heads.count * m->head_size;
-    map->rows = 3 * each;
-    map->pieces = 3;
-    for (int i = 0; i < 3; i++) {
-        map->piece[i].local = i * each;
-        map->piece[i].global = (i * m->heads + heads.first) * m->head_size;
-        map->piece[i].count = each;
-    }
+static void add_piece(wf_shard_map *map, int64_t first, int64_t count) {
+    map->piece[map->pieces].local = map->rows;
+    map->piece[map->pieces].global = first;
+    map->piece[map->pieces++].count = count;
+    map->rows += count;
+}
+
+static void qkv_pieces(wf_shard_map *map, const wf_model *m, wf_range heads, wf_range kv) {
+    const int64_t d = m->head_size;
+    add_piece(map, heads.first * d, heads.count * d);
+    for (int64_t before = m->heads; before <= m->heads + m->kv_heads; before += m->kv_heads)
+        add_piece(map, (before + kv.first) * d, kv.count * d);
+}
+
+static void feature_pieces(wf_shard_map *map, const wf_model *m, wf_range features) {
+    add_piece(map, features.first, features.count);
+    if (m->gated) add_piece(map, m->features + features.first, features.count);
 }
 
 void wf_model_shard(const wf_model *m, const wf_parameter_info *info, const wf_layout *layout,
@@ -30,27 +40,28 @@ void wf_model_shard(const wf_model *m, const wf_parameter_info *info, const wf_l
     const wf_range features = wf_shard(m->features, tp, index);
     const wf_range ids = wf_shard(m->vocabulary, tp, index);
     *out = (wf_shard_map){.columns = info->columns};
-    one_piece(out, 0, info->rows);
-    if (!info->rows) return;
-    switch ((wf_split)info->split) {
+    switch (info->rows ? (wf_split)info->split : WF_REPLICATED) {
     case WF_REPLICATED:
+        add_piece(out, 0, info->rows);
         break;
     case WF_SPLIT_HEADS:
-        three_pieces(out, m, heads);
+        qkv_pieces(out, m, heads, wf_model_kv_heads(m, tp, index));
         break;
     case WF_SPLIT_HEAD_COLUMNS:
+        add_piece(out, 0, info->rows);
         out->columns = heads.count * m->head_size;
         out->first_column = heads.first * m->head_size;
         break;
     case WF_SPLIT_FEATURES:
-        one_piece(out, features.first, features.count);
+        feature_pieces(out, m, features);
         break;
     case WF_SPLIT_FEATURE_COLUMNS:
+        add_piece(out, 0, info->rows);
         out->columns = features.count;
         out->first_column = features.first;
         break;
     case WF_SPLIT_VOCABULARY:
-        one_piece(out, ids.first, ids.count);
+        add_piece(out, ids.first, ids.count);
         break;
     }
 }

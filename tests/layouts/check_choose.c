@@ -5,23 +5,10 @@
 
 #include "layouts/build.h"
 #include "layouts/lower.h"
+#include "tests/layouts/models.h"
 
 static wf_schedule *lowered(const char *text, wf_mode mode) {
-    const wf_model model = {.layers = 2,
-                            .hidden = 12,
-                            .heads = 3,
-                            .kv_heads = 3,
-                            .head_size = 4,
-                            .features = 10,
-                            .vocabulary = 7,
-                            .positions = 5,
-                            .activation = WF_ACT_GELU_TANH,
-                            .norm_epsilon = 1e-5,
-                            .init_std = 0.02,
-                            .dropout_embedding = 0.1,
-                            .dropout_attention = 0.1,
-                            .dropout_residual = 0.1,
-                            .tied_head = true, .biases = WF_BIASES_ALL};
+    const wf_model model = small_model(TEST_GPT2);
     const wf_shape shape = {2, 5};
     wf_layout layout;
     wf_schedule *s;

@@ -6,36 +6,23 @@
 #include <stdio.h>
 
 #include "layouts/lower.h"
+#include "tests/layouts/models.h"
 
 enum {
-    LAYERS = 2,
+    LAYERS = UNEVEN_LAYERS,
     B = 2 /* per microbatch */,
     MICROBATCHES = 2,
     S = 61,
-    H = 96,
-    HEADS = 6,
-    D = 16,
-    F = 250,
-    V = 257,
-    P = 64
+    H = UNEVEN_HIDDEN,
+    HEADS = UNEVEN_HEADS,
+    D = UNEVEN_HEAD_SIZE,
+    F = UNEVEN_FEATURES,
+    V = UNEVEN_VOCABULARY,
+    P = UNEVEN_POSITIONS
 };
 enum { R = B * S, BYTES = 4 };
 
-static const wf_model model = {.layers = LAYERS,
-                               .hidden = H,
-                               .heads = HEADS,
-                               .kv_heads = HEADS,
-                               .head_size = D,
-                               .features = F,
-                               .vocabulary = V,
-                               .positions = P,
-                               .activation = WF_ACT_GELU_TANH,
-                               .norm_epsilon = 1e-5,
-                               .init_std = 0.02,
-                               .dropout_embedding = 0.1,
-                               .dropout_attention = 0.1,
-                               .dropout_residual = 0.1,
-                               .tied_head = true, .biases = WF_BIASES_ALL};
+static wf_model model; /* of the test */
 
 static const struct {
     const char *text;
@@ -63,17 +50,58 @@ static wf_schedule *schedule_of(const char *text, int r, wf_mode mode) {
     return s;
 }
 
+/* The loop runs over forms, and over layouts within a form. */
+static int layout_of(int i) {
+    model = uneven_model((test_form)(i / LAYOUTS));
+    return i % LAYOUTS;
+}
+
+static int64_t first(int64_t n, int t, int r) {
+    return n / t * r + (r < n % t ? r : n % t);
+}
+
+/* Does rank r have a query head of kv head k's group? */
+static bool holds(int t, int r, int64_t k) {
+    const int64_t group = HEADS / model.kv_heads, from = first(HEADS, t, r);
+    return share(HEADS, t, r) && from < (k + 1) * group && from + share(HEADS, t, r) > k * group;
+}
+
+static int64_t kv_heads(int t, int r) {
+    int64_t n = 0;
+    for (int64_t k = 0; k < model.kv_heads; k++) n += holds(t, r, k);
+    return n;
+}
+
+/* Elements of a norm, and what its model has outside layers on every rank. */
+static int64_t norm_elements(void) {
+    return model.norm == WF_RMSNORM ? H : 2 * H;
+}
+
+static int64_t replicated_outside(void) {
+    const bool transform = model.head_form == WF_HEAD_TRANSFORM;
+    return (model.post_norm ? 0 : norm_elements()) + model.types * H +
+           (model.embedding_norm ? norm_elements() : 0) +
+           (transform ? H * H + H + norm_elements() : 0);
+}
+
+static int64_t positions(void) {
+    return model.position_form == WF_POSITIONS_LEARNED ? P : 0;
+}
+
 START_TEST(parameter_bytes) {
-    const int t = layouts[_i].t;
+    const int l = layout_of(_i), t = layouts[l].t;
+    const int bias = model.biases != 0, fc1 = model.gated ? 2 : 1;
+    const int64_t head = (model.tied_head ? 0 : H) + (model.head_form == WF_HEAD_TRANSFORM);
     for (int r = 0; r < t; r++) {
-        wf_schedule *s = schedule_of(layouts[_i].text, r, WF_MODE_TRAIN);
+        wf_schedule *s = schedule_of(layouts[l].text, r, WF_MODE_TRAIN);
         wf_bytes bytes;
         wf_schedule_measure(s, &bytes);
-        const int64_t a = share(HEADS, t, r) * D, f = share(F, t, r);
-        const int64_t layer = 4 * H                           /* two norms */
-                              + 3 * a * H + 3 * a + H * a + H /* attention */
-                              + f * H + f + H * f + H;        /* MLP */
-        const int64_t parameters = share(V, t, r) * H + P * H + LAYERS * layer + 2 * H;
+        const int64_t a = share(HEADS, t, r) * D, f = fc1 * share(F, t, r);
+        const int64_t qkv = a + 2 * kv_heads(t, r) * D;
+        const int64_t layer = 2 * norm_elements() + qkv * (H + bias) + H * (a + bias) +
+                              f * (H + bias) + H * (share(F, t, r) + bias);
+        const int64_t parameters = share(V, t, r) * (H + head) + positions() * H +
+                                   LAYERS * layer + replicated_outside();
         ck_assert_int_eq(bytes.by_class[WF_CLASS_PARAMETER], BYTES * parameters);
         ck_assert_int_eq(bytes.by_class[WF_CLASS_GRADIENT], BYTES * parameters);
         ck_assert_int_eq(bytes.by_class[WF_CLASS_OPTIMIZER], 2 * BYTES * parameters);
@@ -82,17 +110,21 @@ START_TEST(parameter_bytes) {
 }
 END_TEST
 
-/* Forward, dgrad and wgrad of each linear layer and of the head; attention on the causal half:
- * two products forward, five backward. */
+/* Forward, dgrad and wgrad of each linear layer and of the head; attention on the causal half, or
+ * all of it: two products forward, five backward. */
 START_TEST(flops) {
-    const int t = layouts[_i].t;
+    const int l = layout_of(_i), t = layouts[l].t;
+    const int64_t pairs = model.bidirectional ? S * S : S * (S + 1) / 2;
     for (int r = 0; r < t; r++) {
-        wf_schedule *s = schedule_of(layouts[_i].text, r, WF_MODE_TRAIN);
+        wf_schedule *s = schedule_of(layouts[l].text, r, WF_MODE_TRAIN);
         wf_work work;
         wf_schedule_count(s, &work);
         const int64_t heads = share(HEADS, t, r), a = heads * D, f = share(F, t, r);
-        const int64_t gemm = 3 * 2 * R * H * (LAYERS * (4 * a + 2 * f) + share(V, t, r));
-        const int64_t product = 2 * B * heads * D * (S * (S + 1) / 2) * LAYERS;
+        const int64_t columns = 2 * a + 2 * kv_heads(t, r) * D + (model.gated ? 3 : 2) * f;
+        const int64_t own = layouts[l].sp ? B * share(S, t, r) : R;
+        const int64_t gemm = 3 * 2 * R * H * (LAYERS * columns + share(V, t, r)) +
+                             (model.head_form == WF_HEAD_TRANSFORM ? 3 * 2 * own * H * H : 0);
+        const int64_t product = 2 * B * heads * D * pairs * LAYERS;
         ck_assert_int_eq((int64_t)work.flops[WF_OP_GEMM], MICROBATCHES * gemm);
         ck_assert_int_eq((int64_t)work.flops[WF_OP_ATTENTION], MICROBATCHES * 2 * product);
         ck_assert_int_eq((int64_t)work.flops[WF_OP_ATTENTION_BACKWARD], MICROBATCHES * 5 * product);
@@ -107,6 +139,37 @@ typedef struct sent {
     int64_t gather, scatter;
 } sent;
 
+/* Adding a vector up over m ranks, of which this is number i. */
+static void add_up(sent *e, int64_t times, int64_t n, int m, int i) {
+    e->gather += times * (m - 1) * share(n, m, i);
+    e->scatter += times * (n - share(n, m, i));
+}
+
+/* Of k and v, weight and bias, of each kv head that other ranks hold too. */
+static void add_up_kv_heads(sent *e, int t, int r) {
+    const int64_t each = 2 * D * (H + (model.biases & WF_BIAS_QKV ? 1 : 0));
+    for (int64_t k = 0; k < model.kv_heads; k++) {
+        int m = 0, i = 0;
+        for (int other = 0; other < t; other++) {
+            m += holds(t, other, k);
+            i += other < r && holds(t, other, k);
+        }
+        if (holds(t, r, k) && m > 1) add_up(e, LAYERS, each, m, i);
+    }
+}
+
+static int64_t tensors(void) {
+    wf_parameter_info table[WF_TENSORS];
+    int64_t n = 0;
+    wf_model_parameters(&model, table);
+    for (int i = 0; i < WF_TENSORS; i++) n += table[i].rows > 0;
+    return n;
+}
+
+static int64_t layer_vectors(void) {
+    return 2 * norm_elements() + (model.biases ? 2 * H : 0);
+}
+
 static sent expected(int t, int r, bool sp, bool training) {
     const int64_t own = sp ? B * share(S, t, r) : share(R, t, r); /* rows */
     const int64_t ag = (t - 1) * own * H, rs = (R - own) * H, stats = (t - 1) * 3 * R;
@@ -120,28 +183,25 @@ static sent expected(int t, int r, bool sp, bool training) {
     e.gather += MICROBATCHES * (training ? 2 : 1) * ag;
     e.scatter += MICROBATCHES * (training ? 2 : 1) * rs;
     if (!training) return e;
-    e.gather += (t - 1) * 16; /* squares of the norm */
+    e.gather += (t - 1) * tensors(); /* squares of the norm */
+    add_up_kv_heads(&e, t, r);
     if (!sp) return e;
-    const int64_t vectors[] = {6 * H, 2 * H}, times[] = {LAYERS, 1};
-    for (int i = 0; i < 2;
-         i++) { /* gradients of norms and row-parallel biases are summed over tp */
-        e.gather += times[i] * (t - 1) * share(vectors[i], t, r);
-        e.scatter += times[i] * (vectors[i] - share(vectors[i], t, r));
-    }
-    e.gather += (t - 1) * share(S, t, r) * H; /* each rank's own positions */
+    add_up(&e, LAYERS, layer_vectors(), t, r); /* norms and row-parallel biases */
+    add_up(&e, 1, replicated_outside(), t, r);
+    if (positions()) e.gather += (t - 1) * share(S, t, r) * H; /* each rank's own */
     return e;
 }
 
 START_TEST(exchanged_bytes) {
-    const int t = layouts[_i].t;
+    const int l = layout_of(_i), t = layouts[l].t;
     int64_t all = 0;
     for (int training = 0; training < 2; training++)
         for (int r = 0; r < t; r++) {
             wf_schedule *s =
-                schedule_of(layouts[_i].text, r, training ? WF_MODE_TRAIN : WF_MODE_EVALUATE);
+                schedule_of(layouts[l].text, r, training ? WF_MODE_TRAIN : WF_MODE_EVALUATE);
             wf_work work;
             wf_schedule_count(s, &work);
-            const sent e = t > 1 ? expected(t, r, layouts[_i].sp, training) : (sent){0};
+            const sent e = t > 1 ? expected(t, r, layouts[l].sp, training) : (sent){0};
             ck_assert_int_eq(work.sent_bytes[WF_ALL_GATHER], BYTES * e.gather);
             ck_assert_int_eq(work.sent_bytes[WF_REDUCE_SCATTER], BYTES * e.scatter);
             for (int c = WF_ALL_TO_ALL; c < WF_COLLECTIVES; c++)
@@ -153,14 +213,14 @@ START_TEST(exchanged_bytes) {
     /* On average over ranks a layer and microbatch send 8 (with sp: 10) c(t) S B h, c(t) = (t - 1)
      * / t: what one more layer adds beyond that is only the sum of its replicated vectors. */
     const int64_t layers =
-        (int64_t)LAYERS * MICROBATCHES * (layouts[_i].sp ? 10 : 8) * (t - 1) * R * H * BYTES;
+        (int64_t)LAYERS * MICROBATCHES * (layouts[l].sp ? 10 : 8) * (t - 1) * R * H * BYTES;
     ck_assert_int_ge(all, layers);
 }
 END_TEST
 
 /* The published form itself, as the difference between three layers and two. */
 START_TEST(one_more_layer_sends_megatrons_volume) {
-    const int t = layouts[_i].t;
+    const int l = layout_of(_i), t = layouts[l].t;
     const wf_shape shape = {B * MICROBATCHES, S};
     int64_t more = 0;
     for (int layers = 2; layers < 4; layers++)
@@ -170,7 +230,7 @@ START_TEST(one_more_layer_sends_megatrons_volume) {
             wf_schedule *s;
             wf_work work;
             m.layers = layers;
-            wf_layout_parse(layouts[_i].text, &layout);
+            wf_layout_parse(layouts[l].text, &layout);
             ck_assert_msg(wf_lower(&m, &shape, &layout, r, WF_MODE_TRAIN, &s) == WF_OK, "%s",
                           wf_last_error());
             wf_schedule_count(s, &work);
@@ -179,19 +239,25 @@ START_TEST(one_more_layer_sends_megatrons_volume) {
             wf_schedule_destroy(s);
         }
     const int64_t volume =
-        (layouts[_i].sp ? 10 : 8) * (int64_t)(t - 1) * R * H;                  /* t c(t) = t - 1 */
-    const int64_t vectors = layouts[_i].sp ? 2 * (int64_t)(t - 1) * 6 * H : 0; /* once per step */
-    ck_assert_int_eq(more, BYTES * (MICROBATCHES * volume + vectors));
+        (layouts[l].sp ? 10 : 8) * (int64_t)(t - 1) * R * H;                  /* t c(t) = t - 1 */
+    const int64_t vectors = layouts[l].sp ? 2 * (int64_t)(t - 1) * layer_vectors() : 0; /* once per step */
+    int64_t heads = 0; /* of kv, on several ranks */
+    for (int r = 0; r < t; r++) {
+        sent e = {0};
+        add_up_kv_heads(&e, t, r);
+        heads += (e.gather + e.scatter) / LAYERS;
+    }
+    ck_assert_int_eq(more, BYTES * (MICROBATCHES * volume + vectors + heads));
 }
 END_TEST
 
 int main(void) {
     Suite *suite = suite_create("closed_forms");
     TCase *tests = tcase_create("closed_forms");
-    tcase_add_loop_test(tests, parameter_bytes, 0, LAYOUTS);
-    tcase_add_loop_test(tests, flops, 0, LAYOUTS);
-    tcase_add_loop_test(tests, exchanged_bytes, 0, LAYOUTS);
-    tcase_add_loop_test(tests, one_more_layer_sends_megatrons_volume, 0, LAYOUTS);
+    tcase_add_loop_test(tests, parameter_bytes, 0, LAYOUTS * TEST_FORMS);
+    tcase_add_loop_test(tests, flops, 0, LAYOUTS * TEST_FORMS);
+    tcase_add_loop_test(tests, exchanged_bytes, 0, LAYOUTS * TEST_FORMS);
+    tcase_add_loop_test(tests, one_more_layer_sends_megatrons_volume, 0, LAYOUTS * TEST_FORMS);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -7,24 +7,7 @@
 #include <time.h>
 
 #include "layouts/lower.h"
-
-static wf_model small(void) {
-    return (wf_model){.layers = 2,
-                      .hidden = 12,
-                      .heads = 3,
-                      .kv_heads = 3,
-                      .head_size = 4,
-                      .features = 10,
-                      .vocabulary = 7,
-                      .positions = 5,
-                      .activation = WF_ACT_GELU_TANH,
-                      .norm_epsilon = 1e-5,
-                      .init_std = 0.02,
-                      .dropout_embedding = 0.1,
-                      .dropout_attention = 0.1,
-                      .dropout_residual = 0.1,
-                      .tied_head = true, .biases = WF_BIASES_ALL};
-}
+#include "tests/layouts/models.h"
 
 static wf_status lower(const wf_model *model, wf_shape shape, const char *text, int32_t rank,
                        wf_mode mode, wf_schedule **out) {
@@ -48,7 +31,7 @@ static const struct {
                {"offload-activations", "offload"}};
 
 START_TEST(layouts_that_are_not_lowered) {
-    const wf_model model = small();
+    const wf_model model = small_model(TEST_GPT2);
     wf_schedule *s = NULL;
     ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, refused[_i].layout, 0, WF_MODE_TRAIN, &s),
                      WF_ERR_UNSUPPORTED);
@@ -59,9 +42,9 @@ START_TEST(layouts_that_are_not_lowered) {
 END_TEST
 
 START_TEST(shapes_that_do_not_fit) {
-    wf_model model = small();
+    wf_model model = small_model(TEST_GPT2);
     wf_schedule *s = NULL;
-    ck_assert_int_eq(lower(&model, (wf_shape){2, 6}, "tp2", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(lower(&model, (wf_shape){2, 7}, "tp2", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
     ck_assert_ptr_nonnull(strstr(wf_last_error(), "positions"));
     ck_assert_int_eq(lower(&model, (wf_shape){3, 5}, "mb2", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
     ck_assert_ptr_nonnull(strstr(wf_last_error(), "mb2"));
@@ -70,10 +53,22 @@ START_TEST(shapes_that_do_not_fit) {
                      WF_ERR_ARGUMENT);
     ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 2, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
     ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 0, (wf_mode)9, &s), WF_ERR_ARGUMENT);
-    model.tied_head = false;
-    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 0, WF_MODE_TRAIN, &s),
-                     WF_ERR_UNSUPPORTED);
     ck_assert_ptr_null(s);
+}
+END_TEST
+
+START_TEST(a_model_without_a_head_gives_hidden_states_only) {
+    wf_model model = small_model(TEST_BERT);
+    wf_schedule *s = NULL;
+    model.head_form = WF_HEAD_NONE;
+    for (int mode = 0; mode < WF_MODE_HIDDEN; mode++) {
+        ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 0, (wf_mode)mode, &s),
+                         WF_ERR_UNSUPPORTED);
+        ck_assert_ptr_null(s);
+        ck_assert_ptr_nonnull(strstr(wf_last_error(), "head"));
+    }
+    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 0, WF_MODE_HIDDEN, &s), WF_OK);
+    wf_schedule_destroy(s);
 }
 END_TEST
 
@@ -87,11 +82,13 @@ static int32_t slot(const wf_schedule *s, const char *name) {
 
 /* Parameters come first and in one order in every mode and layout: plans share their memory. */
 START_TEST(slots_of_every_mode) {
-    const wf_model model = small();
+    const wf_model model = small_model((test_form)_i);
+    const bool rope = model.position_form == WF_POSITIONS_ROPE;
     wf_parameter_info table[WF_TENSORS];
     wf_model_parameters(&model, table);
     for (int mode = 0; mode < WF_MODES; mode++) {
         wf_schedule *s;
+        const bool loss = mode != WF_MODE_LOGITS && mode != WF_MODE_HIDDEN;
         ck_assert_msg(lower(&model, (wf_shape){4, 5}, "tp2.sp.mb2", 1, (wf_mode)mode, &s) == WF_OK,
                       "%s", wf_last_error());
         for (int t = 0; t < WF_TENSORS; t++) {
@@ -102,9 +99,13 @@ START_TEST(slots_of_every_mode) {
                          mode == WF_MODE_TRAIN || mode == WF_MODE_GRADIENTS);
         ck_assert_int_eq(slot(s, "normf.bias.v") >= 0, mode == WF_MODE_TRAIN);
         ck_assert_int_eq(slot(s, "clip") >= 0, mode == WF_MODE_TRAIN);
-        ck_assert_int_eq(slot(s, "targets") >= 0, mode != WF_MODE_LOGITS);
+        ck_assert_int_eq(slot(s, "targets") >= 0, loss);
+        ck_assert_int_eq(slot(s, "loss") >= 0, loss);
         ck_assert_int_eq(slot(s, "logits") >= 0, mode == WF_MODE_LOGITS);
+        ck_assert_int_eq(slot(s, "hidden.all") >= 0, mode == WF_MODE_HIDDEN);
         ck_assert_int_eq(slot(s, "hidden") >= 0, mode == WF_MODE_GRADIENTS);
+        ck_assert_int_eq(slot(s, "rope") >= 0, rope);
+        if (rope) ck_assert_int_eq(s->buffers[slot(s, "rope")].bytes, 5 * model.head_size * 4);
         ck_assert_int_eq(s->buffers[slot(s, "tokens")].count, 2);
         wf_schedule_destroy(s);
     }
@@ -112,7 +113,7 @@ START_TEST(slots_of_every_mode) {
 END_TEST
 
 START_TEST(evaluation_drops_nothing_and_keeps_nothing) {
-    const wf_model model = small();
+    const wf_model model = small_model(TEST_GPT2);
     wf_schedule *s;
     ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2.sp", 0, WF_MODE_EVALUATE, &s), WF_OK);
     for (int32_t i = 0; i < s->nproblems; i++)
@@ -131,7 +132,7 @@ static const char *segment_name(const wf_schedule *s, int32_t call) {
 }
 
 START_TEST(program_runs_in_megatrons_order) {
-    const wf_model model = small();
+    const wf_model model = small_model(TEST_GPT2);
     wf_schedule *s;
     const char *const expected[] = {"embed.forward",
                                     "layer.forward",
@@ -178,22 +179,22 @@ static const char *const layouts[] = {"tp1",
 enum { LAYOUTS = sizeof layouts / sizeof *layouts, MOST_RANKS = 17 };
 
 START_TEST(every_layout_passes_check) {
-    const wf_model model = small();
+    const wf_model model = small_model((test_form)(_i / LAYOUTS));
     const wf_limits limits = {.max_alloc_bytes = {0}};
     for (int mode = 0; mode < WF_MODES; mode++) {
         wf_schedule *all[MOST_RANKS];
         wf_layout layout;
-        wf_layout_parse(layouts[_i], &layout);
+        wf_layout_parse(layouts[_i % LAYOUTS], &layout);
         const int32_t ranks = wf_layout_ranks(&layout);
         for (int32_t r = 0; r < ranks; r++) {
-            ck_assert_msg(lower(&model, (wf_shape){4, 5}, layouts[_i], r, (wf_mode)mode, &all[r]) ==
+            ck_assert_msg(lower(&model, (wf_shape){4, 5}, layouts[_i % LAYOUTS], r, (wf_mode)mode, &all[r]) ==
                               WF_OK,
                           "%s", wf_last_error());
             ck_assert_msg(wf_choose(all[r], NULL) == WF_OK, "%s", wf_last_error());
             ck_assert_msg(wf_place(all[r], &limits) == WF_OK, "%s", wf_last_error());
         }
         ck_assert_msg(wf_check((const wf_schedule *const *)all, ranks) == WF_OK, "%s: %s",
-                      layouts[_i], wf_last_error());
+                      layouts[_i % LAYOUTS], wf_last_error());
         for (int32_t r = 0; r < ranks; r++) wf_schedule_destroy(all[r]);
     }
 }
@@ -208,7 +209,7 @@ static double milliseconds(void) {
 }
 
 START_TEST(a_large_model_is_planned_in_milliseconds) {
-    wf_model model = small();
+    wf_model model = small_model(TEST_GPT2);
     const wf_limits limits = {.max_alloc_bytes = {0}};
     double least = 1e9;
     model.layers = 128, model.hidden = 12288, model.heads = model.kv_heads = 96,
@@ -244,10 +245,11 @@ int main(void) {
     tcase_set_timeout(tests, 60);
     tcase_add_loop_test(tests, layouts_that_are_not_lowered, 0, sizeof refused / sizeof *refused);
     tcase_add_test(tests, shapes_that_do_not_fit);
-    tcase_add_test(tests, slots_of_every_mode);
+    tcase_add_test(tests, a_model_without_a_head_gives_hidden_states_only);
+    tcase_add_loop_test(tests, slots_of_every_mode, 0, TEST_FORMS);
     tcase_add_test(tests, evaluation_drops_nothing_and_keeps_nothing);
     tcase_add_test(tests, program_runs_in_megatrons_order);
-    tcase_add_loop_test(tests, every_layout_passes_check, 0, LAYOUTS);
+    tcase_add_loop_test(tests, every_layout_passes_check, 0, LAYOUTS * TEST_FORMS);
     tcase_add_test(tests, a_large_model_is_planned_in_milliseconds);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -15,10 +15,11 @@
 #include "kernels/philox.h"
 #include "layouts/lower.h"
 #include "tests/model_reference.h"
+#include "tests/layouts/models.h"
 #include "tests/layouts/player.h"
 
 enum {
-    LAYERS = 2,
+    LAYERS = UNEVEN_LAYERS,
     BATCH = 4,
     SEQUENCE = 61,
     VALID = 128 /* targets: so that 1/n is exact in f32 */,
@@ -27,21 +28,7 @@ enum {
 static const double TOLERANCE = 1e-12;
 static const uint64_t SEED = 7;
 
-static const wf_model model = {.layers = LAYERS,
-                               .hidden = 96,
-                               .heads = 6,
-                               .kv_heads = 6,
-                               .head_size = 16,
-                               .features = 250,
-                               .vocabulary = 257,
-                               .positions = 64,
-                               .activation = WF_ACT_GELU_TANH,
-                               .norm_epsilon = 1e-5,
-                               .init_std = 0.02,
-                               .dropout_embedding = 0.1,
-                               .dropout_attention = 0.1,
-                               .dropout_residual = 0.1,
-                               .tied_head = true, .biases = WF_BIASES_ALL};
+static wf_model model; /* of the test case */
 
 static uint64_t interleaving;                                       /* printed on failure */
 static int32_t tokens[BATCH * SEQUENCE], targets[BATCH * SEQUENCE]; /* [batch][sequence] */
@@ -49,7 +36,7 @@ static reference_tensors weights;
 
 /* What a run leaves, put together from all ranks' shards. */
 typedef struct outcome {
-    double loss, norm, *logits, *hidden; /* [batch][sequence][...] */
+    double loss, norm, *logits, *last, *hidden; /* [batch][sequence][...] */
     reference_tensors gradients, updated;
 } outcome;
 static outcome one_rank;
@@ -133,6 +120,9 @@ static void fill_slots(world *w, int32_t r) {
             if (goals) goals[row] = token_of(w, targets, m, row);
         }
     }
+    double *const rope = player_f64(w->player, r, "rope", 0, &n);
+    for (int64_t position = 0; rope && position < SEQUENCE; position++)
+        wf_model_rope(&model, position, rope + position * model.head_size);
     for (int t = 0; t < WF_TENSORS; t++)
         for (int64_t layer = 0; layer < instances(t); layer++) {
             move_shard(w, r, t, layer, weights.data[t], tensor_slot(w, r, t, "", layer), true);
@@ -198,22 +188,43 @@ static double difference(const double *a, const double *b, int64_t n) {
     return most > 0 ? worst / most : worst;
 }
 
-/* Replicated tensors and scalars must be the same on every rank, not only on the last one read. */
+/* The shards of two ranks have the same bits where they hold the same rows. */
+static double shards_differ(const world *w, int t, int64_t layer, const char *kind, int32_t a, int32_t b) {
+    wf_parameter_info table[WF_TENSORS];
+    wf_shard_map one, other;
+    double worst = 0;
+    wf_model_parameters(&model, table);
+    wf_model_shard(&model, &table[t], &w->layout, a, &one);
+    wf_model_shard(&model, &table[t], &w->layout, b, &other);
+    const double *x = tensor_slot(w, a, t, kind, layer), *y = tensor_slot(w, b, t, kind, layer);
+    for (int p = 0; p < one.pieces; p++)
+        for (int64_t row = 0; row < one.piece[p].count; row++) {
+            const int64_t at = one.piece[p].global + row - other.piece[p].global;
+            if (at < 0 || at >= other.piece[p].count) continue;
+            worst = fmax(worst, difference(x + (one.piece[p].local + row) * one.columns,
+                                           y + (other.piece[p].local + at) * one.columns, one.columns));
+        }
+    return worst;
+}
+
+/* Replicated tensors, kv heads and scalars must be the same on every rank that has them, not only on
+ * the last one read. */
 static double replicas_differ(const world *w, const char *kind) {
     wf_parameter_info table[WF_TENSORS];
     double worst = 0;
     wf_model_parameters(&model, table);
-    for (int t = 0; t < WF_TENSORS; t++)
-        for (int64_t layer = 0; layer < instances(t) && table[t].split == WF_REPLICATED; layer++)
+    for (int t = 0; t < WF_TENSORS; t++) {
+        const bool heads = table[t].split == WF_SPLIT_HEADS;
+        for (int64_t layer = 0; layer < instances(t) && (heads || table[t].split == WF_REPLICATED); layer++)
             for (int32_t r = 1; r < w->ranks; r++)
-                worst = fmax(worst, difference(tensor_slot(w, 0, t, kind, layer),
-                                               tensor_slot(w, r, t, kind, layer),
-                                               table[t].rows * table[t].columns));
+                worst = fmax(worst, shards_differ(w, t, layer, kind, heads ? r - 1 : 0, r));
+    }
     return worst;
 }
 
 static void destroy_outcome(outcome *o) {
     free(o->hidden);
+    free(o->last);
     free(o->logits);
     reference_tensors_destroy(&o->gradients);
     reference_tensors_destroy(&o->updated);
@@ -241,12 +252,15 @@ static double outcome_of(const char *layout, wf_mode mode, bool fusion, outcome 
     if (mode == WF_MODE_LOGITS) {
         out->logits = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.vocabulary);
         collect_rows(&w, "logits", model.vocabulary, false, out->logits);
+    } else if (mode == WF_MODE_HIDDEN) {
+        out->hidden = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.hidden);
+        collect_rows(&w, "hidden.all", model.hidden, false, out->hidden);
     } else {
         out->loss = scalar(&w, "loss", &apart) / VALID;
     }
     if (mode == WF_MODE_GRADIENTS) {
-        out->hidden = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.hidden);
-        collect_rows(&w, "hidden", model.hidden, true, out->hidden);
+        out->last = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.hidden);
+        collect_rows(&w, "hidden", model.hidden, true, out->last);
     }
     if (mode == WF_MODE_TRAIN) {
         out->norm = scalar(&w, "clip", &apart);
@@ -286,16 +300,16 @@ static reference_batch batch_of(bool dropout) {
 START_TEST(one_rank_equals_the_plain_model) {
     const reference_batch batch = batch_of(true);
     reference_tensors gradients = reference_tensors_create(&model);
-    double *hidden = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.hidden);
+    double *last = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.hidden);
     const double loss = model_reference(
-        &model, &weights, &batch, &(reference_outputs){.last = hidden}, &gradients);
+        &model, &weights, &batch, &(reference_outputs){.last = last}, &gradients);
     ck_assert_msg(fabs(loss - one_rank.loss) <= TOLERANCE * loss, "loss %.17g, expected %.17g",
                   one_rank.loss, loss);
-    const double d = difference(hidden, one_rank.hidden, BATCH * SEQUENCE * model.hidden);
+    const double d = difference(last, one_rank.last, BATCH * SEQUENCE * model.hidden);
     ck_assert_msg(d <= TOLERANCE, "hidden states differ by %g", d);
     assert_tensors_close(&gradients, &one_rank.gradients, "gradients");
     reference_tensors_destroy(&gradients);
-    free(hidden);
+    free(last);
 }
 END_TEST
 
@@ -341,9 +355,9 @@ static void compare(const char *layout, wf_mode mode, bool fusion) {
     ck_assert_msg(apart == 0, "%s: replicas differ by %g", layout, apart);
     ck_assert_msg(fabs(got.loss - one_rank.loss) <= TOLERANCE * one_rank.loss,
                   "%s: loss %.17g, one rank's %.17g", layout, got.loss, one_rank.loss);
-    if (got.hidden) {
-        const double d = difference(one_rank.hidden, got.hidden, BATCH * SEQUENCE * model.hidden);
-        ck_assert_msg(d <= TOLERANCE, "%s: hidden states differ by %g", layout, d);
+    if (got.last) {
+        const double d = difference(one_rank.last, got.last, BATCH * SEQUENCE * model.hidden);
+        ck_assert_msg(d <= TOLERANCE, "%s: the last layer's output differs by %g", layout, d);
     }
     assert_tensors_close(&one_rank.gradients, &got.gradients, layout);
     if (mode == WF_MODE_TRAIN) {
@@ -368,11 +382,12 @@ START_TEST(unfused_layouts_equal_one_rank) {
 }
 END_TEST
 
-START_TEST(evaluation_and_logits_equal_the_plain_model) {
+START_TEST(results_equal_the_plain_model) {
     const reference_batch batch = batch_of(false);
     double *logits = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.vocabulary);
+    double *hidden = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.hidden);
     const double loss = model_reference(&model, &weights, &batch,
-                                        &(reference_outputs){.logits = logits}, NULL);
+                                        &(reference_outputs){.logits = logits, .hidden = hidden}, NULL);
     const char *const some[] = {"tp1.mb2", "tp2.mb2", "tp3.sp.mb2"};
     for (int i = 0; i < 3; i++) {
         outcome got;
@@ -384,8 +399,13 @@ START_TEST(evaluation_and_logits_equal_the_plain_model) {
         const double d = difference(logits, got.logits, BATCH * SEQUENCE * model.vocabulary);
         ck_assert_msg(d <= TOLERANCE, "%s: logits differ by %g", some[i], d);
         destroy_outcome(&got);
+        outcome_of(some[i], WF_MODE_HIDDEN, true, &got);
+        const double e = difference(hidden, got.hidden, BATCH * SEQUENCE * model.hidden);
+        ck_assert_msg(e <= TOLERANCE, "%s: hidden states differ by %g", some[i], e);
+        destroy_outcome(&got);
     }
     free(logits);
+    free(hidden);
 }
 END_TEST
 
@@ -417,7 +437,8 @@ static void shift_positions(wf_schedule *s) {
 
 static void forget_accumulation(wf_schedule *s) {
     for (int32_t i = 0; i < s->nproblems; i++)
-        if (s->problems[i].problem.op == WF_OP_NORM_WGRAD) s->problems[i].problem.flags = 0;
+        if (s->problems[i].problem.op == WF_OP_NORM_WGRAD)
+            s->problems[i].problem.flags &= ~(uint32_t)WF_ACCUMULATE;
 }
 
 START_TEST(seeded_faults_are_seen) {
@@ -430,8 +451,9 @@ END_TEST
 
 /* ---- main ------------------------------------------------------------------------------------ */
 
-static void make_data(void) {
+static void make_data(test_form form) {
     const uint32_t key[2] = {11, 13};
+    model = uneven_model(form);
     for (int i = 0; i < BATCH * SEQUENCE; i++) {
         uint32_t words[4];
         wf_philox4x32((const uint32_t[4]){(uint32_t)i}, key, words);
@@ -448,8 +470,9 @@ static void make_data(void) {
             weights.data[t][i] += 0.05 * wf_philox_normal(key, 200 + (uint32_t)t % 50, 0, i, 0);
 }
 
-static void make_one_rank(void) {
+static void make_one_rank(test_form form) {
     outcome train;
+    make_data(form);
     outcome_of("tp1.mb2", WF_MODE_GRADIENTS, false, &one_rank);
     outcome_of("tp1.mb2", WF_MODE_TRAIN, false, &train);
     one_rank.norm = train.norm;
@@ -457,27 +480,37 @@ static void make_one_rank(void) {
     reference_tensors_destroy(&train.gradients);
 }
 
+static void with_gpt2(void) { make_one_rank(TEST_GPT2); }
+static void with_llama(void) { make_one_rank(TEST_LLAMA); }
+static void with_bert(void) { make_one_rank(TEST_BERT); }
+static void with_mixed(void) { make_one_rank(TEST_MIXED); }
+
+static void without(void) {
+    destroy_outcome(&one_rank);
+    reference_tensors_destroy(&weights);
+}
+
 /* check_player [SEED]: with the printed seed the same interleavings again. */
 int main(int argc, char **argv) {
+    void (*const with[TEST_FORMS])(void) = {with_gpt2, with_llama, with_bert, with_mixed};
     interleaving = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)time(NULL) << 20;
     printf("interleavings: check_player %llu\n", (unsigned long long)interleaving);
-    make_data();
     Suite *suite = suite_create("player");
-    TCase *tests = tcase_create("player");
-    tcase_set_timeout(tests, 300);
-    tcase_add_unchecked_fixture(tests, make_one_rank, NULL);
-    tcase_add_test(tests, one_rank_equals_the_plain_model);
-    tcase_add_test(tests, one_rank_trains_as_adamw_says);
-    tcase_add_loop_test(tests, layouts_equal_one_rank, 0, LAYOUTS);
-    tcase_add_loop_test(tests, unfused_layouts_equal_one_rank, 1, LAYOUTS);
-    tcase_add_test(tests, evaluation_and_logits_equal_the_plain_model);
-    tcase_add_test(tests, seeded_faults_are_seen);
-    suite_add_tcase(suite, tests);
+    for (int form = 0; form < TEST_FORMS; form++) {
+        TCase *tests = tcase_create(test_form_names[form]);
+        tcase_set_timeout(tests, 300);
+        tcase_add_unchecked_fixture(tests, with[form], without);
+        tcase_add_test(tests, one_rank_equals_the_plain_model);
+        tcase_add_test(tests, one_rank_trains_as_adamw_says);
+        tcase_add_loop_test(tests, layouts_equal_one_rank, 0, LAYOUTS);
+        tcase_add_loop_test(tests, unfused_layouts_equal_one_rank, 1, LAYOUTS);
+        tcase_add_test(tests, results_equal_the_plain_model);
+        tcase_add_test(tests, seeded_faults_are_seen);
+        suite_add_tcase(suite, tests);
+    }
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
     const int failed = srunner_ntests_failed(runner);
     srunner_free(runner);
-    destroy_outcome(&one_rank);
-    reference_tensors_destroy(&weights);
     return failed != 0;
 }
