@@ -5,33 +5,8 @@
 #include <string.h>
 
 #include "host/api/objects.h"
-#include "host/api/weft_mpi.h"
 #include "host/base/env.h"
 #include "host/fabric/watchdog.h"
-
-/* ---- bootstrap ------------------------------------------------------------------------------------------- */
-
-weft_status weft_bootstrap_mpi(MPI_Comm communicator, weft_bootstrap **out) {
-    weft_bootstrap *const b = calloc(1, sizeof *b);
-    if (!b) return weft_from(wf_fail(WF_ERR_MEMORY, "no host memory for a bootstrap"));
-    const wf_status status = wf_bootstrap_mpi(&communicator, &b->bootstrap);
-    if (status != WF_OK) {
-        free(b);
-        return weft_from(status);
-    }
-    *out = b;
-    return WEFT_OK;
-}
-
-void weft_bootstrap_destroy(weft_bootstrap *b) {
-    if (!b) return;
-    b->bootstrap.destroy(b->bootstrap.self);
-    free(b);
-}
-
-bool weft_mpi_launched(void) {
-    return wf_env_launcher() != NULL;
-}
 
 /* ---- options: what is not said comes from the environment ----------------------------------------------------- */
 

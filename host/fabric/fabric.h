@@ -40,6 +40,21 @@ wf_status wf_bootstrap_self(wf_bootstrap *out);
  * it is duplicated. host/fabric/bootstrap_mpi.c */
 wf_status wf_bootstrap_mpi(const void *mpi_comm, wf_bootstrap *out);
 
+/* Ranks as threads of this process: one bootstrap for each, out: [ranks]. host/fabric/bootstrap_local.c */
+wf_status wf_bootstrap_local(int32_t ranks, wf_bootstrap *out);
+
+/* The caller's own functions, as weft.h's weft_callbacks says. host/fabric/bootstrap_callbacks.c */
+typedef struct wf_callbacks {
+    void *user;
+    int32_t rank, ranks, node, node_rank, node_ranks;
+    int (*send)(void *user, int32_t to, int32_t tag, const void *data, size_t bytes, void **request_out);
+    int (*receive)(void *user, int32_t from, int32_t tag, void *data, size_t bytes, void **request_out);
+    int (*test)(void *user, void *request, int *done_out);
+    int (*cancel)(void *user, void *request);
+    int (*all_gather)(void *user, const void *mine, size_t bytes, void *all_out);
+} wf_callbacks;
+wf_status wf_bootstrap_callbacks(const wf_callbacks *, wf_bootstrap *out);
+
 /* Collective, before there is a fabric: every rank gets the worst status, and its sentence. */
 wf_status wf_bootstrap_agree(const wf_bootstrap *, double timeout_s, wf_status mine);
 
