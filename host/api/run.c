@@ -395,7 +395,6 @@ bool weft_run_submitted(const weft_run *r) {
 }
 
 static wf_status advance_until(weft_run *r, bool device_too) {
-    wf_status status = WF_OK;
     bool done = false;
     wf_status status = WF_OK;
     wf_runner_hold(r->plan->runner, true);
