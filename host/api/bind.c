@@ -71,30 +71,13 @@ weft_status weft_buffer_from_dlpack(const void *tensor, int64_t elements, weft_b
 
 /* ---- parameters -------------------------------------------------------------------------------------------------- */
 
-/* Where gradients and optimizer state lie is known once a schedule that has them was placed: the
- * smallest will do. */
-static wf_status place_state(weft_params *p) {
-    const wf_layout *const l = &p->layout;
-    const wf_shape shape = {(int64_t)l->microbatches * l->size[WF_AXIS_DP] * l->size[WF_AXIS_EP], 1};
-    wf_schedule *schedule = NULL;
-    wf_limits limits;
-    wf_status status;
-    weft_context_limits(p->context, &limits);
-    TRY_GOTO(wf_lower(&p->model, &shape, l, wf_fabric_rank(p->context->fabric), WF_MODE_TRAIN, &schedule), done);
-    TRY_GOTO(wf_place(schedule, &limits), done);
-    TRY_GOTO(wf_store_prepare(p->store, schedule), done);
-done:
-    wf_schedule_destroy(schedule);
-    return status;
-}
-
 static wf_status bind(weft_params *p, int32_t index, const char *what, int64_t instance, const weft_buffer *buffer) {
     char name[128];
     TRY(weft_params_slot(p, index, what, instance, name));
     if (buffer && (!buffer->cl_mem || buffer->host))
         return wf_fail(WF_ERR_ARGUMENT, "tensor %s can only be bound to an OpenCL buffer", name);
     if (p->context->running) return wf_fail(WF_ERR_ARGUMENT, "a run is in progress: nothing can be bound");
-    if (!wf_store_has(p->store, WF_CLASS_OPTIMIZER)) TRY(place_state(p));
+    if (!wf_store_has(p->store, WF_CLASS_OPTIMIZER)) TRY(weft_params_prepare(p, WF_MODE_TRAIN));
     return wf_store_lend(p->store, name, (int32_t)instance, buffer ? buffer->cl_mem : NULL, buffer ? buffer->offset_bytes : 0);
 }
 

@@ -22,7 +22,7 @@ wf_status weft_params_prepare(weft_params *p, wf_mode mode) {
     wf_limits limits;
     wf_status status;
     weft_context_limits(p->context, &limits);
-    TRY_GOTO(wf_lower(&p->model, &shape, l, wf_fabric_rank(p->context->fabric), mode, &schedule), done);
+    TRY_GOTO(wf_lower_blocks(&p->model, &shape, l, wf_fabric_rank(p->context->fabric), mode, &schedule), done);
     TRY_GOTO(wf_place(schedule, &limits), done);
     TRY_GOTO(wf_store_prepare(p->store, schedule), done);
 done:

@@ -199,7 +199,6 @@ void weft_plan_destroy(weft_plan *p) {
     weft_run_destroy(p);
     wf_runner_destroy(p->runner);
     wf_schedule_destroy(p->schedule);
-    free(p->packed);
     free(p);
 }
 
@@ -228,6 +227,23 @@ static wf_status check_load(const weft_plan *p, const weft_params *params) {
     return check_room(p, params);
 }
 
+/* The table of rotary positions, once: it depends on nothing that a run changes. */
+static wf_status fill_rope(weft_plan *p) {
+    const int64_t d = p->model.head_size, n = p->shape.sequence * d;
+    if (p->model.position_form != WF_POSITIONS_ROPE) return WF_OK;
+    float *const table = malloc((size_t)n * sizeof *table);
+    double *const row = malloc((size_t)d * sizeof *row);
+    wf_status status = table && row ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for a table of rotary positions");
+    for (int64_t position = 0; status == WF_OK && position < p->shape.sequence; position++) {
+        wf_model_rope(&p->model, position, row);
+        for (int64_t i = 0; i < d; i++) table[position * d + i] = (float)row[i];
+    }
+    if (status == WF_OK) status = wf_runner_write(p->runner, "rope", 0, table, n * (int64_t)sizeof *table);
+    free(table);
+    free(row);
+    return status;
+}
+
 static wf_status load(weft_plan *p, weft_params *params) {
     wf_fabric *const fabric = p->context->fabric;
     wf_status status = check_load(p, params);
@@ -236,7 +252,7 @@ static wf_status load(weft_plan *p, weft_params *params) {
     TRY(wf_runner_create(p->schedule, p->context->opencl, fabric, params->store, &p->runner));
     if (p->mode == WF_MODE_TRAIN) params->choices_hash = wf_schedule_hash(p->schedule);
     p->params = p->checked = params;
-    return WF_OK;
+    return wf_fabric_agree(fabric, fill_rope(p));
 }
 
 weft_status weft_plan_load(weft_plan *p, weft_params *params) {

@@ -20,7 +20,7 @@ void weft_args_init(weft_args *args) {
 }
 
 static bool has_loss(const weft_plan *p) {
-    return !p->blocks && p->mode != WF_MODE_LOGITS;
+    return !p->blocks && p->mode != WF_MODE_LOGITS && p->mode != WF_MODE_HIDDEN;
 }
 
 /* ---- checks --------------------------------------------------------------------------------------------------- */
@@ -462,6 +462,7 @@ weft_status weft_plan_run(weft_plan *p, const weft_args *args, weft_result *out)
 wf_status weft_run_prepare(weft_plan *p) {
     weft_share share;
     TRY(weft_plan_share(&p->layout, &p->shape, p->rank, &share));
+    weft_run_destroy(p); /* of a load that failed */
     p->run = calloc(1, sizeof *p->run);
     if (!p->run) return wf_fail(WF_ERR_MEMORY, "no host memory for a run");
     p->run->plan = p;
@@ -478,8 +479,14 @@ void weft_run_destroy(weft_plan *p) {
     if (p->context->running == p->run) p->context->running = NULL;
     wf_queue_finish(p->context->opencl, WF_QUEUE_COMPUTE);
     wf_event_release(p->run->end);
-    for (int slot = 0; slot < WEFT_BUFFERS; slot++) wf_memory_destroy(p->borrowed[slot]);
+    for (int slot = 0; slot < WEFT_BUFFERS; slot++) {
+        wf_memory_destroy(p->borrowed[slot]);
+        p->borrowed[slot] = NULL;
+    }
     wf_memory_destroy(p->staging);
+    p->staging = NULL;
+    free(p->packed);
+    p->packed = NULL;
     free(p->run);
     p->run = NULL;
 }
@@ -517,23 +524,30 @@ int64_t weft_stash_bytes(const weft_stash *stash) {
 
 /* ---- logits ------------------------------------------------------------------------------------------------------------ */
 
-static wf_status get_logits(weft_plan *p, int64_t sample, int64_t position, float *out) {
+/* A token's row of a slot that holds one per token, [microbatch][position][sample]. */
+static wf_status get_row(weft_plan *p, wf_mode mode, const char *slot, int64_t columns, int64_t sample, int64_t position, float *out) {
     weft_share share;
     TRY(loaded(p));
-    if (p->mode != WF_MODE_LOGITS) return wf_fail(WF_ERR_ARGUMENT, "only plans of mode WEFT_LOGITS keep logits");
+    if (p->blocks || p->mode != mode)
+        return wf_fail(WF_ERR_ARGUMENT, "only plans of mode %s keep what was asked for",
+                       mode == WF_MODE_LOGITS ? "WEFT_LOGITS" : "WEFT_HIDDEN");
     TRY(weft_plan_share(&p->layout, &p->shape, p->rank, &share));
     if (position < 0 || position >= p->shape.sequence || sample < share.first ||
         sample >= share.first + share.microbatches * share.samples)
         return wf_fail(WF_ERR_ARGUMENT, "no token at sample %lld, position %lld of this rank's %lld sequences of %lld tokens",
                        (long long)sample, (long long)position, (long long)(share.microbatches * share.samples),
                        (long long)p->shape.sequence);
-    const int64_t local = sample - share.first, bytes = p->model.vocabulary * (int64_t)sizeof(float);
+    const int64_t local = sample - share.first, bytes = columns * (int64_t)sizeof(float);
     const int64_t row = position * share.samples + local % share.samples;
-    return wf_runner_read(p->runner, "logits", (int32_t)(local / share.samples), row * bytes, out, bytes);
+    return wf_runner_read(p->runner, slot, (int32_t)(local / share.samples), row * bytes, out, bytes);
 }
 
 weft_status weft_plan_logits(weft_plan *p, int64_t sample, int64_t position, float *out) {
-    return weft_from(get_logits(p, sample, position, out));
+    return weft_from(get_row(p, WF_MODE_LOGITS, "logits", p->model.vocabulary, sample, position, out));
+}
+
+weft_status weft_plan_hidden(weft_plan *p, int64_t sample, int64_t position, float *out) {
+    return weft_from(get_row(p, WF_MODE_HIDDEN, "hidden.all", p->model.hidden, sample, position, out));
 }
 
 weft_status weft_plan_trace(weft_plan *p, bool on) {

@@ -237,6 +237,7 @@ typedef enum weft_mode {
     WEFT_GRADIENTS, /* forward and backward; gradients stay in params */
     WEFT_EVALUATE,  /* loss, no dropout */
     WEFT_LOGITS,    /* logits on every rank, no dropout */
+    WEFT_HIDDEN,    /* the last hidden states, after the final norm where there is one, on every rank; no dropout */
     WEFT_BLOCKS = 16 /* layers alone: hidden states in, hidden states out; in phases, see below */
 } weft_mode;
 
@@ -361,6 +362,8 @@ WEFT_API weft_status weft_run_finish(weft_run *, void **event_out);
 WEFT_API weft_status weft_plan_result(weft_plan *, weft_result *out);
 /* After a WEFT_LOGITS run: logits of one token, [vocabulary] f32. Local. */
 WEFT_API weft_status weft_plan_logits(weft_plan *, int64_t sample, int64_t position, float *out);
+/* After a WEFT_HIDDEN run: the hidden state of one token, [hidden] f32. Local. */
+WEFT_API weft_status weft_plan_hidden(weft_plan *, int64_t sample, int64_t position, float *out);
 /* Allocated bytes of device, window and host memory, counted at every buffer creation. */
 WEFT_API void weft_plan_allocated(const weft_plan *, int64_t *device_bytes, int64_t *window_bytes, int64_t *host_bytes);
 /* Collective. Records the next runs; writes one merged Perfetto JSON of all ranks (rank 0 writes). */
