@@ -51,6 +51,8 @@ void weft_model_destroy(weft_model *m) {
 }
 
 void weft_model_describe(const weft_model *object, weft_model_info *out) {
+    static const char *const families[WF_FAMILIES] = {
+        [WF_FAMILY_GPT2] = "gpt2", [WF_FAMILY_LLAMA] = "llama", [WF_FAMILY_BERT] = "bert"};
     const wf_model *const m = &object->model;
     *out = (weft_model_info){
         .layers = m->layers,
@@ -65,5 +67,12 @@ void weft_model_describe(const weft_model *object, weft_model_info *out) {
         .dropout_residual = m->dropout_residual,
         .norm_epsilon = m->norm_epsilon,
         .activation = wf_activations[m->activation].name,
+        .kv_heads = m->kv_heads,
+        .head_size = m->head_size,
+        .types = m->types,
+        .family = families[m->family],
+        .bidirectional = m->bidirectional,
+        .gated = m->gated,
+        .has_head = m->head_form != WF_HEAD_NONE,
     };
 }

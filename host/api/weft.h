@@ -142,6 +142,9 @@ typedef struct weft_model_info {
     int64_t layers, hidden, heads, features, vocabulary, positions, parameters;
     double dropout_embedding, dropout_attention, dropout_residual, norm_epsilon;
     const char *activation;
+    int64_t kv_heads, head_size, types;     /* types: rows of the token type embedding, 0: none */
+    const char *family;                     /* "gpt2", "llama", "bert" */
+    bool bidirectional, gated, has_head;    /* without a head: WEFT_HIDDEN only */
 } weft_model_info;
 /* A preset ("tiny", "gpt2") or the path of a Hugging Face config.json of a gpt2. */
 WEFT_API weft_status weft_model_create(const char *preset_or_path, weft_model **out);
@@ -302,7 +305,7 @@ WEFT_API weft_status weft_plan_load(weft_plan *, weft_params *);
 
 typedef struct weft_args {
     const int32_t *tokens;      /* [batch][sequence], the same on every rank */
-    const int32_t *targets;     /* [batch][sequence]; negative: not counted; NULL in WEFT_LOGITS */
+    const int32_t *targets;     /* [batch][sequence]; negative: not counted; NULL in WEFT_LOGITS, WEFT_HIDDEN */
     uint64_t seed;              /* of dropout */
     int64_t step;               /* from 0; dropout's counter and Adam's t = step + 1 */
     float learning_rate, beta1, beta2, epsilon, weight_decay, max_norm; /* max_norm 0: no clipping */
