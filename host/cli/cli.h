@@ -35,6 +35,9 @@ typedef struct option {
  * A list takes every argument up to the next option. Returns false after one sentence on stderr. */
 bool options_parse(const char *command, const option *options, int count, int argc, char **argv, text_list *operands);
 void options_help(const option *options, int count, FILE *out);
+/* May a file or folder of this path be made? Asked before ranks start, not after an hour of work. `what`:
+ * "logits to"; path NULL is fine. Returns an exit status. */
+int path_writable(const char *command, const char *path, const char *what);
 void text_list_add(text_list *list, const char *text);
 
 /* ---- commands (main.c has the table) ---------------------------------------------------------------- */
@@ -45,7 +48,8 @@ typedef struct command {
     int noptions;
     int (*run)(int argc, char **argv); /* exit status */
 } command;
-extern const command command_info, command_verify, command_bench, command_plan, command_train;
+extern const command command_info, command_verify, command_bench, command_plan, command_train,
+    command_run;
 
 /* One sentence on stderr, "weft: ..."; returns the exit status that fits. */
 int complain(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -81,10 +85,17 @@ typedef struct context_arguments {
     {"transport", OPTION_TEXT, "NAME", "force mpi, staged or window instead of the self-test's choice", &(a).transport, 0, 0}, \
     {"timeout", OPTION_REAL, "S", "deadline of every wait in seconds", &(a).timeout_s, 0.1, 1e6}
 
+/* How signals end the job: at once, or, where the ranks watch for them (stop.h), when they have saved. */
+typedef enum ranks_end { RANKS_END_AT_ONCE, RANKS_END_SAVED } ranks_end;
 /* Makes this process one of `needed` ranks: joins when a launcher started it, starts itself under
- * mpirun otherwise (then it does not return on success), stays alone without MPI when needed == 1.
+ * mpirun otherwise (then it does not return), stays alone without MPI when needed == 1.
  * timeout_s: of joining, as --timeout gives it. Returns an exit status, EXIT_FINE to go on. */
-int ranks_join(int needed, double timeout_s, char **argv, ranks *out);
+int ranks_join(int needed, double timeout_s, ranks_end end, char **argv, ranks *out);
+/* The ranks of a command with --layout: fills in *layout (tpN.sp of --ranks, or tp1) where it was not
+ * given, and refuses one for another number than --ranks. Returns an exit status. */
+int ranks_of_layout(const char *command, const context_arguments *, const char **layout, int *needed_out);
+/* The layout without what only a batch has (mbN): for plans of one sequence. */
+weft_status layout_of_one(const weft_layout *layout, weft_layout **out);
 /* Ends MPI. A failure that other ranks may not know of aborts the job. */
 int ranks_leave(ranks *ranks, int status);
 weft_status context_open(const context_arguments *, const ranks *, bool profile, weft_context **out);

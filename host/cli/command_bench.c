@@ -101,17 +101,12 @@ static int run(int argc, char **argv) {
     weft_layout *layout = NULL;
     if (!options_parse("bench", options, sizeof options / sizeof *options, argc - 2, argv + 2, &cases)) return EXIT_USAGE;
     if (all && candidate) return complain(EXIT_USAGE, "bench: --all and --candidate exclude each other");
-    int needed = context_options.ranks ? (int)context_options.ranks : 1;
-    if (layout_text) {
-        const weft_status status = weft_layout_parse(layout_text, &layout);
-        if (status) return complain_status(status);
-        needed = weft_layout_ranks(layout);
-        if (context_options.ranks && context_options.ranks != needed)
-            return complain(EXIT_USAGE, "bench: layout %s is for %d rank%s, but --ranks says %lld", layout_text, needed,
-                            needed == 1 ? "" : "s", (long long)context_options.ranks);
-    }
+    int needed = (int)context_options.ranks; /* 0: as many as were started */
+    int status = layout_text ? ranks_of_layout("bench", &context_options, &layout_text, &needed) : EXIT_FINE;
+    if (!status && layout_text && weft_layout_parse(layout_text, &layout)) status = complain_status(WEFT_ERR_ARGUMENT);
+    if (status) return status;
     ranks ranks;
-    int status = ranks_join(layout_text || context_options.ranks ? needed : 0, context_options.timeout_s, argv, &ranks);
+    status = ranks_join(needed, context_options.timeout_s, RANKS_END_AT_ONCE, argv, &ranks);
     if (!status) status = bench(&ranks, &cases, layout);
     weft_layout_destroy(layout);
     free(cases.text);

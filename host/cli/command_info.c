@@ -34,7 +34,7 @@ static int run(int argc, char **argv) {
     if (!options_parse("info", options, sizeof options / sizeof *options, argc - 2, argv + 2, NULL)) return EXIT_USAGE;
     if (!context_options.ranks && !weft_mpi_launched()) return describe_environment();
     ranks ranks;
-    int status = ranks_join((int)context_options.ranks, context_options.timeout_s, argv, &ranks);
+    int status = ranks_join((int)context_options.ranks, context_options.timeout_s, RANKS_END_AT_ONCE, argv, &ranks);
     if (!status) status = describe_ranks(&ranks);
     return ranks_leave(&ranks, status);
 }

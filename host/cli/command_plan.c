@@ -12,7 +12,7 @@ static const option options[] = {
     {"model", OPTION_TEXT, "M", "preset (tiny, gpt2) or a Hugging Face config.json", &model_text, 0, 0},
     {"shape", OPTION_TEXT, "SHAPE", "global batch and sequence", &shape_text, 0, 0},
     {"layout", OPTION_TEXT, "LAYOUT", "how the step is split, as in tp2.sp.mb2", &layout_text, 0, 0},
-    {"mode", OPTION_TEXT, "MODE", "train, gradients, evaluate or logits", &mode_text, 0, 0},
+    {"mode", OPTION_TEXT, "MODE", "train, gradients, evaluate, logits or hidden", &mode_text, 0, 0},
     {"rank", OPTION_INTEGER, "R", "whose schedule --explain shows", &rank_asked, 0, 1e6},
     {"explain", OPTION_FLAG, NULL, "the schedule: computed, exchanged, fused, kept, on which lane", &explain, 0, 0},
     {"check", OPTION_FLAG, NULL, "prove over all ranks that exchanges match and nothing deadlocks", &check, 0, 0},
@@ -20,8 +20,8 @@ static const option options[] = {
 };
 
 static weft_status mode_parse(const char *text, weft_mode *out) {
-    static const char *const names[] = {"train", "gradients", "evaluate", "logits"};
-    for (int i = 0; i < 4; i++)
+    static const char *const names[] = {"train", "gradients", "evaluate", "logits", "hidden"};
+    for (int i = 0; i < 5; i++)
         if (!strcmp(text, names[i])) return *out = (weft_mode)i, WEFT_OK;
     return WEFT_ERR_ARGUMENT;
 }
@@ -97,7 +97,7 @@ static int run(int argc, char **argv) {
     if (!options_parse("plan", options, sizeof options / sizeof *options, argc - 2, argv + 2, NULL)) return EXIT_USAGE;
     weft_plan_options o;
     weft_plan_options_init(&o);
-    if (mode_parse(mode_text, &o.mode)) return complain(EXIT_USAGE, "plan: --mode is train, gradients, evaluate or logits, not '%s'", mode_text);
+    if (mode_parse(mode_text, &o.mode)) return complain(EXIT_USAGE, "plan: --mode is train, gradients, evaluate, logits or hidden, not '%s'", mode_text);
     if (!shape_parse(shape_text, &o.batch, &o.sequence))
         return complain(EXIT_USAGE, "plan: --shape is like b8s128 (batch, sequence), not '%s'", shape_text);
     weft_model *model = NULL;

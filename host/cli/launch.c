@@ -3,16 +3,20 @@
 #include "host/cli/cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* Ranks share cores with their CPU devices' threads, so nothing is bound (mpirun -np 1 would bind
  * everything to one core); more ranks than cores and root in a container are both fine. */
-static int start_mpirun(int count, char **argv) {
-    char self[4096], number[16];
-    const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (length < 0) return complain(EXIT_ENVIRONMENT, "cannot find the own program file: %s", strerror(errno));
+static char **mpirun_line(int count, char **argv, char *self, size_t self_bytes) {
+    static char number[16];
+    const ssize_t length = readlink("/proc/self/exe", self, self_bytes - 1);
+    if (length < 0) return complain(EXIT_ENVIRONMENT, "cannot find the own program file: %s", strerror(errno)), NULL;
     self[length] = 0;
     snprintf(number, sizeof number, "%d", count);
     const char *head[] = {"mpirun", "--quiet", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", number, self};
@@ -20,14 +24,74 @@ static int start_mpirun(int count, char **argv) {
     int words = 0;
     while (argv[words + 1]) words++;
     char **line = calloc((size_t)(heads + words + 1), sizeof *line);
-    if (!line) return complain(EXIT_ENVIRONMENT, "out of memory");
+    if (!line) return complain(EXIT_ENVIRONMENT, "out of memory"), NULL;
     for (int i = 0; i < heads; i++) line[i] = (char *)head[i];
     for (int i = 0; i < words; i++) line[heads + i] = argv[i + 1];
-    fflush(NULL);
-    execvp("mpirun", line);
-    free(line);
+    return line;
+}
+
+static int no_mpirun(int count) {
     return complain(EXIT_ENVIRONMENT, "cannot start mpirun for %d ranks: %s (on Debian or Ubuntu: apt-get install openmpi-bin)",
                     count, strerror(errno));
+}
+
+static volatile sig_atomic_t child, signals;
+
+/* mpirun hands SIGUSR1 on to its ranks, but after SIGTERM or SIGINT kills them within a second: time for a
+ * step's end and a file is what the first signal is worth. */
+static void relay(int number) {
+    kill((pid_t)child, signals++ ? number : SIGUSR1);
+}
+
+static void relay_signals(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = relay;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+}
+
+/* A group of its own, so that a terminal's Ctrl-C comes to the parent alone; no terminal's input, which
+ * would stop a background group; it ends when the parent does. */
+static void become_mpirun(int count, char **line) {
+    const int nothing = open("/dev/null", O_RDONLY);
+    if (nothing >= 0) dup2(nothing, STDIN_FILENO);
+    setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    execvp("mpirun", line);
+    _exit(no_mpirun(count));
+}
+
+static int wait_for_mpirun(int count, char **line) {
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    sigprocmask(SIG_BLOCK, &blocked, &before);
+    const pid_t pid = fork();
+    if (pid < 0) return complain(EXIT_ENVIRONMENT, "cannot start mpirun for %d ranks: %s", count, strerror(errno));
+    if (pid == 0) {
+        sigprocmask(SIG_SETMASK, &before, NULL);
+        become_mpirun(count, line);
+    }
+    child = (sig_atomic_t)pid;
+    relay_signals();
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    int status;
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR) return complain(EXIT_ENVIRONMENT, "lost mpirun: %s", strerror(errno));
+    if (WIFEXITED(status)) return WEXITSTATUS(status);
+    return complain(EXIT_ENVIRONMENT, "mpirun was ended by signal %d", WTERMSIG(status));
+}
+
+static int start_mpirun(int count, ranks_end end, char **argv) {
+    char self[4096];
+    char **line = mpirun_line(count, argv, self, sizeof self);
+    if (!line) return EXIT_ENVIRONMENT;
+    fflush(NULL);
+    if (end == RANKS_END_SAVED) exit(wait_for_mpirun(count, line));
+    execvp("mpirun", line);
+    free(line);
+    return no_mpirun(count);
 }
 
 static int join(int needed, double timeout_s, ranks *out) {
@@ -48,11 +112,39 @@ static int join(int needed, double timeout_s, ranks *out) {
     return status ? complain_status(status) : EXIT_FINE;
 }
 
-int ranks_join(int needed, double timeout_s, char **argv, ranks *out) {
+int ranks_join(int needed, double timeout_s, ranks_end end, char **argv, ranks *out) {
     *out = (ranks){.count = 1};
     if (weft_mpi_launched()) return join(needed, timeout_s, out);
     if (needed <= 1) return EXIT_FINE;
-    return start_mpirun(needed, argv);
+    return start_mpirun(needed, end, argv);
+}
+
+int ranks_of_layout(const char *command, const context_arguments *a, const char **layout, int *needed_out) {
+    static char room[24];
+    weft_layout *parsed = NULL;
+    if (!*layout) {
+        snprintf(room, sizeof room, a->ranks > 1 ? "tp%lld.sp" : "tp1", (long long)a->ranks);
+        *layout = room;
+    }
+    const weft_status status = weft_layout_parse(*layout, &parsed);
+    if (status) return complain_status(status);
+    const int needed = weft_layout_ranks(parsed);
+    weft_layout_destroy(parsed);
+    if (a->ranks && a->ranks != needed)
+        return complain(EXIT_USAGE, "%s: layout %s is for %d rank%s, but --ranks says %lld", command, *layout, needed,
+                        needed == 1 ? "" : "s", (long long)a->ranks);
+    *needed_out = needed;
+    return EXIT_FINE;
+}
+
+weft_status layout_of_one(const weft_layout *layout, weft_layout **out) {
+    char text[256], kept[256] = "";
+    weft_layout_print(layout, text, sizeof text);
+    for (char *rest, *term = strtok_r(text, ".", &rest); term; term = strtok_r(NULL, ".", &rest)) {
+        const size_t used = strlen(kept);
+        if (strncmp(term, "mb", 2) != 0) snprintf(kept + used, sizeof kept - used, "%s%s", used ? "." : "", term);
+    }
+    return weft_layout_parse(kept, out);
 }
 
 int ranks_leave(ranks *ranks, int status) {

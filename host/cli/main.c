@@ -6,7 +6,7 @@
 #include <string.h>
 
 static const command *const commands[] = {&command_info, &command_verify, &command_bench, &command_plan,
-                                         &command_train};
+                                         &command_train, &command_run};
 static const int ncommands = (int)(sizeof commands / sizeof *commands);
 
 int complain(int status, const char *format, ...) {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void text_list_add(text_list *list, const char *text) {
     const char **grown = realloc(list->text, (size_t)(list->count + 1) * sizeof *grown);
@@ -81,8 +82,9 @@ bool options_parse(const char *command, const option *options, int count, int ar
 }
 
 static void help_default(const option *o, FILE *out) {
-    if (o->kind == OPTION_INTEGER && *(int64_t *)o->target) fprintf(out, " [%lld]", (long long)*(int64_t *)o->target);
-    if (o->kind == OPTION_REAL && *(double *)o->target != 0) fprintf(out, " [%g]", *(double *)o->target);
+    /* What is out of range stands for "not given": the help text says what that means. */
+    if (o->kind == OPTION_INTEGER && *(int64_t *)o->target && (double)*(int64_t *)o->target >= o->least) fprintf(out, " [%lld]", (long long)*(int64_t *)o->target);
+    if (o->kind == OPTION_REAL && *(double *)o->target != 0 && *(double *)o->target >= o->least) fprintf(out, " [%g]", *(double *)o->target);
     if (o->kind == OPTION_TEXT && *(const char **)o->target) fprintf(out, " [%s]", *(const char **)o->target);
 }
 
@@ -95,4 +97,16 @@ void options_help(const option *options, int count, FILE *out) {
         help_default(&options[i], out);
         fputc('\n', out);
     }
+}
+
+int path_writable(const char *command, const char *path, const char *what) {
+    if (!path) return EXIT_FINE;
+    const char *slash = strrchr(path, '/');
+    while (slash && !slash[1] && slash > path) /* a folder's name may end with one */
+        for (slash--; slash > path && *slash != '/'; slash--) continue;
+    const int length = slash == path ? *path == '/' : slash ? (int)(slash - path) : 0;
+    char folder[4096] = ".";
+    if (length) snprintf(folder, sizeof folder, "%.*s", length, path);
+    if (access(folder, W_OK | X_OK) == 0) return EXIT_FINE;
+    return complain(EXIT_USAGE, "%s: cannot write %s %s: %s", command, what, path, strerror(errno));
 }
