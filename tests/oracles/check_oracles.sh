@@ -14,4 +14,4 @@ fi
 dir=$(mktemp -d) || exit 99
 trap 'rm -rf "$dir"' EXIT
 HF_HUB_OFFLINE=1 "$python" "$top_srcdir/tests/oracles/check_oracles.py" "$dir" \
-    "$mpirun --allow-run-as-root --oversubscribe --bind-to none" ./tests/oracles/oracle_ranks
+    "$mpirun --allow-run-as-root --oversubscribe --bind-to none" ./tests/oracles/oracle_ranks ./weft
