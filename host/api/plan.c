@@ -210,8 +210,12 @@ static bool same_model(const weft_plan *p, const weft_params *params) {
     wf_layout_print(&of_plan, a, sizeof a);
     wf_layout_print(&of_params, b, sizeof b);
     const wf_model *const m = &p->model, *const n = &params->model;
-    return m->layers == n->layers && m->hidden == n->hidden && m->heads == n->heads && m->features == n->features &&
-           m->vocabulary == n->vocabulary && m->positions == n->positions && strcmp(a, b) == 0;
+    wf_parameter_info of_m[WF_TENSORS], of_n[WF_TENSORS];
+    wf_model_parameters(m, of_m);
+    wf_model_parameters(n, of_n);
+    for (int t = 0; t < WF_TENSORS; t++)
+        if (of_m[t].rows != of_n[t].rows || of_m[t].columns != of_n[t].columns) return false;
+    return m->layers == n->layers && m->heads == n->heads && m->kv_heads == n->kv_heads && strcmp(a, b) == 0;
 }
 
 wf_status weft_plan_takes(const weft_plan *p, const weft_params *params) {
