@@ -1,154 +1,240 @@
-/* config.c: the config.json of a Hugging Face gpt2 becomes a wf_model.
+/* config.c: the config.json of a Hugging Face gpt2, llama, mistral, qwen2 or bert becomes a wf_model.
  *
- * Fields and their defaults are those of transformers' GPT2Config; the sizes have no default here,
- * because a file without them is rather damaged than meant. Unknown fields are left alone (files
- * carry dozens that do not concern the architecture); those that change what is computed are
- * refused. One table of fields per type, so that every field is read and checked the same way. */
+ * Fields and their defaults are those of transformers' configurations; the sizes have no default here,
+ * because a file without them is rather damaged than meant. Unknown fields are left alone (files carry
+ * dozens that do not concern the architecture); those that change what is computed are refused. */
 #include "host/model/config.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "host/model/config_fields.h"
+
 #define MOST_BYTES (16 << 20) /* a configuration is a few KiB; more is another kind of file */
 
-typedef struct reader {
-    const char *path;
-    const json_t *root;
-} reader;
+enum { LAYERS = 10000, HIDDEN = 1 << 20, HEADS = 1 << 16, HEAD_SIZE = 1 << 16, FEATURES = 1 << 22, IDS = 1 << 28 };
+#define COUNT(array) (sizeof(array) / sizeof *(array))
 
-/* The value as JSON text, cut for a sentence. */
-static const char *shown(const json_t *value, char out[64]) {
-    char *const text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-    snprintf(out, 64, "%s", text ? text : "?");
-    free(text);
-    return out;
-}
+/* ---- what the families share ---------------------------------------------------------------------------- */
 
-static wf_status bad(const reader *r, const char *field, const json_t *value, const char *want) {
-    char text[64];
-    if (!value) return wf_fail(WF_ERR_FILE, "%s: field %s is missing; it must be %s", r->path, field, want);
-    return wf_fail(WF_ERR_FILE, "%s: field %s is %s; it must be %s", r->path, field, shown(value, text), want);
-}
-
-/* null counts as absent, as in transformers. */
-static const json_t *get(const reader *r, const char *field) {
-    const json_t *const value = json_object_get(r->root, field);
-    return json_is_null(value) ? NULL : value;
-}
-
-static wf_status get_size(const reader *r, const char *field, int64_t most, int64_t *out) {
-    const json_t *const value = get(r, field);
-    char want[64];
-    snprintf(want, sizeof want, "a whole number from 1 to %lld", (long long)most);
-    if (!json_is_integer(value) || json_integer_value(value) < 1 || json_integer_value(value) > most)
-        return bad(r, field, value, want);
-    *out = json_integer_value(value);
-    return WF_OK;
-}
-
-static wf_status get_real(const reader *r, const char *field, double low, double high, double otherwise, double *out) {
-    const json_t *const value = get(r, field);
-    char want[64];
-    *out = otherwise;
-    if (!value) return WF_OK;
-    snprintf(want, sizeof want, "a number from %g up to and below %g", low, high);
-    if (!json_is_number(value) || !(json_number_value(value) >= low && json_number_value(value) < high))
-        return bad(r, field, value, want);
-    *out = json_number_value(value);
-    return WF_OK;
-}
-
-static wf_status get_flag(const reader *r, const char *field, bool otherwise, bool *out) {
-    const json_t *const value = get(r, field);
-    *out = otherwise;
-    if (!value) return WF_OK;
-    if (!json_is_boolean(value)) return bad(r, field, value, "true or false");
-    *out = json_is_true(value);
-    return WF_OK;
-}
-
-/* Names of transformers' ACT2FN that weft computes. */
-static wf_status get_activation(const reader *r, int32_t *out) {
-    static const struct {
-        const char *name;
-        int32_t activation;
-    } known[] = {{"gelu_new", WF_ACT_GELU_TANH}, {"gelu_pytorch_tanh", WF_ACT_GELU_TANH}, {"gelu_fast", WF_ACT_GELU_TANH},
-                 {"gelu", WF_ACT_GELU},          {"relu", WF_ACT_RELU},                   {"silu", WF_ACT_SILU},
-                 {"swish", WF_ACT_SILU}};
-    const json_t *const value = get(r, "activation_function");
-    const char *const name = value ? json_string_value(value) : "gelu_new";
-    for (size_t i = 0; name && i < sizeof known / sizeof *known; i++)
-        if (strcmp(known[i].name, name) == 0) {
-            *out = known[i].activation;
-            return WF_OK;
-        }
-    char names[256] = "one of";
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        const size_t used = strlen(names);
-        snprintf(names + used, sizeof names - used, "%s %s", i ? "," : "", known[i].name);
-    }
-    return bad(r, "activation_function", value, names);
-}
-
-static wf_status check_variant(const reader *r) {
-    static const struct {
-        const char *field;
-        bool legal, otherwise;
-    } flags[] = {{"scale_attn_weights", true, true},
-                 {"scale_attn_by_inverse_layer_idx", false, false},
-                 {"reorder_and_upcast_attn", false, false},
-                 {"add_cross_attention", false, false},
-                 {"tie_word_embeddings", true, true}};
-    const json_t *const type = get(r, "model_type");
-    if (!json_is_string(type) || strcmp(json_string_value(type), "gpt2") != 0) return bad(r, "model_type", type, "\"gpt2\"");
-    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
-        bool value;
-        TRY(get_flag(r, flags[i].field, flags[i].otherwise, &value));
-        if (value != flags[i].legal)
-            return wf_fail(WF_ERR_UNSUPPORTED, "%s: field %s is %s, a variant of gpt2 that weft does not compute", r->path,
-                           flags[i].field, value ? "true" : "false");
-    }
-    return WF_OK;
-}
-
-static wf_status read_sizes(const reader *r, wf_model *m) {
-    TRY(get_size(r, "n_layer", 10000, &m->layers));
-    TRY(get_size(r, "n_embd", 1 << 20, &m->hidden));
-    TRY(get_size(r, "n_head", 1 << 16, &m->heads));
-    TRY(get_size(r, "vocab_size", 1 << 28, &m->vocabulary));
-    /* Old files say n_ctx, which transformers reads as n_positions. */
-    TRY(get_size(r, get(r, "n_positions") || !get(r, "n_ctx") ? "n_positions" : "n_ctx", 1 << 28, &m->positions));
-    m->features = 4 * m->hidden;
-    if (get(r, "n_inner")) TRY(get_size(r, "n_inner", 1 << 22, &m->features));
+static wf_status split_hidden(const wf_fields *r, const char *hidden, const char *heads, wf_model *m) {
     if (m->hidden % m->heads != 0)
-        return wf_fail(WF_ERR_FILE, "%s: field n_embd is %lld, not a multiple of n_head, %lld", r->path, (long long)m->hidden,
-                       (long long)m->heads);
-    m->kv_heads = m->heads;
+        return wf_fail(WF_ERR_FILE, "%s: field %s is %lld, not a multiple of %s, %lld", r->path, hidden, (long long)m->hidden,
+                       heads, (long long)m->heads);
     m->head_size = m->hidden / m->heads;
     return WF_OK;
 }
 
-static wf_status read_reals(const reader *r, wf_model *m) {
-    TRY(get_real(r, "layer_norm_epsilon", 0, 1, 1e-5, &m->norm_epsilon));
-    TRY(get_real(r, "initializer_range", 0, 100, 0.02, &m->init_std));
-    TRY(get_real(r, "embd_pdrop", 0, 1, 0.1, &m->dropout_embedding));
-    TRY(get_real(r, "attn_pdrop", 0, 1, 0.1, &m->dropout_attention));
-    TRY(get_real(r, "resid_pdrop", 0, 1, 0.1, &m->dropout_residual));
+/* Sizes that all but GPT-2 call alike. */
+static wf_status read_sizes(const wf_fields *r, wf_model *m) {
+    TRY(wf_field_size(r, "num_hidden_layers", LAYERS, &m->layers));
+    TRY(wf_field_size(r, "hidden_size", HIDDEN, &m->hidden));
+    TRY(wf_field_size(r, "num_attention_heads", HEADS, &m->heads));
+    TRY(wf_field_size(r, "intermediate_size", FEATURES, &m->features));
+    TRY(wf_field_size(r, "vocab_size", IDS, &m->vocabulary));
+    TRY(wf_field_size(r, "max_position_embeddings", IDS, &m->positions));
+    m->kv_heads = m->heads;
     return WF_OK;
 }
 
-static wf_status read_model(const reader *r, wf_model *out) {
+/* The head is the architecture's: a base model has none. Without the field it is the language model's. */
+static wf_status read_head(const wf_fields *r, const char *base, const char *const *with_head, int32_t head, int32_t *out) {
+    const json_t *const all = wf_field_get(r, "architectures");
+    const json_t *const first = json_array_get(all, 0);
+    const char *const name = json_string_value(first);
+    char want[160];
+    *out = head;
+    if (!all) return WF_OK;
+    snprintf(want, sizeof want, "[\"%s\"]", base);
+    for (size_t i = 0; with_head[i]; i++) {
+        const size_t used = strlen(want);
+        if (name && strcmp(name, with_head[i]) == 0) return WF_OK;
+        snprintf(want + used, sizeof want - used, " or [\"%s\"]", with_head[i]);
+    }
+    if (!name || strcmp(name, base) != 0) return wf_field_bad(r, "architectures", all, want);
+    *out = WF_HEAD_NONE;
+    return WF_OK;
+}
+
+/* ---- gpt2 ------------------------------------------------------------------------------------------------ */
+
+static wf_status read_gpt2(const wf_fields *r, wf_model *m) {
+    static const wf_flag flags[] = {{"scale_attn_weights", true, true},
+                                    {"scale_attn_by_inverse_layer_idx", false, false},
+                                    {"reorder_and_upcast_attn", false, false},
+                                    {"add_cross_attention", false, false},
+                                    {"tie_word_embeddings", true, true}};
+    TRY(wf_field_flags(r, flags, COUNT(flags)));
+    TRY(wf_field_size(r, "n_layer", LAYERS, &m->layers));
+    TRY(wf_field_size(r, "n_embd", HIDDEN, &m->hidden));
+    TRY(wf_field_size(r, "n_head", HEADS, &m->heads));
+    TRY(wf_field_size(r, "vocab_size", IDS, &m->vocabulary));
+    /* Old files say n_ctx, which transformers reads as n_positions. */
+    const bool old = !wf_field_get(r, "n_positions") && wf_field_get(r, "n_ctx");
+    TRY(wf_field_size(r, old ? "n_ctx" : "n_positions", IDS, &m->positions));
+    TRY(wf_field_size_or(r, "n_inner", FEATURES, 4 * m->hidden, &m->features));
+    TRY(split_hidden(r, "n_embd", "n_head", m));
+    m->kv_heads = m->heads;
+    TRY(wf_field_real(r, "layer_norm_epsilon", 0, 1, 1e-5, &m->norm_epsilon));
+    TRY(wf_field_real(r, "embd_pdrop", 0, 1, 0.1, &m->dropout_embedding));
+    TRY(wf_field_real(r, "attn_pdrop", 0, 1, 0.1, &m->dropout_attention));
+    TRY(wf_field_real(r, "resid_pdrop", 0, 1, 0.1, &m->dropout_residual));
+    m->tied_head = true;
+    m->biases = WF_BIASES_ALL;
+    return wf_field_activation(r, "activation_function", "gelu_new", &m->activation);
+}
+
+/* ---- llama, mistral, qwen2 ------------------------------------------------------------------------------- */
+
+static wf_status read_llama3(const wf_fields *rope, wf_model *m) {
+    TRY(wf_field_real(rope, "low_freq_factor", 1e-6, 1e6, -1, &m->rope_low_frequency));
+    TRY(wf_field_real(rope, "high_freq_factor", 1e-6, 1e6, -1, &m->rope_high_frequency));
+    if (m->rope_low_frequency < 0) return wf_field_bad(rope, "low_freq_factor", NULL, "a number");
+    if (!(m->rope_high_frequency > m->rope_low_frequency))
+        return wf_field_bad(rope, "high_freq_factor", wf_field_get(rope, "high_freq_factor"), "above low_freq_factor");
+    return wf_field_size(rope, "original_max_position_embeddings", IDS, &m->rope_original_positions);
+}
+
+static wf_status read_scaling(const wf_fields *rope, wf_model *m) {
+    const json_t *type = wf_field_get(rope, "rope_type");
+    if (!type) type = wf_field_get(rope, "type");
+    const char *const name = type ? json_string_value(type) : "default";
+    double share;
+    TRY(wf_field_real(rope, "partial_rotary_factor", 0, 1e30, 1, &share));
+    if (share != 1) return wf_field_bad(rope, "partial_rotary_factor", wf_field_get(rope, "partial_rotary_factor"), "1");
+    if (name && strcmp(name, "default") == 0) return WF_OK;
+    const bool llama3 = name && strcmp(name, "llama3") == 0;
+    if (!llama3 && !(name && strcmp(name, "linear") == 0))
+        return wf_field_bad(rope, "rope_type", type, "\"default\", \"linear\" or \"llama3\"");
+    if (!wf_field_get(rope, "factor")) return wf_field_bad(rope, "factor", NULL, "a number");
+    TRY(wf_field_real(rope, "factor", 1, 1e6, 1, &m->rope_factor));
+    return llama3 ? read_llama3(rope, m) : WF_OK;
+}
+
+/* Newer files say rope_parameters, older ones rope_theta and rope_scaling. */
+static wf_status read_rope(const wf_fields *r, wf_model *m) {
+    static const char *const objects[] = {"rope_parameters", "rope_scaling"};
+    m->position_form = WF_POSITIONS_ROPE;
+    TRY(wf_field_real(r, "rope_theta", 1, 1e18, 10000, &m->rope_theta));
+    for (size_t i = 0; i < COUNT(objects); i++) {
+        const wf_fields rope = {r->path, wf_field_get(r, objects[i])};
+        if (!rope.root) continue;
+        if (!json_is_object(rope.root)) return wf_field_bad(r, objects[i], rope.root, "an object");
+        TRY(wf_field_real(&rope, "rope_theta", 1, 1e18, m->rope_theta, &m->rope_theta));
+        return read_scaling(&rope, m);
+    }
+    return WF_OK;
+}
+
+/* A window that no sequence fills is none. `otherwise`: of a file without the field; null is none. */
+static wf_status check_window(const wf_fields *r, int64_t otherwise, const wf_model *m) {
+    const json_t *const value = json_object_get(r->root, "sliding_window");
+    int64_t window;
+    if (json_is_null(value)) return WF_OK;
+    TRY(wf_field_size_or(r, "sliding_window", IDS, otherwise, &window));
+    if (window >= m->positions) return WF_OK;
+    return wf_fail(WF_ERR_UNSUPPORTED,
+                   "%s: field sliding_window is %lld%s, less than max_position_embeddings, %lld; windows are not computed yet",
+                   r->path, (long long)window, value ? "" : " where it is left out", (long long)m->positions);
+}
+
+static wf_status check_layer_types(const wf_fields *r) {
+    const json_t *const types = wf_field_get(r, "layer_types");
+    size_t i;
+    json_t *type;
+    json_array_foreach((json_t *)types, i, type) {
+        const char *const name = json_string_value(type);
+        if (!name || strcmp(name, "full_attention") != 0) return wf_field_bad(r, "layer_types", type, "\"full_attention\" throughout");
+    }
+    return WF_OK;
+}
+
+/* Which biases, kv heads and windows the three have. */
+static wf_status read_dialect(const wf_fields *r, const char *type, wf_model *m) {
+    bool attention = false, mlp = false, windows = false;
+    if (strcmp(type, "llama") == 0) {
+        TRY(wf_field_flag(r, "attention_bias", false, &attention));
+        TRY(wf_field_flag(r, "mlp_bias", false, &mlp));
+        m->biases = (attention ? WF_BIAS_QKV | WF_BIAS_PROJ : 0) | (mlp ? WF_BIAS_MLP : 0);
+        return wf_field_size_or(r, "num_key_value_heads", HEADS, m->heads, &m->kv_heads);
+    }
+    TRY(wf_field_size(r, "num_key_value_heads", HEADS, &m->kv_heads));
+    if (strcmp(type, "mistral") == 0) return check_window(r, 4096, m);
+    m->biases = WF_BIAS_QKV;
+    TRY(wf_field_flag(r, "use_sliding_window", false, &windows));
+    TRY(check_layer_types(r));
+    return windows ? check_window(r, 4096, m) : WF_OK;
+}
+
+static wf_status read_llama(const wf_fields *r, wf_model *m) {
+    static const char *const with_head[][2] = {{"LlamaForCausalLM"}, {"MistralForCausalLM"}, {"Qwen2ForCausalLM"}};
+    static const char *const base[] = {"LlamaModel", "MistralModel", "Qwen2Model"};
+    const char *const type = json_string_value(wf_field_get(r, "model_type"));
+    const int which = strcmp(type, "llama") == 0 ? 0 : strcmp(type, "mistral") == 0 ? 1 : 2;
+    m->family = WF_FAMILY_LLAMA;
+    m->norm = WF_RMSNORM;
+    m->gated = true;
+    TRY(read_sizes(r, m));
+    if (wf_field_get(r, "head_dim"))
+        TRY(wf_field_size(r, "head_dim", HEAD_SIZE, &m->head_size));
+    else
+        TRY(split_hidden(r, "hidden_size", "num_attention_heads", m));
+    TRY(read_dialect(r, type, m));
+    if (m->heads % m->kv_heads != 0)
+        return wf_fail(WF_ERR_FILE, "%s: field num_attention_heads is %lld, not a multiple of num_key_value_heads, %lld", r->path,
+                       (long long)m->heads, (long long)m->kv_heads);
+    TRY(read_rope(r, m));
+    TRY(read_head(r, base[which], with_head[which], WF_HEAD_LINEAR, &m->head_form));
+    TRY(wf_field_real(r, "rms_norm_eps", 0, 1, 1e-6, &m->norm_epsilon));
+    TRY(wf_field_real(r, "attention_dropout", 0, 1, 0, &m->dropout_attention));
+    TRY(wf_field_flag(r, "tie_word_embeddings", false, &m->tied_head));
+    return wf_field_activation(r, "hidden_act", "silu", &m->activation);
+}
+
+/* ---- bert ------------------------------------------------------------------------------------------------ */
+
+static wf_status read_bert(const wf_fields *r, wf_model *m) {
+    static const wf_flag flags[] = {{"is_decoder", false, false}, {"add_cross_attention", false, false}};
+    static const char *const with_head[] = {"BertForMaskedLM", "BertForPreTraining", NULL};
+    const json_t *const positions = wf_field_get(r, "position_embedding_type");
+    m->family = WF_FAMILY_BERT;
+    m->post_norm = m->bidirectional = m->embedding_norm = true;
+    m->biases = WF_BIASES_ALL;
+    TRY(wf_field_flags(r, flags, COUNT(flags)));
+    if (positions && (!json_is_string(positions) || strcmp(json_string_value(positions), "absolute") != 0))
+        return wf_field_bad(r, "position_embedding_type", positions, "\"absolute\"");
+    TRY(read_sizes(r, m));
+    TRY(split_hidden(r, "hidden_size", "num_attention_heads", m));
+    TRY(wf_field_size_or(r, "type_vocab_size", HEADS, 2, &m->types));
+    TRY(read_head(r, "BertModel", with_head, WF_HEAD_TRANSFORM, &m->head_form));
+    TRY(wf_field_real(r, "layer_norm_eps", 0, 1, 1e-12, &m->norm_epsilon));
+    TRY(wf_field_real(r, "hidden_dropout_prob", 0, 1, 0.1, &m->dropout_residual));
+    m->dropout_embedding = m->dropout_residual;
+    TRY(wf_field_real(r, "attention_probs_dropout_prob", 0, 1, 0.1, &m->dropout_attention));
+    TRY(wf_field_flag(r, "tie_word_embeddings", true, &m->tied_head));
+    return wf_field_activation(r, "hidden_act", "gelu", &m->activation);
+}
+
+/* ---- a file ---------------------------------------------------------------------------------------------- */
+
+static wf_status read_family(const wf_fields *r, wf_model *m) {
+    static const struct {
+        const char *type;
+        wf_status (*read)(const wf_fields *, wf_model *);
+    } families[] = {{"gpt2", read_gpt2}, {"llama", read_llama}, {"mistral", read_llama}, {"qwen2", read_llama}, {"bert", read_bert}};
+    const json_t *const type = wf_field_get(r, "model_type");
+    for (size_t i = 0; json_is_string(type) && i < COUNT(families); i++)
+        if (strcmp(json_string_value(type), families[i].type) == 0) return families[i].read(r, m);
+    return wf_field_bad(r, "model_type", type, "\"gpt2\", \"llama\", \"mistral\", \"qwen2\" or \"bert\"");
+}
+
+static wf_status read_model(const wf_fields *r, wf_model *out) {
     wf_model m;
     memset(&m, 0, sizeof m);
     if (!json_is_object(r->root)) return wf_fail(WF_ERR_FILE, "%s: not a JSON object", r->path);
-    TRY(check_variant(r));
-    TRY(read_sizes(r, &m));
-    TRY(read_reals(r, &m));
-    TRY(get_activation(r, &m.activation));
-    m.tied_head = true;
-    m.biases = WF_BIASES_ALL;
+    TRY(read_family(r, &m));
+    TRY(wf_field_real(r, "initializer_range", 0, 100, 0.02, &m.init_std));
     const wf_status status = wf_model_check(&m);
     if (status != WF_OK) {
         char why[512];
@@ -177,7 +263,7 @@ static wf_status load(const char *path, json_t **out) {
 wf_status wf_config_read(const char *path, wf_model *out) {
     json_t *root;
     TRY(load(path, &root));
-    const reader r = {path, root};
+    const wf_fields r = {path, root};
     const wf_status status = read_model(&r, out);
     json_decref(root);
     return status;

@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-/* Reads the config.json of a gpt2. A field that is missing, of another type or absurd, and a
+/* Reads the config.json of a gpt2, llama, mistral, qwen2 or bert. A field that is missing, of another type or absurd, and a
  * variant that weft does not compute, is one sentence naming file, field and value. */
 wf_status wf_config_read(const char *path, wf_model *out);
 /* A new file that wf_config_read and `transformers` read back as this model. host/model/config_write.c */

@@ -1,4 +1,5 @@
-/* config_write.c: a model's config.json. Only GPT-2's so far. */
+/* config_write.c: a model's config.json, of the family that its weights are written for. Rotary positions
+ * are written as rope_theta and rope_scaling, which older and newer versions of transformers read. */
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,11 +26,72 @@ static json_t *gpt2(const wf_model *m) {
                      "tie_word_embeddings", m->tied_head);
 }
 
+/* What the others call alike. */
+static json_t *common(const wf_model *m, const char *type, const char *architecture) {
+    return json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:f,s:b}", "architectures", architecture, "model_type", type,
+                     "num_hidden_layers", (json_int_t)m->layers, "hidden_size", (json_int_t)m->hidden, "num_attention_heads",
+                     (json_int_t)m->heads, "intermediate_size", (json_int_t)m->features, "max_position_embeddings",
+                     (json_int_t)m->positions, "vocab_size", (json_int_t)m->vocabulary, "hidden_act",
+                     activation_name(m->activation), "initializer_range", m->init_std, "tie_word_embeddings", m->tied_head);
+}
+
+/* null where nothing is scaled. */
+static json_t *scaling(const wf_model *m) {
+    if (m->rope_factor <= 1) return json_null();
+    if (m->rope_low_frequency <= 0) return json_pack("{s:s,s:f}", "rope_type", "linear", "factor", m->rope_factor);
+    return json_pack("{s:s,s:f,s:f,s:f,s:I}", "rope_type", "llama3", "factor", m->rope_factor, "low_freq_factor",
+                     m->rope_low_frequency, "high_freq_factor", m->rope_high_frequency, "original_max_position_embeddings",
+                     (json_int_t)m->rope_original_positions);
+}
+
+/* Biases of q, k and v alone are qwen2's; a mistral without windows is a llama. */
+static json_t *llama(const wf_model *m) {
+    const bool qwen = m->biases == WF_BIAS_QKV, head = m->head_form != WF_HEAD_NONE;
+    json_t *const root = common(m, qwen ? "qwen2" : "llama",
+                                qwen ? (head ? "Qwen2ForCausalLM" : "Qwen2Model") : head ? "LlamaForCausalLM" : "LlamaModel");
+    json_t *const own = json_pack("{s:I,s:I,s:f,s:f,s:f,s:o}", "num_key_value_heads", (json_int_t)m->kv_heads, "head_dim",
+                                  (json_int_t)m->head_size, "rms_norm_eps", m->norm_epsilon, "attention_dropout",
+                                  m->dropout_attention, "rope_theta", m->rope_theta, "rope_scaling", scaling(m));
+    json_t *const biases = qwen ? json_pack("{s:b}", "use_sliding_window", 0)
+                                : json_pack("{s:b,s:b}", "attention_bias", (m->biases & WF_BIAS_QKV) != 0, "mlp_bias",
+                                            (m->biases & WF_BIAS_MLP) != 0);
+    if (root) json_object_update(root, own);
+    if (root) json_object_update(root, biases);
+    json_decref(own);
+    json_decref(biases);
+    return root;
+}
+
+static json_t *bert(const wf_model *m) {
+    json_t *const root = common(m, "bert", m->head_form == WF_HEAD_NONE ? "BertModel" : "BertForMaskedLM");
+    json_t *const own = json_pack("{s:I,s:f,s:f,s:f,s:s}", "type_vocab_size", (json_int_t)m->types, "layer_norm_eps",
+                                  m->norm_epsilon, "hidden_dropout_prob", m->dropout_residual, "attention_probs_dropout_prob",
+                                  m->dropout_attention, "position_embedding_type", "absolute");
+    if (root) json_object_update(root, own);
+    json_decref(own);
+    return root;
+}
+
+/* A model of a mixture of forms has no family that says so. */
+static wf_status check_form(const wf_model *m) {
+    const uint32_t attention = WF_BIAS_QKV | WF_BIAS_PROJ;
+    const bool llama = m->norm == WF_RMSNORM && m->position_form == WF_POSITIONS_ROPE && m->gated && !m->post_norm &&
+                       !m->bidirectional && !m->types && !m->embedding_norm && m->head_form != WF_HEAD_TRANSFORM &&
+                       ((m->biases & attention) == 0 || (m->biases & attention) == attention || m->biases == WF_BIAS_QKV);
+    const bool plain = m->norm == WF_LAYERNORM && m->position_form == WF_POSITIONS_LEARNED && !m->gated &&
+                       m->biases == WF_BIASES_ALL && m->kv_heads == m->heads && m->heads * m->head_size == m->hidden;
+    const bool bert = plain && m->post_norm && m->bidirectional && m->types && m->embedding_norm && m->head_form != WF_HEAD_LINEAR;
+    const bool gpt2 = plain && !m->post_norm && !m->bidirectional && !m->types && !m->embedding_norm &&
+                      m->head_form == WF_HEAD_LINEAR && m->tied_head;
+    if (m->family == WF_FAMILY_LLAMA ? llama : m->family == WF_FAMILY_BERT ? bert : gpt2) return WF_OK;
+    return wf_fail(WF_ERR_UNSUPPORTED, "no configuration of the model's family describes its mixture of forms");
+}
+
 wf_status wf_config_write(const wf_model *m, const char *path) {
     uint8_t digest[WF_SHA256_BYTES];
     wf_output out;
-    if (m->family != WF_FAMILY_GPT2) return wf_fail(WF_ERR_UNSUPPORTED, "only configurations of gpt2 are written so far");
-    json_t *const root = gpt2(m);
+    TRY(check_form(m));
+    json_t *const root = m->family == WF_FAMILY_LLAMA ? llama(m) : m->family == WF_FAMILY_BERT ? bert(m) : gpt2(m);
     char *const text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
     if (!text) return wf_fail(WF_ERR_MEMORY, "no host memory for %s", path);
