@@ -20,14 +20,14 @@ enum { BATCH = 4, MICROBATCHES = 2, SEQUENCE = 13, HIDDEN = 48, VOCABULARY = 67,
 
 static int32_t tokens[BATCH * SEQUENCE], targets[BATCH * SEQUENCE];
 
-static void must(weft_status status, const char *what) {
+static inline void must(weft_status status, const char *what) {
     if (status == WEFT_OK) return;
     fprintf(stderr, "%s: %s\n", what, weft_last_error());
     abort(); /* other threads may wait for this one */
 }
 #define MUST(call) must(call, #call)
 
-static weft_model *make_model(void) {
+static inline weft_model *make_model(void) {
     char path[] = "/tmp/weft-blocks-XXXXXX";
     weft_model *model;
     const int file = mkstemp(path);
@@ -43,12 +43,12 @@ static weft_model *make_model(void) {
     return model;
 }
 
-static void fill_tokens(void) {
+static inline void fill_tokens(void) {
     for (int i = 0; i < BATCH * SEQUENCE; i++) tokens[i] = (i * 29 + i / 7) % VOCABULARY;
     for (int i = 0; i < BATCH * SEQUENCE; i++) targets[i] = i % 5 == 4 ? -1 : (tokens[i] * 3 + 1) % VOCABULARY;
 }
 
-static int64_t counted(void) {
+static inline int64_t counted(void) {
     int64_t n = 0;
     for (int i = 0; i < BATCH * SEQUENCE; i++) n += targets[i] >= 0;
     return n;
@@ -62,7 +62,7 @@ typedef struct tensors {
     float *data[MOST_TENSORS];  /* all instances */
 } tensors;
 
-static tensors gather_tensors(weft_params *params, const char *what) {
+static inline tensors gather_tensors(weft_params *params, const char *what) {
     tensors t = {.n = weft_params_count(params)};
     for (int32_t i = 0; i < t.n; i++) {
         MUST(weft_params_info(params, i, &t.info[i]));
@@ -73,29 +73,29 @@ static tensors gather_tensors(weft_params *params, const char *what) {
     return t;
 }
 
-static void free_tensors(tensors *t) {
+static inline void free_tensors(tensors *t) {
     for (int32_t i = 0; i < t->n; i++) free(t->data[i]);
 }
 
-static int32_t find_tensor(const tensors *t, const char *name) {
+static inline int32_t find_tensor(const tensors *t, const char *name) {
     for (int32_t i = 0; i < t->n; i++)
         if (strcmp(t->info[i].name, name) == 0) return i;
     fprintf(stderr, "no tensor %s\n", name);
     abort();
 }
 
-static const float *tensor(const tensors *t, const char *name) {
+static inline const float *tensor(const tensors *t, const char *name) {
     return t->data[find_tensor(t, name)];
 }
 
 /* ---- the ends of the model, on the host ---------------------------------------------------------------------------- */
 
 /* Row of (position, sample) within the rows of one rank. */
-static float *row_of(const weft_rows *r, float *rows, int64_t position, int64_t sample) {
+static inline float *row_of(const weft_rows *r, float *rows, int64_t position, int64_t sample) {
     return rows + ((position - r->first_position) * r->samples + sample) * r->hidden;
 }
 
-static void embed(const tensors *w, const weft_rows *r, int microbatch, float *x) {
+static inline void embed(const tensors *w, const weft_rows *r, int microbatch, float *x) {
     const float *const token = tensor(w, "embedding.token"), *const place = tensor(w, "embedding.position");
     for (int64_t p = r->first_position; p < r->first_position + r->positions; p++)
         for (int64_t s = 0; s < r->samples; s++) {
@@ -106,7 +106,7 @@ static void embed(const tensors *w, const weft_rows *r, int microbatch, float *x
 }
 
 /* dy of one row for mean cross-entropy over the whole batch; returns its loss. */
-static double loss_of_row(const tensors *w, const float *y, int32_t target, float *dy) {
+static inline double loss_of_row(const tensors *w, const float *y, int32_t target, float *dy) {
     const float *const gamma = tensor(w, "normf.weight"), *const beta = tensor(w, "normf.bias"),
                 *const head = tensor(w, "embedding.token");
     double mean = 0, variance = 0, n[HIDDEN], dn[HIDDEN] = {0}, logit[VOCABULARY], most = -1e300, sum = 0;
@@ -132,7 +132,7 @@ static double loss_of_row(const tensors *w, const float *y, int32_t target, floa
     return log(sum) + most - logit[target];
 }
 
-static double own_loss(const tensors *w, const weft_rows *r, int microbatch, float *y, float *dy) {
+static inline double own_loss(const tensors *w, const weft_rows *r, int microbatch, float *y, float *dy) {
     double loss = 0;
     for (int64_t p = r->first_position; p < r->first_position + r->positions; p++)
         for (int64_t s = 0; s < r->samples; s++)
@@ -147,7 +147,7 @@ typedef struct truth {
     tensors weights, gradients, trained; /* trained: weights after one step of AdamW without clipping */
 } truth;
 
-static weft_args plain_args(void) {
+static inline weft_args plain_args(void) {
     weft_args a;
     weft_args_init(&a);
     a.seed = SEED;
@@ -156,7 +156,7 @@ static weft_args plain_args(void) {
     return a;
 }
 
-static weft_plan *make_plan(weft_context *context, const weft_model *model, const char *layout, weft_mode mode, uint32_t phases) {
+static inline weft_plan *make_plan(weft_context *context, const weft_model *model, const char *layout, weft_mode mode, uint32_t phases) {
     weft_plan_options o;
     weft_layout *l;
     weft_plan *plan;
@@ -173,7 +173,7 @@ static weft_plan *make_plan(weft_context *context, const weft_model *model, cons
     return plan;
 }
 
-static weft_params *make_params(weft_context *context, const weft_model *model, const char *layout) {
+static inline weft_params *make_params(weft_context *context, const weft_model *model, const char *layout) {
     weft_layout *l;
     weft_params *params;
     MUST(weft_layout_parse(layout, &l));
@@ -183,7 +183,7 @@ static weft_params *make_params(weft_context *context, const weft_model *model, 
     return params;
 }
 
-static truth find_truth(const weft_model *model) {
+static inline truth find_truth(const weft_model *model) {
     truth t;
     weft_context *context;
     weft_result result;
@@ -208,14 +208,14 @@ static truth find_truth(const weft_model *model) {
     return t;
 }
 
-static void free_truth(truth *t) {
+static inline void free_truth(truth *t) {
     free_tensors(&t->weights);
     free_tensors(&t->gradients);
     free_tensors(&t->trained);
 }
 
 /* Largest difference, in units of the tensor's largest magnitude, over the layers' tensors. */
-static double worst_of_layers(const tensors *want, const tensors *got, const char **where) {
+static inline double worst_of_layers(const tensors *want, const tensors *got, const char **where) {
     double worst = 0;
     for (int32_t i = 0; i < want->n; i++) {
         if (strncmp(want->info[i].name, "layer.", 6) != 0) continue;
@@ -247,7 +247,7 @@ typedef struct rank_thread {
     weft_context *context;
 } rank_thread;
 
-static void *thread_main(void *argument) {
+static inline void *thread_main(void *argument) {
     rank_thread *const t = argument;
     MUST(weft_context_create(NULL, t->bootstrap, &t->context));
     t->run(t);
@@ -256,7 +256,7 @@ static void *thread_main(void *argument) {
 }
 
 /* Runs `run` on every rank of the layout, each a thread with a context of its own. */
-static void on_threads(const char *layout, void (*run)(rank_thread *), void *work) {
+static inline void on_threads(const char *layout, void (*run)(rank_thread *), void *work) {
     enum { MOST = 8 };
     weft_bootstrap *boot[MOST] = {NULL};
     rank_thread thread[MOST];

@@ -1,0 +1,338 @@
+/* Ranks as threads of one process, and ranks that the caller connects: a whole model's step and a block stack's give
+ * what one rank gives; two jobs in one process do not know of each other; failures are told. */
+#include <unistd.h>
+
+#include "host/fabric/fabric.h"
+#include "tests/host/blocks_support.h"
+
+static weft_model *model;
+static truth want;
+
+static void open_all(void) {
+    fill_tokens();
+    model = make_model();
+    want = find_truth(model);
+}
+
+static void close_all(void) {
+    free_truth(&want);
+    weft_model_destroy(model);
+}
+
+/* ---- a whole model's gradients ------------------------------------------------------------------------------------------ */
+
+typedef struct verdict {
+    double worst;
+    char transport[256];
+} verdict;
+
+static void whole_model(rank_thread *t) {
+    verdict *const v = (verdict *)t->work + t->rank;
+    weft_params *const params = make_params(t->context, model, t->layout);
+    weft_plan *const plan = make_plan(t->context, model, t->layout, WEFT_GRADIENTS, 0);
+    weft_result result;
+    weft_args a = plain_args();
+    const char *where = "";
+    char *text = NULL;
+    a.tokens = tokens;
+    a.targets = targets;
+    MUST(weft_plan_load(plan, params));
+    for (int i = 0; i < 3; i++) MUST(weft_plan_run(plan, &a, &result));
+    tensors got = gather_tensors(params, "grad");
+    v->worst = fmax(worst_of_layers(&want.gradients, &got, &where), fabs(result.loss - want.loss) / want.loss);
+    MUST(weft_context_describe(t->context, false, &text));
+    for (const char *k = "window\0staged\0mpi\0"; *k; k += strlen(k) + 1) {
+        int64_t bytes, messages;
+        MUST(weft_context_sent(t->context, k, &bytes, &messages));
+        if (messages) snprintf(v->transport, sizeof v->transport, "%s", k);
+    }
+    weft_text_free(text);
+    free_tensors(&got);
+    weft_plan_destroy(plan);
+    weft_params_destroy(params);
+}
+
+static void expect_right(const verdict *v, int ranks, const char *layout) {
+    for (int r = 0; r < ranks; r++)
+        ck_assert_msg(v[r].worst <= 3e-6, "%s, rank %d: off by %.2g over %s", layout, r, v[r].worst, v[r].transport);
+}
+
+static const struct {
+    const char *layout;
+    int ranks;
+} layouts[] = {{"mb2", 1}, {"tp2.mb2", 2}, {"tp3.sp.mb2", 3}, {"tp4.sp.mb2", 4}};
+
+START_TEST(threads_are_ranks) {
+    verdict v[4] = {{0}};
+    on_threads(layouts[_i].layout, whole_model, v);
+    expect_right(v, layouts[_i].ranks, layouts[_i].layout);
+    if (layouts[_i].ranks > 1) printf("  %s as threads, over %s: within %.1e\n", layouts[_i].layout, v[0].transport, v[0].worst);
+}
+END_TEST
+
+/* ---- two jobs in one process ------------------------------------------------------------------------------------------------ */
+
+static void *job(void *v) {
+    on_threads("tp2.sp.mb2", whole_model, v);
+    return NULL;
+}
+
+START_TEST(two_jobs_do_not_meet) {
+    verdict v[2][2] = {{{0}}};
+    pthread_t other;
+    ck_assert_int_eq(pthread_create(&other, NULL, job, v[1]), 0);
+    job(v[0]);
+    pthread_join(other, NULL);
+    expect_right(v[0], 2, "first job");
+    expect_right(v[1], 2, "second job");
+}
+END_TEST
+
+/* The sentence of a failure is the thread's own. */
+static void *fail_in_thread(void *out) {
+    weft_layout *l;
+    weft_layout_parse("tp2.nonsense", &l);
+    snprintf(out, 256, "%s", weft_last_error());
+    return NULL;
+}
+
+START_TEST(sentences_are_each_threads_own) {
+    weft_model *m;
+    char there[256] = "";
+    pthread_t thread;
+    ck_assert_int_eq(weft_model_create("huge", &m), WEFT_ERR_ARGUMENT);
+    pthread_create(&thread, NULL, fail_in_thread, there);
+    pthread_join(thread, NULL);
+    ck_assert(strstr(weft_last_error(), "huge") && strstr(there, "nonsense"));
+}
+END_TEST
+
+/* ---- the local bootstrap itself --------------------------------------------------------------------------------------------------- */
+
+static void *boot_of(const wf_bootstrap *b) {
+    return b->self;
+}
+
+START_TEST(messages_meet_in_order) {
+    wf_bootstrap b[2];
+    void *s[3], *r[3];
+    int out[3] = {10, 20, 30}, in[3] = {0};
+    bool done = false;
+    ck_assert_int_eq(wf_bootstrap_local(2, b), WF_OK);
+    for (int i = 0; i < 3; i++) ck_assert_int_eq(b[0].send(boot_of(&b[0]), 1, i == 2 ? 7 : 5, &out[i], sizeof(int), &s[i]), WF_OK);
+    ck_assert_int_eq(b[0].test(boot_of(&b[0]), &s[0], &done), WF_OK);
+    ck_assert(!done);
+    ck_assert_int_eq(b[1].receive(boot_of(&b[1]), 0, 7, &in[2], sizeof(int), &r[2]), WF_OK);
+    for (int i = 0; i < 2; i++) ck_assert_int_eq(b[1].receive(boot_of(&b[1]), 0, 5, &in[i], sizeof(int), &r[i]), WF_OK);
+    for (int i = 0; i < 3; i++) {
+        ck_assert(b[1].test(boot_of(&b[1]), &r[i], &done) == WF_OK && done && !r[i]);
+        ck_assert(b[0].test(boot_of(&b[0]), &s[i], &done) == WF_OK && done && !s[i]);
+        ck_assert_int_eq(in[i], out[i]);
+    }
+    /* another length, a request that is given up, a peer that is gone, a rank that is not there */
+    ck_assert_int_eq(b[0].send(boot_of(&b[0]), 1, 5, out, 8, &s[0]), WF_OK);
+    ck_assert_int_eq(b[1].receive(boot_of(&b[1]), 0, 5, in, 4, &r[0]), WF_OK);
+    ck_assert_int_eq(b[1].test(boot_of(&b[1]), &r[0], &done), WF_ERR_MISMATCH);
+    ck_assert(b[0].test(boot_of(&b[0]), &s[0], &done) == WF_OK && done);
+    ck_assert_int_eq(b[1].receive(boot_of(&b[1]), 0, 5, in, 4, &r[0]), WF_OK);
+    ck_assert(b[1].cancel(boot_of(&b[1]), &r[0]) && !r[0]);
+    ck_assert_int_eq(b[0].send(boot_of(&b[0]), 1, 5, &out[1], 4, &s[0]), WF_OK);
+    ck_assert_int_eq(b[1].receive(boot_of(&b[1]), 0, 5, &in[0], 4, &r[0]), WF_OK);
+    ck_assert(b[1].test(boot_of(&b[1]), &r[0], &done) == WF_OK && done && in[0] == 20);
+    ck_assert(b[0].test(boot_of(&b[0]), &s[0], &done) == WF_OK && done);
+    ck_assert_int_eq(b[1].send(boot_of(&b[1]), 2, 5, in, 4, &s[0]), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(b[1].receive(boot_of(&b[1]), 0, 5, in, 4, &r[0]), WF_OK);
+    b[0].destroy(boot_of(&b[0]));
+    ck_assert_int_eq(b[1].test(boot_of(&b[1]), &r[0], &done), WF_ERR_FABRIC);
+    ck_assert_ptr_nonnull(strstr(wf_last_error(), "rank 0 has left"));
+    b[1].cancel(boot_of(&b[1]), &r[0]);
+    b[1].destroy(boot_of(&b[1]));
+    ck_assert_int_eq(wf_bootstrap_local(0, b), WF_ERR_ARGUMENT);
+}
+END_TEST
+
+/* A rank that never comes: the others' deadline, and its number. */
+static void *lonely(void *bootstrap) {
+    weft_context_options o;
+    weft_context *c = NULL;
+    weft_context_options_init(&o);
+    o.timeout_s = 1;
+    const weft_status status = weft_context_create(&o, bootstrap, &c);
+    if (status != WEFT_ERR_TIMEOUT && status != WEFT_ERR_FABRIC) abort();
+    return strstr(weft_last_error(), "rank 1") ? bootstrap : NULL;
+}
+
+START_TEST(a_rank_that_does_not_come_is_named) {
+    weft_bootstrap *b[2];
+    MUST(weft_bootstrap_local(2, b));
+    ck_assert_ptr_nonnull(lonely(b[0]));
+    weft_bootstrap_destroy(b[0]);
+    weft_bootstrap_destroy(b[1]);
+}
+END_TEST
+
+/* ---- callbacks: pipes between threads stand for the caller's network ------------------------------------------------------------------- */
+
+enum { RANKS = 3, MOST_REQUESTS = 512 };
+
+typedef struct message {
+    struct message *next;
+    int from, to, tag;
+    size_t bytes;
+    char data[];
+} message;
+
+typedef struct his_request {
+    bool receives, used;
+    int peer, tag;
+    void *data;
+    size_t bytes;
+} his_request;
+
+typedef struct his_network {
+    pthread_mutex_t mutex;
+    message *first;
+} his_network;
+
+typedef struct his_rank {
+    his_network *net;
+    int rank;
+    his_request request[MOST_REQUESTS];
+    long calls, fail_at;
+} his_rank;
+
+static his_request *new_request(his_rank *me) {
+    for (int i = 0; i < MOST_REQUESTS; i++)
+        if (!me->request[i].used) return &me->request[i];
+    abort();
+}
+
+static int fails(his_rank *me) {
+    return ++me->calls == me->fail_at ? 77 : 0;
+}
+
+static int his_send(void *user, int32_t to, int32_t tag, const void *data, size_t bytes, void **request_out) {
+    his_rank *const me = user;
+    if (fails(me)) return 77;
+    message *const m = malloc(sizeof *m + bytes), **last;
+    *m = (message){.from = me->rank, .to = to, .tag = tag, .bytes = bytes};
+    memcpy(m->data, data, bytes);
+    pthread_mutex_lock(&me->net->mutex);
+    for (last = &me->net->first; *last;) last = &(*last)->next;
+    *last = m;
+    pthread_mutex_unlock(&me->net->mutex);
+    his_request *const r = new_request(me);
+    *r = (his_request){.used = true};
+    *request_out = r;
+    return 0;
+}
+
+static int his_receive(void *user, int32_t from, int32_t tag, void *data, size_t bytes, void **request_out) {
+    his_rank *const me = user;
+    if (fails(me)) return 77;
+    his_request *const r = new_request(me);
+    *r = (his_request){.used = true, .receives = true, .peer = from, .tag = tag, .data = data, .bytes = bytes};
+    *request_out = r;
+    return 0;
+}
+
+/* The oldest request of a (peer, tag) takes the oldest message. */
+static int his_test(void *user, void *request, int *done_out) {
+    his_rank *const me = user;
+    his_request *const r = request;
+    if (fails(me)) return 77;
+    *done_out = !r->receives;
+    pthread_mutex_lock(&me->net->mutex);
+    for (message **at = &me->net->first; r->receives && *at; at = &(*at)->next) {
+        message *const m = *at;
+        if (m->to != me->rank || m->from != r->peer || m->tag != r->tag) continue;
+        *at = m->next;
+        if (m->bytes != r->bytes) abort();
+        memcpy(r->data, m->data, m->bytes);
+        free(m);
+        *done_out = 1;
+        break;
+    }
+    pthread_mutex_unlock(&me->net->mutex);
+    if (*done_out) r->used = false;
+    return 0;
+}
+
+static int his_cancel(void *user, void *request) {
+    ((his_request *)request)->used = false;
+    return 0;
+}
+
+static weft_bootstrap *connect(his_rank *me, int node_ranks) {
+    weft_bootstrap *b;
+    const weft_callbacks c = {.user = me, .rank = me->rank, .ranks = RANKS, .node_rank = node_ranks ? me->rank : 0, .node_ranks = node_ranks,
+                              .send = his_send, .receive = his_receive, .test = his_test, .cancel = his_cancel};
+    MUST(weft_bootstrap_callbacks(&c, &b));
+    return b;
+}
+
+static void on_his_network(int node_ranks, verdict *v) {
+    his_network net = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+    his_rank *const ranks = calloc(RANKS, sizeof *ranks);
+    rank_thread thread[RANKS];
+    pthread_t id[RANKS];
+    for (int r = 0; r < RANKS; r++) {
+        ranks[r] = (his_rank){.net = &net, .rank = r};
+        thread[r] = (rank_thread){.bootstrap = connect(&ranks[r], node_ranks), .layout = "tp3.sp.mb2", .work = v, .rank = r, .run = whole_model};
+        if (pthread_create(&id[r], NULL, thread_main, &thread[r]) != 0) abort();
+    }
+    for (int r = 0; r < RANKS; r++) pthread_join(id[r], NULL);
+    for (int r = 0; r < RANKS; r++) weft_bootstrap_destroy(thread[r].bootstrap);
+    free(ranks);
+    while (net.first) {
+        message *const next = net.first->next;
+        free(net.first);
+        net.first = next;
+    }
+}
+
+START_TEST(his_network_connects_ranks) {
+    verdict v[RANKS] = {{0}};
+    on_his_network(_i ? RANKS : 0, v);
+    expect_right(v, RANKS, "tp3.sp.mb2");
+    if (!_i) ck_assert_str_eq(v[0].transport, "mpi"); /* messages: no memory is shared */
+    printf("  over the caller's functions, %s: within %.1e\n", v[0].transport, v[0].worst);
+}
+END_TEST
+
+START_TEST(his_failures_are_quoted) {
+    his_network net = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+    his_rank *const me = calloc(1, sizeof *me);
+    *me = (his_rank){.net = &net, .fail_at = 1};
+    weft_bootstrap *const b = connect(me, 0);
+    weft_context *c = NULL;
+    const weft_status status = weft_context_create(NULL, b, &c);
+    ck_assert_msg(status == WEFT_ERR_FABRIC && strstr(weft_last_error(), "returned 77"), "status %d: %s", (int)status, weft_last_error());
+    weft_bootstrap_destroy(b);
+    const weft_callbacks none = {.ranks = 2};
+    weft_bootstrap *no = NULL;
+    ck_assert_int_eq(weft_bootstrap_callbacks(&none, &no), WEFT_ERR_ARGUMENT);
+    free(me);
+}
+END_TEST
+
+int main(void) {
+    Suite *const suite = suite_create("bootstraps");
+    TCase *const c = tcase_create("ranks");
+    tcase_set_timeout(c, 240);
+    tcase_add_unchecked_fixture(c, open_all, close_all);
+    tcase_add_test(c, messages_meet_in_order);
+    tcase_add_test(c, sentences_are_each_threads_own);
+    tcase_add_test(c, a_rank_that_does_not_come_is_named);
+    tcase_add_loop_test(c, threads_are_ranks, 0, sizeof layouts / sizeof *layouts);
+    tcase_add_test(c, two_jobs_do_not_meet);
+    tcase_add_loop_test(c, his_network_connects_ranks, 0, 2);
+    tcase_add_test(c, his_failures_are_quoted);
+    suite_add_tcase(suite, c);
+    SRunner *const runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? 1 : 0;
+}
