@@ -38,8 +38,8 @@ static const option options[] = {
     {"weight-decay", OPTION_REAL, "W", "of matrices, decoupled", &a.weight_decay, 0, 10},
     {"clip", OPTION_REAL, "NORM", "largest gradient norm; 0: no clipping", &a.max_norm, 0, 1e9},
     {"seed", OPTION_INTEGER, "N", "of weights, dropout and batches (default: 1, or that of the run that is resumed)", &a.seed, 0, 9e15},
-    {"checkpoint", OPTION_TEXT, "DIR", "folder of checkpoints, step-N each: weights, optimizer, position; also written at the end\n"
-     "                           and when SIGTERM, SIGINT or SIGUSR1 asks to stop: then the status is 0", &a.checkpoint, 0, 0},
+    {"checkpoint", OPTION_TEXT, "DIR", "folder of checkpoints, step-000000500 and so on: weights, optimizer, position; also written at the end\n"
+     "                           and when SIGTERM, SIGINT or SIGUSR2 asks to stop: then the status is 0", &a.checkpoint, 0, 0},
     {"checkpoint-every", OPTION_INTEGER, "N", "steps between checkpoints; 0: only at the end or when stopped (default: 500)", &a.checkpoint_every, 0, 1e9},
     {"keep", OPTION_INTEGER, "K", "newest checkpoints that stay; 0: all", &a.keep, 0, 1e6},
     {"resume", OPTION_TEXT, "DIR", "go on from a checkpoint, or the newest of a folder of them; auto: the newest of --checkpoint,\n"
@@ -150,5 +150,5 @@ const command command_train = {
     "goes to stdout. Steps count from 1 everywhere: \"step\" says how many are done. At the end: the loss on held-out data, of\n"
     "text beside byte models of order 1, 2 and 3 fitted to the same text. A run that is stopped and resumed gives the same\n"
     "losses as one that was not: the same bits on the same layout. A launcher of your own should give ranks time to save after\n"
-    "SIGTERM (mpirun kills after a second): send SIGUSR1, which mpirun hands on and does not follow up.",
+    "SIGTERM (mpirun kills after a second): send mpirun SIGUSR2, which it hands on and does not follow up.",
     options, sizeof options / sizeof *options, run};

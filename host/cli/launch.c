@@ -37,10 +37,10 @@ static int no_mpirun(int count) {
 
 static volatile sig_atomic_t child, signals;
 
-/* mpirun hands SIGUSR1 on to its ranks, but after SIGTERM or SIGINT kills them within a second: time for a
+/* mpirun hands SIGUSR2 on to its ranks, but after SIGTERM or SIGINT kills them within a second: time for a
  * step's end and a file is what the first signal is worth. */
 static void relay(int number) {
-    kill((pid_t)child, signals++ ? number : SIGUSR1);
+    kill((pid_t)child, signals++ ? number : SIGUSR2);
 }
 
 static void relay_signals(void) {

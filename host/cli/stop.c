@@ -10,8 +10,9 @@ static void note(int number) {
 }
 
 void stop_watch(void) {
-    static const int numbers[] = {SIGTERM, SIGINT, SIGUSR1};
+    static const int numbers[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
     struct sigaction action;
+    if (noted) return;
     memset(&action, 0, sizeof action);
     action.sa_handler = note;
     action.sa_flags = SA_RESTART | (int)SA_RESETHAND;
@@ -20,5 +21,6 @@ void stop_watch(void) {
 }
 
 int stop_signal(void) {
+    stop_watch();
     return noted;
 }
