@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "host/api/objects.h"
+#include "host/api/bench_block.h"
 #include "host/run/bench.h"
+#include "layouts/block.h"
 
 /* Sizes of a GPT-2's layer, each product that a training step needs, and what streams through memory. */
 static const char *const built_in[] = {
@@ -30,6 +32,8 @@ static const char *const built_in[] = {
     "adamw:f32:n7077888:decay",
     "sum_squares:f32:n7077888",
     "copy:f32:rows1024n768",
+    "block:f32:b1s1024h768a12:gelu_tanh.layernorm.causal:forward",
+    "block:f32:b1s1024h768a12:gelu_tanh.layernorm.causal:train",
 };
 
 enum { PEAKS_EVERY = 4 };
@@ -40,13 +44,16 @@ typedef struct entry {
     int32_t item;               /* index in bench.items */
     wf_bench_data *data;        /* of the first entry of its case */
     wf_bench_kernel *kernel;
-    double flops, bytes;
+    bench_block *block;         /* instead of a kernel */
+    double flops, bytes;        /* of one run, of all ranks */
     int64_t kernels;
 } entry;
 
 typedef struct bench {
     weft_context *context;
     const weft_bench_options *options;
+    int32_t ranks;
+    weft_layout *layout;        /* of blocks */
     wf_bench_peaks *peaks;
     entry *entries;
     int32_t count, room;
@@ -94,8 +101,8 @@ static wf_status open_candidate(bench *b, const char *case_text, const wf_proble
     if (status == WF_ERR_UNSUPPORTED && may_skip) return snprintf(e->sentence, sizeof e->sentence, "%s", wf_last_error()), WF_OK;
     TRY(status);
     e->item = 0; /* numbered once all are known */
-    e->flops = wf_operations[p->op]->flops(p);
-    e->bytes = wf_problem_bytes(p);
+    e->flops = wf_operations[p->op]->flops(p) * b->ranks;
+    e->bytes = wf_problem_bytes(p) * b->ranks;
     e->kernels = 1;
     return WF_OK;
 }
@@ -123,23 +130,72 @@ static wf_status open_operation(bench *b, const char *case_text) {
     return status;
 }
 
-/* "gemm" stands for all built-in cases of it. */
-static wf_status open_case(bench *b, const char *text) {
-    const size_t length = strlen(text);
-    bool found = false;
-    for (size_t i = 0; i < sizeof built_in / sizeof *built_in && !strchr(text, ':'); i++) {
-        if (strncmp(built_in[i], text, length) != 0 || built_in[i][length] != ':') continue;
-        found = true;
-        TRY(open_operation(b, built_in[i]));
-    }
-    return found ? WF_OK : open_operation(b, text);
+/* Collective. The work of all ranks, which differs from rank to rank. */
+static weft_status share_work(bench *b, entry *e) {
+    struct work {
+        double flops, bytes;
+    } mine, *const all = calloc((size_t)b->ranks, sizeof *all);
+    wf_status status = all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for the work of %d ranks", (int)b->ranks);
+    bench_block_work(e->block, &mine.flops, &mine.bytes, &e->kernels);
+    TRY_GOTO(wf_fabric_agree(b->context->fabric, status), done);
+    TRY_GOTO(wf_fabric_all_gather(b->context->fabric, &mine, sizeof mine, all), done);
+    for (int32_t rank = 0; rank < b->ranks; rank++) e->flops += all[rank].flops, e->bytes += all[rank].bytes;
+done:
+    free(all);
+    return weft_from(weft_context_note(b->context, status));
 }
 
-static wf_status open_cases(bench *b) {
+/* Collective: its plan is. */
+static weft_status open_stack(bench *b, const char *case_text, const char *gemm, bool may_skip) {
+    entry *e = NULL;
+    const wf_status added = add_entry(b, &e);
+    if (added != WF_OK) return weft_from(added);
+    char layout[128];
+    wf_layout_print(&b->layout->layout, layout, sizeof layout);
+    snprintf(e->case_text, sizeof e->case_text, "%s", case_text);
+    snprintf(e->candidate, sizeof e->candidate, "%s%s%s", layout, gemm ? ", GEMMs by " : "", gemm ? gemm : "");
+    const weft_status status = bench_block_create(b->context, case_text, b->layout, gemm, &e->block);
+    if (status == WEFT_ERR_UNSUPPORTED && may_skip) return snprintf(e->sentence, sizeof e->sentence, "%s", weft_last_error()), WEFT_OK;
+    if (status) return status;
+    e->item = 0;
+    return share_work(b, e);
+}
+
+static weft_status open_block(bench *b, const char *case_text) {
+    const wf_operation *const gemm = wf_operations[WF_OP_GEMM];
+    if (!b->options->all) return open_stack(b, case_text, b->options->candidate, false);
+    for (int v = 0; v < gemm->nvariants; v++) {
+        const weft_status status = open_stack(b, case_text, gemm->variants[v].name, true);
+        if (status) return status;
+    }
+    return WEFT_OK;
+}
+
+/* Collective, whatever the case: the ranks agree on each before the next. */
+static weft_status open_one(bench *b, const char *case_text) {
+    if (wf_block_is(case_text)) return open_block(b, case_text);
+    return weft_from(weft_context_note(b->context, wf_fabric_agree(b->context->fabric, open_operation(b, case_text))));
+}
+
+/* "gemm" stands for all built-in cases of it. */
+static weft_status open_case(bench *b, const char *text) {
+    const size_t length = strlen(text);
+    bool found = false;
+    weft_status status = WEFT_OK;
+    for (size_t i = 0; i < sizeof built_in / sizeof *built_in && !strchr(text, ':') && !status; i++) {
+        if (strncmp(built_in[i], text, length) != 0 || built_in[i][length] != ':') continue;
+        found = true;
+        status = open_one(b, built_in[i]);
+    }
+    return found ? status : open_one(b, text);
+}
+
+static weft_status open_cases(bench *b) {
     const weft_bench_options *const o = b->options;
-    for (int32_t i = 0; i < o->ncases; i++) TRY(open_case(b, o->cases[i]));
-    for (size_t i = 0; i < sizeof built_in / sizeof *built_in && o->ncases == 0; i++) TRY(open_operation(b, built_in[i]));
-    return WF_OK;
+    weft_status status = WEFT_OK;
+    for (int32_t i = 0; i < o->ncases && !status; i++) status = open_case(b, o->cases[i]);
+    for (size_t i = 0; i < sizeof built_in / sizeof *built_in && o->ncases == 0 && !status; i++) status = open_one(b, built_in[i]);
+    return status;
 }
 
 /* Devices differ: what one rank's cannot run, none does. The ranks have the same cases, so as many entries. */
@@ -174,7 +230,7 @@ static wf_status number_items(bench *b) {
         for (int p = 0; p < WF_PEAKS && i % PEAKS_EVERY == 0; p++) b->items[b->nitems++] = wf_bench_peaks_item(b->peaks, (wf_peak)p);
         if (e->item < 0) continue;
         e->item = b->nitems;
-        b->items[b->nitems++] = wf_bench_kernel_item(e->kernel);
+        b->items[b->nitems++] = e->block ? bench_block_item(e->block) : wf_bench_kernel_item(e->kernel);
     }
     return WF_OK;
 }
@@ -194,18 +250,28 @@ static void find_peaks(bench *b) {
     }
 }
 
-/* Local; the ranks agree afterwards. */
-static wf_status open_all(bench *b) {
-    const weft_bench_options *const o = b->options;
-    if (o->repeats < 0 || o->seconds < 0) return wf_fail(WF_ERR_ARGUMENT, "a bench of %d repeats in %g s is none", (int)o->repeats, o->seconds);
-    TRY(open_cases(b));
-    return wf_bench_peaks_create(b->context->opencl, &b->peaks);
+static wf_status open_layout(bench *b) {
+    char text[32];
+    b->layout = calloc(1, sizeof *b->layout);
+    if (!b->layout) return wf_fail(WF_ERR_MEMORY, "no host memory for a layout");
+    if (b->options->layout) return b->layout->layout = b->options->layout->layout, WF_OK;
+    snprintf(text, sizeof text, b->ranks > 1 ? "tp%d.sp" : "tp%d", (int)b->ranks);
+    return wf_layout_parse(text, &b->layout->layout);
+}
+
+static wf_status check_options(const weft_bench_options *o) {
+    if (o->repeats < 0 || !(o->seconds >= 0))
+        return wf_fail(WF_ERR_ARGUMENT, "a bench of %d repeats in %g s is none", (int)o->repeats, o->seconds);
+    if (o->all && o->candidate) return wf_fail(WF_ERR_ARGUMENT, "every variant and one candidate exclude each other");
+    return WF_OK;
 }
 
 static void close_all(bench *b) {
     for (int32_t i = 0; i < b->count; i++) wf_bench_kernel_destroy(b->entries[i].kernel);
+    for (int32_t i = 0; i < b->count; i++) bench_block_destroy(b->entries[i].block);
     for (int32_t i = 0; i < b->count; i++) wf_bench_data_destroy(b->entries[i].data);
     wf_bench_peaks_destroy(b->peaks);
+    free(b->layout);
     free(b->entries);
     free(b->items);
     free(b->spreads);
@@ -245,13 +311,13 @@ static void report_machine(const bench *b, int32_t rank, const machine_row *row)
     if (b->options->machine) b->options->machine(b->options->user, &machine);
 }
 
-static void report_entry(const bench *b, const entry *e, const machine_row *sum, int32_t ranks) {
+static void report_entry(const bench *b, const entry *e, const machine_row *sum) {
     weft_timing t = {.case_text = e->case_text, .candidate = e->candidate, .skipped = e->item < 0, .sentence = e->sentence};
     if (e->item >= 0) {
         const wf_spread *const s = &b->spreads[e->item];
         t.minimum_s = s->minimum, t.quartile1_s = s->quartile1, t.median_s = s->median, t.quartile3_s = s->quartile3;
         t.samples = s->samples, t.runs_per_sample = s->times;
-        t.flops = e->flops * ranks, t.bytes = e->bytes * ranks;
+        t.flops = e->flops, t.bytes = e->bytes;
         t.flops_share = t.flops / s->minimum / sum->flops_per_s;
         t.bytes_share = t.bytes / s->minimum / sum->bytes_per_s;
         t.launch_share = (double)e->kernels * sum->launch_s / s->minimum;
@@ -274,7 +340,7 @@ static wf_status report(bench *b) {
     }
     sum.flops_per_s = b->together[WF_PEAK_FMA];
     sum.bytes_per_s = larger(b->together[WF_PEAK_COPY], b->together[WF_PEAK_UPDATE]);
-    for (int32_t i = 0; i < b->count; i++) report_entry(b, &b->entries[i], &sum, ranks);
+    for (int32_t i = 0; i < b->count; i++) report_entry(b, &b->entries[i], &sum);
 done:
     free(all);
     return status;
@@ -282,22 +348,29 @@ done:
 
 /* ---- the call ---------------------------------------------------------------------------------------------------- */
 
-static wf_status run(bench *b) {
+static weft_status run(bench *b) {
     wf_fabric *const fabric = b->context->fabric;
     const wf_bench_options how = {.repeats = b->options->repeats, .seconds = b->options->seconds};
-    TRY(wf_fabric_agree(fabric, open_all(b)));
-    TRY(agree_on_entries(b));
-    TRY(wf_fabric_agree(fabric, number_items(b)));
-    TRY(wf_bench_measure(fabric, b->items, b->nitems, &how, b->spreads));
+    wf_status status = check_options(b->options);
+    if (status == WF_OK) status = open_layout(b);
+    TRY_GOTO(wf_fabric_agree(fabric, status), done);
+    const weft_status opened = open_cases(b);
+    if (opened) return opened;
+    TRY_GOTO(wf_fabric_agree(fabric, wf_bench_peaks_create(b->context->opencl, &b->peaks)), done);
+    TRY_GOTO(agree_on_entries(b), done);
+    TRY_GOTO(wf_fabric_agree(fabric, number_items(b)), done);
+    TRY_GOTO(wf_bench_measure(fabric, b->items, b->nitems, &how, b->spreads), done);
     find_peaks(b);
-    return report(b);
+    status = report(b);
+done:
+    return weft_from(weft_context_note(b->context, status));
 }
 
 weft_status weft_bench(weft_context *context, const weft_bench_options *options) {
-    bench b = {.context = context, .options = options};
     const wf_status usable = weft_context_usable(context);
     if (usable != WF_OK) return weft_from(usable);
-    const wf_status status = weft_context_note(context, run(&b));
+    bench b = {.context = context, .options = options, .ranks = wf_fabric_ranks(context->fabric)};
+    const weft_status status = run(&b);
     close_all(&b);
-    return weft_from(status);
+    return status;
 }

@@ -50,6 +50,8 @@ void wf_memory_destroy(wf_memory *);
 int64_t wf_memory_bytes(const wf_memory *);
 /* The wrapped host pointer; NULL for device memory. */
 void *wf_memory_host(const wf_memory *);
+/* Its cl_mem, borrowed; NULL when it has no bytes. */
+void *wf_memory_cl(const wf_memory *);
 /* Bytes of all buffers alive / ever at once, counted at every buffer creation, CLBlast's included. */
 int64_t wf_opencl_allocated_bytes(const wf_opencl *);
 int64_t wf_opencl_peak_bytes(const wf_opencl *);

@@ -63,3 +63,7 @@ int64_t wf_memory_bytes(const wf_memory *memory) {
 void *wf_memory_host(const wf_memory *memory) {
     return memory->host;
 }
+
+void *wf_memory_cl(const wf_memory *memory) {
+    return memory->mem;
+}
