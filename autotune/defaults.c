@@ -58,7 +58,9 @@ wf_status wf_defaults_candidate(void *context, const wf_problem *problem, wf_can
     const wf_defaults *const d = context;
     const char *why = "";
     wf_candidate_default(problem, 0, out);
-    if (problem->op == WF_OP_GEMM && d->gemm) {
+    /* An empty sum (an epilogue alone) is no product: libraries take none, and nobody means it. */
+    const bool product = problem->op == WF_OP_GEMM && wf_operations[WF_OP_GEMM]->flops(problem) > 0;
+    if (product && d->gemm) {
         TRY(wf_defaults_check(d));
         wf_candidate_default(problem, find_variant(wf_operations[WF_OP_GEMM], d->gemm), out);
         if (d->opencl && !wf_kernel_ok(d->opencl, problem, out, &why)) return refused(problem, out, why);

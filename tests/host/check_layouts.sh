@@ -1,27 +1,6 @@
 #!/bin/sh
-# Every layout equals one rank; the same bits over every transport; planned bytes are allocated bytes.
-set -u
-mpirun=${MPIRUN:-mpirun}
-if ! command -v "$mpirun" >/dev/null 2>&1; then
-    echo "SKIP: no mpirun"
-    exit 77
-fi
-dir=$(mktemp -d) || exit 99
-trap 'rm -rf "$dir"' EXIT
-cat >"$dir/config.json" <<'END'
+# Layouts of a gpt2 equal one rank.
+. "$(dirname "$0")/layouts_family.sh" <<'END'
 {"model_type": "gpt2", "n_layer": 2, "n_embd": 96, "n_head": 6, "n_inner": 250, "n_positions": 64, "vocab_size": 257,
  "embd_pdrop": 0.1, "attn_pdrop": 0.1, "resid_pdrop": 0.1}
 END
-failed=0
-run() { # ranks, mode, layouts...
-    np=$1 mode=$2
-    shift 2
-    timeout 240 "$mpirun" --allow-run-as-root --oversubscribe --bind-to none -np "$np" \
-        ./tests/host/layouts_match "$mode" "$dir/reference" "$dir/config.json" "$@" || failed=1
-}
-run 1 write tp1.mb2
-run 1 compare tp1.mb2
-run 2 compare tp2.mb2 tp2.sp.mb2
-run 3 compare tp3.sp.mb2
-run 4 compare tp4.mb2 tp4.sp.mb2
-exit $failed

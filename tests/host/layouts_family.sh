@@ -1,0 +1,24 @@
+# Sourced by check_layouts*.sh: every layout of a model equals one rank, with all gradients; the same bits over every
+# transport; planned bytes are allocated bytes. The model's config.json is read from standard input.
+set -u
+mpirun=${MPIRUN:-mpirun}
+if ! command -v "$mpirun" >/dev/null 2>&1; then
+    echo "SKIP: no mpirun"
+    exit 77
+fi
+dir=$(mktemp -d) || exit 99
+trap 'rm -rf "$dir"' EXIT
+cat >"$dir/config.json"
+failed=0
+run() { # ranks, mode, layouts...
+    np=$1 mode=$2
+    shift 2
+    timeout 240 "$mpirun" --allow-run-as-root --oversubscribe --bind-to none -np "$np" \
+        ./tests/host/layouts_match "$mode" "$dir/reference" "$dir/config.json" "$@" || failed=1
+}
+run 1 write tp1.mb2
+run 1 compare tp1.mb2
+run 2 compare tp2.mb2 tp2.sp.mb2
+run 3 compare tp3.sp.mb2
+run 4 compare tp4.mb2 tp4.sp.mb2
+exit $failed
