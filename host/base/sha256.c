@@ -4,7 +4,7 @@
 #include <string.h>
 
 /* First 32 bits of the fractions of the cube roots of the first 64 primes. */
-static const uint32_t constants[64] = {
+const uint32_t wf_sha256_constants[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
     0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
@@ -29,21 +29,41 @@ static void expand(const uint8_t block[64], uint32_t w[64]) {
     }
 }
 
+/* One round; the caller turns the names of the eight words instead of moving them. */
+#define ROUND(a, b, c, d, e, f, g, h, i)                                                                       \
+    do {                                                                                                       \
+        const uint32_t t = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + (g ^ (e & (f ^ g))) +          \
+                           wf_sha256_constants[i] + w[i];                                                                \
+        d += t;                                                                                                \
+        h = t + (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) | (c & (a | b)));                    \
+    } while (0)
+
 static void take_in(uint32_t state[8], const uint8_t block[64]) {
-    uint32_t w[64], v[8];
+    uint32_t w[64];
+    uint32_t a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
     expand(block, w);
-    memcpy(v, state, sizeof v);
-    for (int i = 0; i < 64; i++) {
-        const uint32_t s1 = rotate(v[4], 6) ^ rotate(v[4], 11) ^ rotate(v[4], 25);
-        const uint32_t choice = (v[4] & v[5]) ^ (~v[4] & v[6]);
-        const uint32_t t1 = v[7] + s1 + choice + constants[i] + w[i];
-        const uint32_t s0 = rotate(v[0], 2) ^ rotate(v[0], 13) ^ rotate(v[0], 22);
-        const uint32_t majority = (v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]);
-        memmove(&v[1], &v[0], 7 * sizeof *v);
-        v[4] += t1;
-        v[0] = t1 + s0 + majority;
+    for (int i = 0; i < 64; i += 8) {
+        ROUND(a, b, c, d, e, f, g, h, i);
+        ROUND(h, a, b, c, d, e, f, g, i + 1);
+        ROUND(g, h, a, b, c, d, e, f, i + 2);
+        ROUND(f, g, h, a, b, c, d, e, i + 3);
+        ROUND(e, f, g, h, a, b, c, d, i + 4);
+        ROUND(d, e, f, g, h, a, b, c, i + 5);
+        ROUND(c, d, e, f, g, h, a, b, i + 6);
+        ROUND(b, c, d, e, f, g, h, a, i + 7);
     }
+    const uint32_t v[8] = {a, b, c, d, e, f, g, h};
     for (int i = 0; i < 8; i++) state[i] += v[i];
+}
+#undef ROUND
+
+void wf_sha256_plain(uint32_t state[8], const uint8_t *data, size_t blocks) {
+    for (; blocks; blocks--, data += 64) take_in(state, data);
+}
+
+static void take_blocks(uint32_t state[8], const uint8_t *data, size_t blocks) {
+    wf_sha256_blocks *const native = wf_sha256_native();
+    (native ? native : wf_sha256_plain)(state, data, blocks);
 }
 
 void wf_sha256_start(wf_sha256 *hash) {
@@ -56,13 +76,18 @@ void wf_sha256_start(wf_sha256 *hash) {
 void wf_sha256_add(wf_sha256 *hash, const void *data, size_t bytes) {
     const uint8_t *at = data;
     while (bytes > 0) {
-        const size_t filled = hash->bytes % 64;
-        const size_t part = bytes < 64 - filled ? bytes : 64 - filled;
-        memcpy(hash->block + filled, at, part);
+        const size_t filled = hash->bytes % 64, whole = bytes / 64;
+        size_t part = bytes < 64 - filled ? bytes : 64 - filled;
+        if (!filled && whole) {
+            part = 64 * whole;
+            take_blocks(hash->state, at, whole);
+        } else {
+            memcpy(hash->block + filled, at, part);
+            if (filled + part == 64) take_blocks(hash->state, hash->block, 1);
+        }
         hash->bytes += part;
         at += part;
         bytes -= part;
-        if (filled + part == 64) take_in(hash->state, hash->block);
     }
 }
 

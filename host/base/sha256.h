@@ -23,6 +23,13 @@ void wf_sha256_finish(wf_sha256 *, uint8_t digest_out[WF_SHA256_BYTES]);
 /* 64 hexadecimal digits and a 0. */
 void wf_sha256_hex(const uint8_t digest[WF_SHA256_BYTES], char out[2 * WF_SHA256_BYTES + 1]);
 
+/* The two ways to take in blocks of 64 bytes: plain C, and with the processor's own instructions, NULL
+ * where it has none (host/base/sha256_x86.c). The functions above choose. */
+typedef void wf_sha256_blocks(uint32_t state[8], const uint8_t *data, size_t blocks);
+void wf_sha256_plain(uint32_t state[8], const uint8_t *data, size_t blocks);
+wf_sha256_blocks *wf_sha256_native(void);
+extern const uint32_t wf_sha256_constants[64];
+
 #ifdef __cplusplus
 }
 #endif
