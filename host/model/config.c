@@ -63,8 +63,7 @@ static wf_status read_gpt2(const wf_fields *r, wf_model *m) {
     static const wf_flag flags[] = {{"scale_attn_weights", true, true},
                                     {"scale_attn_by_inverse_layer_idx", false, false},
                                     {"reorder_and_upcast_attn", false, false},
-                                    {"add_cross_attention", false, false},
-                                    {"tie_word_embeddings", true, true}};
+                                    {"add_cross_attention", false, false}};
     TRY(wf_field_flags(r, flags, COUNT(flags)));
     TRY(wf_field_size(r, "n_layer", LAYERS, &m->layers));
     TRY(wf_field_size(r, "n_embd", HIDDEN, &m->hidden));
@@ -80,7 +79,7 @@ static wf_status read_gpt2(const wf_fields *r, wf_model *m) {
     TRY(wf_field_real(r, "embd_pdrop", 0, 1, 0.1, &m->dropout_embedding));
     TRY(wf_field_real(r, "attn_pdrop", 0, 1, 0.1, &m->dropout_attention));
     TRY(wf_field_real(r, "resid_pdrop", 0, 1, 0.1, &m->dropout_residual));
-    m->tied_head = true;
+    TRY(wf_field_flag(r, "tie_word_embeddings", true, &m->tied_head));
     m->biases = WF_BIASES_ALL;
     return wf_field_activation(r, "activation_function", "gelu_new", &m->activation);
 }

@@ -82,7 +82,7 @@ static wf_status check_form(const wf_model *m) {
                        m->biases == WF_BIASES_ALL && m->kv_heads == m->heads && m->heads * m->head_size == m->hidden;
     const bool bert = plain && m->post_norm && m->bidirectional && m->types && m->embedding_norm && m->head_form != WF_HEAD_LINEAR;
     const bool gpt2 = plain && !m->post_norm && !m->bidirectional && !m->types && !m->embedding_norm &&
-                      m->head_form == WF_HEAD_LINEAR && m->tied_head;
+                      m->head_form == WF_HEAD_LINEAR;
     if (m->family == WF_FAMILY_LLAMA ? llama : m->family == WF_FAMILY_BERT ? bert : gpt2) return WF_OK;
     return wf_fail(WF_ERR_UNSUPPORTED, "no configuration of the model's family describes its mixture of forms");
 }

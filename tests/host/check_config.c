@@ -103,7 +103,7 @@ static const struct {
     {NULL, "\"add_cross_attention\": true", WF_ERR_UNSUPPORTED, "field add_cross_attention is true"},
     {NULL, "\"add_cross_attention\": 1", WF_ERR_FILE, "field add_cross_attention is 1"},
     {NULL, "\"scale_attn_weights\": false", WF_ERR_UNSUPPORTED, "field scale_attn_weights is false"},
-    {NULL, "\"tie_word_embeddings\": false", WF_ERR_UNSUPPORTED, "field tie_word_embeddings is false"},
+    {NULL, "\"tie_word_embeddings\": 1", WF_ERR_FILE, "field tie_word_embeddings is 1"},
     {NULL, "\"n_layer\": 4", WF_ERR_FILE, "not JSON"}, /* twice */
 };
 
