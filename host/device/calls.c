@@ -1,5 +1,17 @@
 #include "host/device/calls.h"
 
+#include <pthread.h>
+
+static pthread_mutex_t driver = PTHREAD_MUTEX_INITIALIZER;
+
+void wf_driver_lock(void) {
+    pthread_mutex_lock(&driver);
+}
+
+void wf_driver_unlock(void) {
+    pthread_mutex_unlock(&driver);
+}
+
 bool wf_calls_fails(wf_calls *calls) {
     return ++calls->made == calls->fail_at;
 }

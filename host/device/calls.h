@@ -29,6 +29,12 @@ typedef struct wf_calls {
     double limit_s;         /* how long those may take that wait for the device; 0: as long as they like */
 } wf_calls;
 
+/* Held while a device is opened and while a program is built: drivers start and compile with less care
+ * for threads than OpenCL promises (PoCL 3.1 under ocl-icd 2.3.1: of three threads that first ask for
+ * platforms at once, some find none and some crash). The one thing that contexts of a process share;
+ * it guards the drivers, no data of ours. */
+void wf_driver_lock(void);
+void wf_driver_unlock(void);
 /* Counts a call; true when this one is to fail. */
 bool wf_calls_fails(wf_calls *calls);
 /* WF_OK, or the sentence of a failed call: WF_ERR_MEMORY when memory ran out, else WF_ERR_DEVICE. */

@@ -269,7 +269,10 @@ wf_status wf_opencl_list(bool json, char **text_out) {
     wf_calls calls = {0};
     wf_found *found;
     int32_t count;
-    TRY(wf_find_devices(&calls, &found, &count));
+    wf_driver_lock();
+    const wf_status status = wf_find_devices(&calls, &found, &count);
+    wf_driver_unlock();
+    if (status != WF_OK) return status;
     char *text = json ? list_json(found, count) : list_text(found, count);
     free(found);
     if (!text) return wf_fail(WF_ERR_MEMORY, "out of host memory for the list of devices");

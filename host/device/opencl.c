@@ -146,6 +146,16 @@ static wf_status make_queues(wf_opencl *opencl) {
                  (opencl->id, CL_DEVICE_MAX_WORK_ITEM_SIZES, sizeof opencl->max_items, opencl->max_items, NULL));
 }
 
+static wf_status open_device(wf_opencl *opencl, const wf_opencl_options *options) {
+    if (options->context || options->device_id || options->queue) {
+        TRY(borrow(opencl, options));
+    } else {
+        TRY(choose(opencl, options));
+        TRY(own_context(opencl));
+    }
+    return make_queues(opencl);
+}
+
 wf_status wf_opencl_create(const wf_opencl_options *options, wf_opencl **out) {
     if (options->node_ranks < 0 || options->node_rank < 0 ||
         options->node_rank >= (options->node_ranks > 0 ? options->node_ranks : 1))
@@ -156,14 +166,10 @@ wf_status wf_opencl_create(const wf_opencl_options *options, wf_opencl **out) {
     opencl->profile = options->profile;
     opencl->calls.board = options->board;
     opencl->calls.limit_s = options->timeout_s;
-    wf_status status = WF_OK;
-    if (options->context || options->device_id || options->queue) {
-        TRY_GOTO(borrow(opencl, options), destroy);
-    } else {
-        TRY_GOTO(choose(opencl, options), destroy);
-        TRY_GOTO(own_context(opencl), destroy);
-    }
-    TRY_GOTO(make_queues(opencl), destroy);
+    wf_driver_lock();
+    wf_status status = open_device(opencl, options);
+    wf_driver_unlock();
+    if (status != WF_OK) goto destroy;
     TRY_GOTO(wf_cache_open(opencl, options->cache_dir, &opencl->cache), destroy);
     wf_log("device", "%s: %d compute units%s, %.2f GiB to plan with", opencl->device.name,
            (int)opencl->device.compute_units, opencl->is_share ? " (a share)" : "",

@@ -133,7 +133,11 @@ static wf_status build(wf_opencl *opencl, const char *name, const char *text, co
     wf_status status = WF_OK;
     if ((size_t)snprintf(all, sizeof all, "%s%s %s", language, more, options) >= sizeof all)
         status = wf_fail(WF_ERR_INTERNAL, "the build options of %s are too long", name);
-    if (status == WF_OK) status = compile(opencl, name, source, all, out);
+    if (status == WF_OK) {
+        wf_driver_lock();
+        status = compile(opencl, name, source, all, out);
+        wf_driver_unlock();
+    }
     free(source);
     return status;
 }

@@ -19,6 +19,20 @@ static void close_all(void) {
     weft_model_destroy(model);
 }
 
+/* ---- drivers that start under several threads at once ------------------------------------------------------------------ */
+
+static void only_open(rank_thread *t) {
+    ((bool *)t->work)[t->rank] = weft_context_ranks(t->context) == 4;
+}
+
+/* Before anything else in this process has asked for a device. */
+START_TEST(threads_may_come_first) {
+    bool fine[4] = {false, false, false, false};
+    on_threads("tp4", only_open, fine);
+    ck_assert(fine[0] && fine[1] && fine[2] && fine[3]);
+}
+END_TEST
+
 /* ---- a whole model's gradients ------------------------------------------------------------------------------------------ */
 
 typedef struct verdict {
@@ -318,7 +332,10 @@ END_TEST
 
 int main(void) {
     Suite *const suite = suite_create("bootstraps");
-    TCase *const c = tcase_create("ranks");
+    TCase *const cold = tcase_create("cold"), *const c = tcase_create("ranks");
+    tcase_set_timeout(cold, 120);
+    tcase_add_test(cold, threads_may_come_first);
+    suite_add_tcase(suite, cold);
     tcase_set_timeout(c, 240);
     tcase_add_unchecked_fixture(c, open_all, close_all);
     tcase_add_test(c, messages_meet_in_order);
