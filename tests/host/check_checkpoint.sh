@@ -23,4 +23,24 @@ run 1 load tp1 three
 run 3 load tp3 three
 run 1 save tp1 one
 run 3 load tp3.sp one
+
+# A rank is killed while all save: the job ends, and what is there is whole, for any number of ranks.
+kill_one() { # rank, after so many milliseconds
+    timeout 120 "$mpirun" --allow-run-as-root --oversubscribe --bind-to none -np 2 \
+        ./tests/host/checkpoint_ranks kill "$dir/config.json" tp2.sp "$dir/one" "$1" "$2" >/dev/null 2>&1
+    status=$?
+    if [ $status -eq 0 ] || [ $status -eq 124 ]; then
+        echo "a job whose rank $1 was killed ended with status $status"
+        failed=1
+    fi
+    run 1 whole tp1 one
+}
+case ${1:-} in
+    long) delays='1 2 3 5 8 13 21 34 55 89 144 233 377 610' ;;
+    *) delays=40 ;;
+esac
+for delay in $delays; do
+    kill_one 0 "$delay"
+    kill_one 1 "$delay"
+done
 exit $failed

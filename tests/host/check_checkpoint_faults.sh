@@ -5,4 +5,4 @@ if ! command -v strace >/dev/null 2>&1; then
     echo "SKIP: no strace"
     exit 77
 fi
-exec timeout 3600 ./tests/host/checkpoint_faults "$@"
+exec timeout 7200 ./tests/host/checkpoint_faults "$@"

@@ -41,6 +41,7 @@ static const scenario scenarios[] = {
     {"over itself", {1}, 1, 0, false, false, false},
     {"pruning, with leavings", {1, 2, 3}, 4, 1, true, false, false},
     {"a model's folder", {0}, 0, 0, false, true, false},
+    {"a third, two stay", {1, 2}, 3, 2, false, false, false},
     {"seeded: removed first", {1}, 2, 1, false, false, true},
 };
 enum { SCENARIOS = sizeof scenarios / sizeof *scenarios, SEEDED = SCENARIOS - 1 };

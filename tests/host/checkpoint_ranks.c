@@ -2,16 +2,20 @@
  *
  *     checkpoint_ranks save CONFIG LAYOUT DIR     trains some steps, saves DIR/all, DIR/model, and DIR/record
  *     checkpoint_ranks load CONFIG LAYOUT DIR     loads what any layout saved, compares with the record
+ *     checkpoint_ranks kill CONFIG LAYOUT DIR RANK MS   saves one checkpoint after another until RANK is killed
+ *     checkpoint_ranks whole CONFIG LAYOUT DIR    the newest that is there is whole
  *
  * The record holds every weight, m and v, whole, as they were gathered by weft_params_gather; what is
  * loaded must have the same bits, before a plan is loaded and after, and training must go on. Verdicts
  * are all-reduced. Prints one line in Check's format. */
 #include <mpi.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "host/api/weft_mpi.h"
@@ -243,8 +247,43 @@ static void disagree(const world *w, const char *dir) {
     weft_params_destroy(params);
 }
 
+/* ---- a rank dies while all save ---------------------------------------------------------------------------------- */
+
+static void save_until_killed(const world *w, const char *dir, int victim, int after_ms) {
+    weft_params *params;
+    char path[512];
+    struct sigevent death = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+    timer_t timer;
+    path_of(dir, "killed", path);
+    must(weft_params_create(w->context, w->model, w->layout, &params), "params");
+    for (int64_t step = 1; step < 100000; step++) {
+        const weft_progress progress = {.step = step, .seed = SEED};
+        must(weft_params_init(params, (uint64_t)step), "init");
+        must(weft_checkpoint_save(params, path, &progress, 2), "save");
+        if (step > 1 || rank != victim) continue; /* one is there: from now on one must always be */
+        if (timer_create(CLOCK_MONOTONIC, &death, &timer) != 0) must(WEFT_ERR_INTERNAL, "timer");
+        timer_settime(timer, 0, &(struct itimerspec){.it_value.tv_nsec = 1000000L * after_ms}, NULL);
+    }
+}
+
+static void find_whole(const world *w, const char *dir) {
+    weft_params *params;
+    weft_progress got = {0};
+    char path[512];
+    path_of(dir, "killed", path);
+    must(weft_params_create(w->context, w->model, w->layout, &params), "params");
+    expect(weft_checkpoint_load(params, path, &got) == WEFT_OK && got.step > 0, "nothing whole");
+    float *const is = gather_all(params, 1);
+    must(weft_params_init(params, (uint64_t)got.step), "init");
+    float *const want = gather_all(params, 1);
+    expect(memcmp(is, want, (size_t)elements(params) * sizeof *is) == 0, "step %lld has other weights", (long long)got.step);
+    free(is);
+    free(want);
+    weft_params_destroy(params);
+}
+
 int main(int argc, char **argv) {
-    if (argc != 5) return 2;
+    if (argc != 5 && argc != 7) return 2;
     int provided;
     world w = {0};
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
@@ -256,8 +295,10 @@ int main(int argc, char **argv) {
     must(weft_model_create(argv[2], &w.model), "model");
     must(weft_layout_parse(argv[3], &w.layout), "layout");
     if (strcmp(argv[1], "save") == 0) save(&w, argv[4]);
-    else load(&w, argv[4]);
-    if (ranks > 1) disagree(&w, argv[4]);
+    if (strcmp(argv[1], "load") == 0) load(&w, argv[4]);
+    if (argc == 7) save_until_killed(&w, argv[4], atoi(argv[5]), atoi(argv[6]));
+    if (strcmp(argv[1], "whole") == 0) find_whole(&w, argv[4]);
+    else if (ranks > 1) disagree(&w, argv[4]);
     weft_layout_destroy(w.layout);
     weft_model_destroy(w.model);
     weft_context_destroy(w.context);
