@@ -35,13 +35,15 @@ static json_t *hexadecimal(uint64_t value) {
 }
 
 static json_t *files_of(const wf_progress *p) {
-    json_t *const files = json_object();
+    json_t *files = json_object();
     for (int i = 0; i < WF_CHECKPOINT_FILES; i++) {
         char hex[2 * WF_SHA256_BYTES + 1];
         if (!p->file[i].there) continue;
         wf_sha256_hex(p->file[i].digest, hex);
-        json_object_set_new(files, wf_checkpoint_file_names[i],
-                            json_pack("{s:I,s:s}", "bytes", (json_int_t)p->file[i].bytes, "sha256", hex));
+        json_t *const one = json_pack("{s:I,s:s}", "bytes", (json_int_t)p->file[i].bytes, "sha256", hex);
+        if (json_object_set_new(files, wf_checkpoint_file_names[i], one) == 0) continue;
+        json_decref(files);
+        files = NULL;
     }
     return files;
 }
@@ -57,19 +59,6 @@ static char *print(const wf_progress *p) {
         text = json_dumps(root, JSON_INDENT(1));
     json_decref(root);
     return text;
-}
-
-wf_status wf_progress_write(const char *path, const wf_progress *p) {
-    uint8_t digest[WF_SHA256_BYTES];
-    wf_output out;
-    char *const text = print(p);
-    if (!text) return wf_fail(WF_ERR_MEMORY, "no host memory for %s", path);
-    wf_status status = wf_output_open(path, &out);
-    if (status == WF_OK) status = wf_output_put(&out, text, (int64_t)strlen(text));
-    if (status == WF_OK) status = wf_output_close(&out, digest);
-    wf_output_abandon(&out);
-    free(text);
-    return status;
 }
 
 /* ---- reading ------------------------------------------------------------------------------------- */
@@ -145,15 +134,41 @@ static wf_status read_root(const char *path, const json_t *root, wf_progress *ou
     return WF_OK;
 }
 
-wf_status wf_progress_read(const char *path, wf_progress *out) {
-    char *text;
-    int64_t bytes;
+static wf_status parse(const char *path, const char *text, int64_t bytes, wf_progress *out) {
     json_error_t error;
-    TRY(wf_file_load(path, MOST_BYTES, &text, &bytes));
     json_t *const root = json_loadb(text, (size_t)bytes, JSON_REJECT_DUPLICATES, &error);
-    free(text);
     if (!root) return wf_fail(WF_ERR_FILE, "%s is no JSON: %s in line %d", path, error.text, error.line);
     const wf_status status = read_root(path, root, out);
     json_decref(root);
+    return status;
+}
+
+wf_status wf_progress_read(const char *path, wf_progress *out) {
+    char *text;
+    int64_t bytes;
+    TRY(wf_file_load(path, MOST_BYTES, &text, &bytes));
+    const wf_status status = parse(path, text, bytes, out);
+    free(text);
+    return status;
+}
+
+/* ---- writing, proved by reading ------------------------------------------------------------------ */
+
+wf_status wf_progress_write(const char *path, const wf_progress *p) {
+    uint8_t digest[WF_SHA256_BYTES];
+    wf_output out;
+    char *const text = print(p);
+    if (!text) return wf_fail(WF_ERR_MEMORY, "no host memory for %s", path);
+    /* A JSON library that runs out of memory may leave something out in silence. */
+    wf_progress again;
+    if (parse(path, text, (int64_t)strlen(text), &again) != WF_OK) {
+        free(text);
+        return wf_fail(WF_ERR_MEMORY, "no host memory for %s", path);
+    }
+    wf_status status = wf_output_open(path, &out);
+    if (status == WF_OK) status = wf_output_put(&out, text, (int64_t)strlen(text));
+    if (status == WF_OK) status = wf_output_close(&out, digest);
+    wf_output_abandon(&out);
+    free(text);
     return status;
 }
