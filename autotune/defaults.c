@@ -45,12 +45,14 @@ static wf_status without_device(const wf_problem *problem, const wf_candidate *c
 /* The operation's preference, or the first variant that this device takes. */
 static wf_status untuned(wf_opencl *opencl, const wf_problem *problem, wf_candidate *out) {
     const char *why = "";
+    bool ok = false;
     TRY(wf_candidate_for_device(problem, wf_opencl_device(opencl), out));
-    if (wf_kernel_ok(opencl, problem, out, &why)) return WF_OK;
-    for (int v = 0; v < wf_operations[problem->op]->nvariants; v++) {
+    TRY(wf_kernel_try(opencl, problem, out, &ok, &why));
+    for (int v = 0; v < wf_operations[problem->op]->nvariants && !ok; v++) {
         wf_candidate_default(problem, v, out);
-        if (wf_kernel_ok(opencl, problem, out, &why)) return WF_OK;
+        TRY(wf_kernel_try(opencl, problem, out, &ok, &why));
     }
+    if (ok) return WF_OK;
     return refused(problem, out, why);
 }
 

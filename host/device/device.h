@@ -115,6 +115,9 @@ wf_status wf_opencl_warm(wf_opencl *);
 wf_status wf_kernel_workspace(wf_opencl *, const wf_problem *, const wf_candidate *, int64_t *bytes_out);
 /* ok() of the variant and of this device's build (local memory, group size). */
 bool wf_kernel_ok(wf_opencl *, const wf_problem *, const wf_candidate *, const char **why);
+/* The same, where a device that does not work must not be taken for one that refuses: a failure other
+ * than a refusal by a limit or by the compiler is returned. */
+wf_status wf_kernel_try(wf_opencl *, const wf_problem *, const wf_candidate *, bool *ok_out, const char **why);
 
 typedef struct wf_bound_view { wf_memory *memory; int64_t offset; /* elements */ int64_t stride[WF_DIMS]; } wf_bound_view;
 

@@ -161,12 +161,19 @@ wf_status wf_find_devices(wf_calls *calls, wf_found **out, int32_t *count_out) {
     TRY(wf_calls_status("clGetPlatformIDs", code));
     wf_found *found = NULL;
     int32_t count = 0;
-    for (cl_uint i = 0; i < nplatforms && i < 32; i++) {
+    wf_status failed = WF_OK;
+    for (cl_uint i = 0; i < nplatforms && i < 32 && failed != WF_ERR_MEMORY; i++) {
         const int32_t before = count;
-        if (find_on(calls, platforms[i], (int32_t)i, &found, &count) != WF_OK) {
-            wf_log("device", "platform %u is left out: %s", (unsigned)i, wf_last_error());
-            count = before;
-        }
+        const wf_status status = find_on(calls, platforms[i], (int32_t)i, &found, &count);
+        if (status == WF_OK) continue;
+        wf_log("device", "platform %u is left out: %s", (unsigned)i, wf_last_error());
+        count = before;
+        failed = status;
+    }
+    /* One broken driver must not stop the others; but where it is the only one, it is the reason. */
+    if (failed == WF_ERR_MEMORY || (failed != WF_OK && count == 0)) {
+        free(found);
+        return wf_fail(failed, "no OpenCL device works: %s", wf_last_error());
     }
     *out = found;
     *count_out = count;

@@ -257,6 +257,20 @@ bool wf_kernel_ok(wf_opencl *opencl, const wf_problem *problem, const wf_candida
     return built;
 }
 
+wf_status wf_kernel_try(wf_opencl *opencl, const wf_problem *problem, const wf_candidate *candidate, bool *ok_out, const char **why) {
+    const wf_operation *operation = NULL;
+    wf_kernel *kernel = NULL;
+    *ok_out = false;
+    TRY(find_operation(problem, candidate, &operation));
+    if (!operation->variants[candidate->variant].ok(problem, candidate, &opencl->device, why)) return WF_OK;
+    opencl->build_refused = false;
+    const wf_status status = wf_kernel_prepare(opencl, problem, candidate, &kernel);
+    wf_kernel_destroy(kernel);
+    *ok_out = status == WF_OK;
+    *why = *ok_out ? NULL : wf_last_error();
+    return status == WF_ERR_UNSUPPORTED || (status == WF_ERR_DEVICE && opencl->build_refused) ? WF_OK : status;
+}
+
 /* ---- running ---------------------------------------------------------------------------------------------- */
 
 /* Every element of the operand inside the view's memory? */

@@ -28,6 +28,7 @@ struct wf_opencl {
     cl_command_queue clock_queue;   /* only when profiling: always idle, to read the device's clock */
     double clock_offset_s, clock_read_s; /* host = device + offset; when this was measured */
     wf_program *programs;       /* list */
+    bool build_refused;         /* a compiler has said no, which another variant may mend */
     wf_kernel *kernels;         /* list of those alive, for wf_opencl_warm */
     wf_event *free_events;      /* released ones, kept so that running allocates nothing */
     wf_cache *cache;            /* NULL: no program cache */

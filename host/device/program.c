@@ -65,8 +65,12 @@ static wf_status build_failed(wf_opencl *opencl, cl_program program, const char 
 
 static wf_status finish(wf_opencl *opencl, cl_program program, const char *name, const char *options) {
     const double start = wf_clock_s();
-    if (WF_CL_WAIT(&opencl->calls, 0, clBuildProgram, (program, 1, &opencl->id, options, NULL, NULL)) != WF_OK)
-        return build_failed(opencl, program, name, options);
+    wf_calls *const calls = &opencl->calls;
+    wf_calls_begin(calls, "clBuildProgram", 0);
+    const cl_int code = wf_calls_fails(calls) ? calls->fail_code : clBuildProgram(program, 1, &opencl->id, options, NULL, NULL);
+    const wf_status status = wf_calls_end(calls, wf_calls_status("clBuildProgram", code));
+    opencl->build_refused = opencl->build_refused || code == CL_BUILD_PROGRAM_FAILURE || code == CL_INVALID_BUILD_OPTIONS;
+    if (status != WF_OK) return build_failed(opencl, program, name, options);
     wf_log("build", "%s %s: %.2f s", name, options, wf_clock_s() - start);
     return WF_OK;
 }
