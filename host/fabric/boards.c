@@ -12,9 +12,17 @@ bool wf_members_alive(const wf_members *members, int32_t rank) {
     return !theirs.left && wf_board_clock_s() - theirs.since_s < *members->deadline_s + WF_LATE_S;
 }
 
+bool wf_members_left(const wf_members *members, int32_t rank) {
+    wf_activity theirs;
+    if (!members || !members->boards || !members->boards[rank]) return false;
+    wf_board_read(members->boards[rank], &theirs);
+    return theirs.left;
+}
+
 /* Where all boards are seen it is known since when each rank waits, and that it will come when its
  * own deadline has passed; elsewhere twice the deadline must do. */
 double wf_fabric_patience(const wf_fabric *fabric, wf_status mine) {
+    if (!fabric->may_move) return fabric->timeout_s + WF_LATE_S;
     if (!fabric->boards || fabric->node.count < fabric->ranks) return 2 * fabric->timeout_s;
     return mine == WF_ERR_TIMEOUT ? WF_LATE_S : fabric->timeout_s + WF_LATE_S;
 }

@@ -3,6 +3,7 @@
  * deadline has passed. Requests come from a free list, so that a step allocates nothing. */
 #include <stdlib.h>
 
+#include "host/base/env.h"
 #include "host/fabric/internal.h"
 #include "host/fabric/mpi_calls.h"
 
@@ -17,6 +18,7 @@ typedef struct request {
 typedef struct bootstrap_mpi {
     MPI_Comm comm;
     wf_mpi_calls calls;
+    double timeout_s; /* of all_gather, which has no options */
     request *free_list;
     wf_bootstrap copy;
 } bootstrap_mpi;
@@ -97,7 +99,7 @@ static bool cancel(void *self, void **request_inout) {
 static wf_status all_gather(void *self, const void *mine, int64_t bytes, void *all_out) {
     bootstrap_mpi *mpi = self;
     wf_members everyone = {.count = mpi->copy.ranks, .index = mpi->copy.rank};
-    return wf_gather(&mpi->copy, &everyone, WF_TAG_BOOTSTRAP, WF_TIMEOUT_S, mine, bytes, all_out);
+    return wf_gather(&mpi->copy, &everyone, WF_TAG_BOOTSTRAP, mpi->timeout_s, mine, bytes, all_out);
 }
 
 static void destroy(void *self) {
@@ -156,6 +158,7 @@ wf_status wf_bootstrap_mpi(const void *mpi_comm, wf_bootstrap *out) {
     mpi->comm = MPI_COMM_NULL;
     wf_status status;
     int32_t first = 0;
+    TRY_GOTO(wf_env_seconds(WF_ENV_TIMEOUT_S, WF_TIMEOUT_S, &mpi->timeout_s), destroy_mpi);
     TRY_GOTO(join(mpi, *(const MPI_Comm *)mpi_comm, &first), destroy_mpi);
     TRY_GOTO(number_nodes(&mpi->copy, first), destroy_mpi);
     *out = mpi->copy;

@@ -38,6 +38,8 @@ typedef struct gather {
         data; /* [count + 1][bytes]: of all, then mine; own memory, so that it can be left behind */
 } gather;
 
+enum { LOOK_EVERY = 64 }; /* idle rounds between two looks at a board */
+
 static int32_t rank_of(const wf_members *members, int32_t m) {
     return members->ranks ? members->ranks[m] : m;
 }
@@ -74,14 +76,27 @@ static bool missing_alive(const gather *g) {
     return alive;
 }
 
+/* Of one who has left only what is on its way may still come: that is awaited from when it is seen. */
+typedef struct farewell {
+    double seen_s;
+} farewell;
+
+static bool is_over(farewell *f, bool left) {
+    if (!left) return false;
+    if (f->seen_s == 0) f->seen_s = wf_clock_s();
+    return wf_clock_s() - f->seen_s > WF_LATE_S;
+}
+
 static wf_status gather_wait(gather *g, double timeout_s) {
     const double start_s = wf_clock_s();
+    farewell last = {0};
     char doing[320];
     for (int64_t idle = 0;; idle++) {
         int32_t missing, first = -1;
         TRY(gather_poll(g, &missing, &first));
         if (missing == 0) return WF_OK;
-        if (wf_clock_s() - start_s > timeout_s && !missing_alive(g)) {
+        const bool lost = idle % LOOK_EVERY == LOOK_EVERY - 1 && is_over(&last, wf_members_left(g->members, first));
+        if (lost || (wf_clock_s() - start_s > timeout_s && !missing_alive(g))) {
             wf_members_tell(g->members, first, doing, sizeof doing);
             return wf_fail(WF_ERR_TIMEOUT,
                            "rank %d waited %.1f s for rank %d%s to join the other ranks%s",
@@ -142,12 +157,14 @@ static bool any_alive(const wf_members *members, int32_t first, int32_t last) {
 static wf_status poll_request(const wf_bootstrap *boot, const wf_members *members, void **request,
                               double timeout_s, int32_t first, int32_t peer, const char *what) {
     const double start_s = wf_clock_s();
+    farewell last = {0};
     char doing[320];
     bool done = false;
     for (int64_t idle = 0;; idle++) {
         TRY(boot->test(boot->self, request, &done));
         if (done) return WF_OK;
-        if (wf_clock_s() - start_s > timeout_s && !any_alive(members, first, peer)) {
+        const bool lost = idle % LOOK_EVERY == LOOK_EVERY - 1 && is_over(&last, wf_members_left(members, peer));
+        if (lost || (wf_clock_s() - start_s > timeout_s && !any_alive(members, first, peer))) {
             wf_members_tell(members, peer, doing, sizeof doing);
             return wf_fail(WF_ERR_TIMEOUT, "rank %d waited %.1f s for %s of rank %d%s", boot->rank,
                            wf_clock_s() - start_s, what, peer, doing);

@@ -232,6 +232,7 @@ wf_status wf_fabric_create(const wf_bootstrap *boot, wf_opencl *device,
     status = share_outboxes(fabric);
     if (status == WF_OK) status = create_transports(fabric);
     TRY_GOTO(wf_fabric_agree(fabric, status), destroy_fabric);
+    fabric->may_move = true;
     TRY_GOTO(wf_fabric_selftest(fabric), destroy_fabric);
     TRY_GOTO(gather_verdicts(fabric), destroy_fabric);
     TRY_GOTO(wf_fabric_agree(fabric, choose(fabric)), destroy_fabric);

@@ -52,6 +52,8 @@ wf_status wf_request_wait(const wf_bootstrap *, const wf_members *, void **reque
 void wf_pause(int64_t idle_iterations);
 /* Has this rank shown a sign of life of late? A rank that is seen at work is not lost. */
 bool wf_members_alive(const wf_members *, int32_t rank);
+/* Has it given up, or gone? Then only what it has sent before may still come. */
+bool wf_members_left(const wf_members *, int32_t rank);
 /* The patience of one that has lost it already: its failure must not cost another deadline. */
 double wf_fabric_patience(const wf_fabric *, wf_status mine);
 /* "; it is in step X of Y for 3.1 s", where its board is seen; else "". */
@@ -170,6 +172,7 @@ struct wf_fabric {
     wf_transfer *free_list, *made;
     int64_t sent_bytes[WF_TRANSPORTS], sent_messages[WF_TRANSPORTS];
     double clock_s, seen_s; /* see tick in transfer.c */
+    bool may_move;          /* opened so far that transfers may be under way, each with its own deadline */
     int64_t quiet;          /* tests since something last moved */
     bool refresh_windows;   /* see window.c */
     wf_status failed;       /* further work is refused */

@@ -136,6 +136,7 @@ bool wf_mpi_give_up(wf_mpi_calls *calls, MPI_Request *request, bool receives) {
     }; /* tests; a receive that is already being filled cannot be cancelled */
     bool alive = false;
     int done = 0;
+    if (*request == MPI_REQUEST_NULL) return true; /* MPI is through with it; what failed came after */
     if (wf_mpi_alive(calls, &alive) != WF_OK || !alive) return false;
     calls->used[WF_MPI_CANCEL] += receives;
     if (receives && MPI_Cancel(request) != MPI_SUCCESS) return false;

@@ -62,6 +62,14 @@ static void tick(wf_fabric *fabric) {
     fabric->seen_s = now_s;
 }
 
+/* Nobody waits a whole deadline for a rank that is seen to have given up. */
+static bool is_overdue(const wf_fabric *fabric, const wf_half *half) {
+    enum { LOOK_EVERY = 64 };
+    const double waited_s = fabric->clock_s - half->since;
+    if (waited_s > fabric->timeout_s) return true;
+    return waited_s > WF_LATE_S && fabric->quiet % LOOK_EVERY == 0 && wf_members_left(&fabric->everyone, half->peer);
+}
+
 static wf_status overdue(const wf_fabric *fabric, const wf_half *half) {
     const char *const waits = !half->matched ? (half->sends ? "which has not started to receive it"
                                                             : "which has not started to send it")
@@ -73,7 +81,7 @@ static wf_status overdue(const wf_fabric *fabric, const wf_half *half) {
     return wf_fail(WF_ERR_TIMEOUT,
                    "rank %d waited %.1f s to %s rank %d, %s (lane %s, message %lld of %lld bytes, "
                    "%lld moved, by %s)%s",
-                   fabric->rank, fabric->timeout_s, half->sends ? "send to" : "receive from",
+                   fabric->rank, fabric->clock_s - half->since, half->sends ? "send to" : "receive from",
                    half->peer, waits, wf_lane_name(half->lane), (long long)half->sequence,
                    (long long)half->bytes, (long long)half->moved, half->transport->name, doing);
 }
@@ -199,7 +207,7 @@ static wf_status advance(wf_fabric *fabric) {
         if (half->done) {
             count(fabric, half);
             unlink_half(fabric, half);
-        } else if (fabric->clock_s - half->since > fabric->timeout_s) {
+        } else if (is_overdue(fabric, half)) {
             return overdue(fabric, half);
         }
     }
