@@ -1,0 +1,328 @@
+/* inject.c: see the header. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* dladdr */
+#endif
+#include "tests/long/inject.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <jansson.h>
+#include <mpi.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "host/device/calls.h"
+
+const char *const inject_names[INJECT_KINDS] = {"none", "cl", "mpi", "mpi-test", "memory", "share"};
+
+static _Thread_local struct {
+    inject_kind kind;
+    int64_t at, made[INJECT_KINDS];
+    bool fired, tracking, let_go;
+    double fired_s;
+} mine;
+
+void inject_arm(inject_kind kind, int64_t at) {
+    mine.kind = kind;
+    mine.at = at;
+    memset(mine.made, 0, sizeof mine.made);
+    mine.fired = false;
+}
+
+bool inject_disarm(int64_t made_out[INJECT_KINDS]) {
+    memcpy(made_out, mine.made, sizeof mine.made);
+    mine.kind = INJECT_NONE;
+    return mine.fired;
+}
+
+double inject_fired_s(void) {
+    return mine.fired_s;
+}
+
+static bool fails(inject_kind kind) {
+    if (++mine.made[kind] != mine.at || mine.kind != kind) return false;
+    mine.fired = true;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    mine.fired_s = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    return true;
+}
+
+/* ---- memory of weft's own that is alive --------------------------------------------------------------------- */
+
+enum { SLOTS = 1 << 16 };
+typedef struct block {
+    void *at, *caller;
+    size_t bytes;
+} block;
+static block blocks[SLOTS]; /* open addressing; at == GONE: was here */
+static void *const GONE = (void *)1;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static int64_t objects[8];
+static int nblocks;
+
+static size_t slot_of(const void *at) {
+    return (size_t)(((uintptr_t)at >> 4) * 0x9E3779B97F4A7C15u >> 40) % SLOTS;
+}
+
+static void remember(void *at, size_t bytes, void *caller) {
+    if (!at || !mine.tracking) return;
+    pthread_mutex_lock(&lock);
+    size_t i = slot_of(at);
+    while (blocks[i].at && blocks[i].at != GONE && blocks[i].at != at) i = (i + 1) % SLOTS;
+    nblocks += blocks[i].at != at;
+    blocks[i] = (block){at, caller, bytes};
+    pthread_mutex_unlock(&lock);
+    if (nblocks > SLOTS / 2) fputs("inject: too many blocks to track\n", stderr), abort();
+}
+
+static void forget(void *at) {
+    if (!at || !__atomic_load_n(&nblocks, __ATOMIC_RELAXED)) return;
+    pthread_mutex_lock(&lock);
+    for (size_t i = slot_of(at); blocks[i].at; i = (i + 1) % SLOTS) {
+        if (blocks[i].at != at) continue;
+        blocks[i].at = GONE;
+        nblocks--;
+        break;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static const char *const object_names[] = {"context", "queue", "buffer", "program", "kernel", "communicator", "mapping"};
+enum { CONTEXT, QUEUE, BUFFER, PROGRAM, KERNEL, COMMUNICATOR, MAPPING, OBJECTS };
+
+static void count(int object, int64_t more) {
+    if (mine.tracking) __atomic_add_fetch(&objects[object], more, __ATOMIC_RELAXED);
+}
+
+static void reset(void) {
+    pthread_mutex_lock(&lock);
+    memset(blocks, 0, sizeof blocks);
+    memset(objects, 0, sizeof objects);
+    nblocks = 0;
+    pthread_mutex_unlock(&lock);
+}
+
+void inject_track(void) {
+    reset();
+    mine.tracking = true;
+    mine.let_go = false;
+}
+
+int inject_leaks(FILE *out) {
+    int leaks = 0;
+    mine.tracking = false;
+    if (mine.let_go) return reset(), 0;
+    for (int i = 0; i < SLOTS; i++) {
+        if (!blocks[i].at || blocks[i].at == GONE) continue;
+        Dl_info where = {0};
+        dladdr(blocks[i].caller, &where);
+        fprintf(out, "leak: %zu bytes allocated by %s+%lx (addr2line -e PROGRAM %lx)\n", blocks[i].bytes, where.dli_sname ? where.dli_sname : "?",
+                (unsigned long)((char *)blocks[i].caller - (char *)where.dli_saddr),
+                (unsigned long)((char *)blocks[i].caller - (char *)where.dli_fbase));
+        leaks++;
+    }
+    for (int i = 0; i < OBJECTS; i++) {
+        if (!objects[i]) continue;
+        fprintf(out, "leak: %lld of kind %s\n", (long long)objects[i], object_names[i]);
+        leaks++;
+    }
+    reset();
+    return leaks;
+}
+
+/* ---- the C library --------------------------------------------------------------------------------------------- */
+
+#define CALLER __builtin_return_address(0)
+void *__real_malloc(size_t), *__real_calloc(size_t, size_t), *__real_realloc(void *, size_t);
+void *__real_aligned_alloc(size_t, size_t);
+void __real_free(void *);
+char *__real_strdup(const char *);
+FILE *__real_open_memstream(char **, size_t *);
+
+static bool no_memory(void) {
+    if (!fails(INJECT_MEMORY)) return false;
+    errno = ENOMEM;
+    return true;
+}
+
+void *__wrap_malloc(size_t bytes) {
+    if (no_memory()) return NULL;
+    void *const at = __real_malloc(bytes);
+    remember(at, bytes, CALLER);
+    return at;
+}
+
+void *__wrap_calloc(size_t count, size_t bytes) {
+    if (no_memory()) return NULL;
+    void *const at = __real_calloc(count, bytes);
+    remember(at, count * bytes, CALLER);
+    return at;
+}
+
+void *__wrap_realloc(void *old, size_t bytes) {
+    if (no_memory()) return NULL;
+    forget(old);
+    void *const at = __real_realloc(old, bytes);
+    remember(at, bytes, CALLER);
+    return at;
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t bytes) {
+    if (no_memory()) return NULL;
+    void *const at = __real_aligned_alloc(alignment, bytes);
+    remember(at, bytes, CALLER);
+    return at;
+}
+
+void __wrap_free(void *at) {
+    forget(at);
+    __real_free(at);
+}
+
+char *__wrap_strdup(const char *text) {
+    if (no_memory()) return NULL;
+    char *const at = __real_strdup(text);
+    remember(at, strlen(text) + 1, CALLER);
+    return at;
+}
+
+FILE *__wrap_open_memstream(char **text, size_t *bytes) {
+    return no_memory() ? NULL : __real_open_memstream(text, bytes);
+}
+
+/* Jansson is a shared library: it is asked to allocate through here. */
+__attribute__((constructor)) static void lend_to_jansson(void) {
+    json_set_alloc_funcs(__wrap_malloc, __wrap_free);
+}
+
+int __real_memfd_create(const char *, unsigned);
+int __real_posix_fallocate(int, off_t, off_t);
+void *__real_mmap(void *, size_t, int, int, int, off_t);
+int __real_munmap(void *, size_t);
+
+int __wrap_memfd_create(const char *name, unsigned flags) {
+    if (!fails(INJECT_SHARE)) return __real_memfd_create(name, flags);
+    errno = EMFILE;
+    return -1;
+}
+
+int __wrap_posix_fallocate(int file, off_t from, off_t bytes) {
+    return fails(INJECT_SHARE) ? ENOSPC : __real_posix_fallocate(file, from, bytes);
+}
+
+void *__wrap_mmap(void *at, size_t bytes, int protection, int flags, int file, off_t offset) {
+    if (fails(INJECT_SHARE)) {
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    void *const got = __real_mmap(at, bytes, protection, flags, file, offset);
+    if (got != MAP_FAILED) count(MAPPING, 1);
+    return got;
+}
+
+int __wrap_munmap(void *at, size_t bytes) {
+    count(MAPPING, -1);
+    return __real_munmap(at, bytes);
+}
+
+/* ---- OpenCL ---------------------------------------------------------------------------------------------------- */
+
+bool __real_wf_calls_fails(wf_calls *);
+bool __wrap_wf_calls_fails(wf_calls *calls) {
+    if (!fails(INJECT_CL)) return __real_wf_calls_fails(calls);
+    calls->fail_code = mine.at % 2 ? CL_OUT_OF_RESOURCES : CL_OUT_OF_HOST_MEMORY;
+    return true;
+}
+
+#define COUNTED(object, type, name, parameters, arguments)                                         \
+    type __real_##name parameters;                                                                 \
+    type __wrap_##name parameters {                                                                \
+        type const made = __real_##name arguments;                                                 \
+        if (made) count(object, 1);                                                                \
+        return made;                                                                               \
+    }
+#define RELEASED(object, type, name)                                                               \
+    cl_int __real_##name(type);                                                                    \
+    cl_int __wrap_##name(type it) {                                                                \
+        count(object, -1);                                                                         \
+        return __real_##name(it);                                                                  \
+    }
+typedef void(CL_CALLBACK *notify)(const char *, const void *, size_t, void *);
+COUNTED(CONTEXT, cl_context, clCreateContext, (const cl_context_properties *p, cl_uint n, const cl_device_id *d, notify f, void *u, cl_int *c), (p, n, d, f, u, c))
+COUNTED(QUEUE, cl_command_queue, clCreateCommandQueue, (cl_context x, cl_device_id d, cl_command_queue_properties p, cl_int *c), (x, d, p, c))
+COUNTED(BUFFER, cl_mem, clCreateBuffer, (cl_context x, cl_mem_flags f, size_t n, void *h, cl_int *c), (x, f, n, h, c))
+COUNTED(BUFFER, cl_mem, clCreateSubBuffer, (cl_mem m, cl_mem_flags f, cl_buffer_create_type t, const void *i, cl_int *c), (m, f, t, i, c))
+COUNTED(PROGRAM, cl_program, clCreateProgramWithSource, (cl_context x, cl_uint n, const char **t, const size_t *l, cl_int *c), (x, n, t, l, c))
+COUNTED(PROGRAM, cl_program, clCreateProgramWithBinary, (cl_context x, cl_uint n, const cl_device_id *d, const size_t *l, const unsigned char **b, cl_int *s, cl_int *c), (x, n, d, l, b, s, c))
+COUNTED(KERNEL, cl_kernel, clCreateKernel, (cl_program p, const char *n, cl_int *c), (p, n, c))
+RELEASED(CONTEXT, cl_context, clReleaseContext)
+RELEASED(QUEUE, cl_command_queue, clReleaseCommandQueue)
+RELEASED(BUFFER, cl_mem, clReleaseMemObject)
+RELEASED(PROGRAM, cl_program, clReleaseProgram)
+RELEASED(KERNEL, cl_kernel, clReleaseKernel)
+
+/* ---- MPI: what all ranks must call is called, and said to have failed ------------------------------------------- */
+
+#define FAILED MPI_ERR_OTHER
+int __real_MPI_Comm_dup(MPI_Comm, MPI_Comm *), __real_MPI_Comm_free(MPI_Comm *);
+int __real_MPI_Comm_split_type(MPI_Comm, int, int, MPI_Info, MPI_Comm *);
+int __real_MPI_Bcast(void *, int, MPI_Datatype, int, MPI_Comm);
+int __real_MPI_Initialized(int *), __real_MPI_Finalized(int *);
+int __real_MPI_Comm_set_errhandler(MPI_Comm, MPI_Errhandler), __real_MPI_Comm_size(MPI_Comm, int *), __real_MPI_Comm_rank(MPI_Comm, int *);
+int __real_MPI_Isend(const void *, int, MPI_Datatype, int, int, MPI_Comm, MPI_Request *);
+int __real_MPI_Irecv(void *, int, MPI_Datatype, int, int, MPI_Comm, MPI_Request *);
+int __real_MPI_Test(MPI_Request *, int *, MPI_Status *), __real_MPI_Get_count(const MPI_Status *, MPI_Datatype, int *);
+
+int __wrap_MPI_Comm_dup(MPI_Comm comm, MPI_Comm *out) {
+    const int code = __real_MPI_Comm_dup(comm, out);
+    if (fails(INJECT_MPI)) {
+        __real_MPI_Comm_free(out);
+        return FAILED;
+    }
+    if (code == MPI_SUCCESS) count(COMMUNICATOR, 1);
+    return code;
+}
+
+int __wrap_MPI_Comm_split_type(MPI_Comm comm, int type, int key, MPI_Info info, MPI_Comm *out) {
+    const int code = __real_MPI_Comm_split_type(comm, type, key, info, out);
+    if (fails(INJECT_MPI)) {
+        __real_MPI_Comm_free(out);
+        return FAILED;
+    }
+    if (code == MPI_SUCCESS) count(COMMUNICATOR, 1);
+    return code;
+}
+
+int __wrap_MPI_Comm_free(MPI_Comm *comm) {
+    count(COMMUNICATOR, -1);
+    return __real_MPI_Comm_free(comm);
+}
+
+int __real_MPI_Request_free(MPI_Request *);
+int __wrap_MPI_Request_free(MPI_Request *request) {
+    mine.let_go = true;
+    return __real_MPI_Request_free(request);
+}
+
+int __wrap_MPI_Bcast(void *data, int n, MPI_Datatype type, int root, MPI_Comm comm) {
+    const int code = __real_MPI_Bcast(data, n, type, root, comm);
+    return fails(INJECT_MPI) ? FAILED : code;
+}
+
+#define PLAIN(kind, name, parameters, arguments)                                                   \
+    int __wrap_##name parameters {                                                                 \
+        return fails(kind) ? FAILED : __real_##name arguments;                                     \
+    }
+PLAIN(INJECT_MPI, MPI_Initialized, (int *f), (f))
+PLAIN(INJECT_MPI, MPI_Finalized, (int *f), (f))
+PLAIN(INJECT_MPI, MPI_Comm_set_errhandler, (MPI_Comm c, MPI_Errhandler h), (c, h))
+PLAIN(INJECT_MPI, MPI_Comm_size, (MPI_Comm c, int *n), (c, n))
+PLAIN(INJECT_MPI, MPI_Comm_rank, (MPI_Comm c, int *n), (c, n))
+PLAIN(INJECT_MPI, MPI_Isend, (const void *d, int n, MPI_Datatype t, int to, int tag, MPI_Comm c, MPI_Request *r), (d, n, t, to, tag, c, r))
+PLAIN(INJECT_MPI, MPI_Irecv, (void *d, int n, MPI_Datatype t, int to, int tag, MPI_Comm c, MPI_Request *r), (d, n, t, to, tag, c, r))
+PLAIN(INJECT_TEST, MPI_Test, (MPI_Request *r, int *f, MPI_Status *s), (r, f, s))
+PLAIN(INJECT_MPI, MPI_Get_count, (const MPI_Status *s, MPI_Datatype t, int *n), (s, t, n))

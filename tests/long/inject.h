@@ -1,0 +1,37 @@
+/* inject.h: faults on demand, for test programs only. The linker (--wrap, see rules.am) leads calls that weft's own
+ * objects make through here; calls of MPI, PoCL and other shared libraries are left alone. So no hook is in the
+ * library, and what is refused is exactly what weft asks for. Everything is state of a thread: a fault hits the one
+ * context that runs there. */
+#ifndef WF_TESTS_INJECT_H
+#define WF_TESTS_INJECT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+typedef enum inject_kind {
+    INJECT_NONE,
+    INJECT_CL,      /* every OpenCL call through host/device/calls.h */
+    INJECT_MPI,     /* every MPI call but MPI_Test */
+    INJECT_TEST,    /* MPI_Test, whose number depends on time */
+    INJECT_MEMORY,  /* malloc, calloc, realloc, aligned_alloc, strdup, open_memstream; also Jansson's */
+    INJECT_SHARE,   /* memfd_create, posix_fallocate, mmap */
+    INJECT_KINDS
+} inject_kind;
+extern const char *const inject_names[INJECT_KINDS];
+
+/* The at-th call of this kind from now on fails, once; INJECT_NONE: none does. */
+void inject_arm(inject_kind kind, int64_t at);
+/* Ends it. Has the fault happened? made_out: calls since, by kind. */
+bool inject_disarm(int64_t made_out[INJECT_KINDS]);
+
+/* When it happened, on CLOCK_MONOTONIC. */
+double inject_fired_s(void);
+
+/* From here on what weft allocates and creates on this thread is remembered until it is freed. */
+void inject_track(void);
+/* What is still there, each on a line; their number: 0 where a request was let go that MPI may still serve, whose memory
+ * then stays on purpose. Ends tracking. */
+int inject_leaks(FILE *out);
+
+#endif
