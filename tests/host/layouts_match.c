@@ -10,6 +10,7 @@
  *   - loss and every gradient with dropout: largest difference at most 3e-6 of the tensor's largest
  *     magnitude (DESIGN.md, section 11). The fused QKV bias has an exactly zero part, the key's; it
  *     is held to the same bound, as one tensor;
+ *   - last hidden states against the f64 truth, without dropout: the same bound;
  *   - twenty steps at learning rate 3e-3: each loss within 1e-5, relative, and falling by 0.5;
  *   - the same run again, and over each forced transport in turn: the same bits, and the bytes
  *     counted on that transport, and on no other, are those that the plan foresaw;
@@ -91,6 +92,8 @@ typedef struct record {
     int64_t n;                  /* elements of all tensors */
     float *weights, *gradients;
     double *truth;              /* gradients in f64 */
+    int64_t nhidden;
+    double *hidden;             /* f64, last hidden states without dropout */
 } record;
 
 static int64_t elements(weft_params *params) {
@@ -121,7 +124,8 @@ static bool move_record(mover move, record *r, FILE *f) {
     const size_t n = (size_t)r->n;
     return move(&r->loss, sizeof r->loss, 1, f) == 1 && move(r->losses, sizeof r->losses, 1, f) == 1 &&
            move(&r->true_loss, sizeof r->true_loss, 1, f) == 1 && move(r->weights, sizeof(float), n, f) == n &&
-           move(r->gradients, sizeof(float), n, f) == n && move(r->truth, sizeof(double), n, f) == n;
+           move(r->gradients, sizeof(float), n, f) == n && move(r->truth, sizeof(double), n, f) == n &&
+           move(r->hidden, sizeof(double), (size_t)r->nhidden, f) == (size_t)r->nhidden;
 }
 
 static size_t put(void *data, size_t size, size_t n, FILE *f) {
@@ -130,15 +134,16 @@ static size_t put(void *data, size_t size, size_t n, FILE *f) {
 
 static void store(const char *path, record *r) {
     FILE *const f = fopen(path, "wb");
-    if (!f || fwrite(&r->n, sizeof r->n, 1, f) != 1 || !move_record(put, r, f) || fclose(f) != 0) must(WEFT_ERR_FILE, path);
+    if (!f || fwrite(&r->n, sizeof r->n, 1, f) != 1 || fwrite(&r->nhidden, sizeof r->n, 1, f) != 1 || !move_record(put, r, f) || fclose(f) != 0) must(WEFT_ERR_FILE, path);
 }
 
 static void restore(const char *path, record *r) {
     FILE *const f = fopen(path, "rb");
-    if (!f || fread(&r->n, sizeof r->n, 1, f) != 1) must(WEFT_ERR_FILE, path);
+    if (!f || fread(&r->n, sizeof r->n, 1, f) != 1 || fread(&r->nhidden, sizeof r->n, 1, f) != 1) must(WEFT_ERR_FILE, path);
     r->weights = calloc((size_t)r->n, sizeof *r->weights);
     r->gradients = calloc((size_t)r->n, sizeof *r->gradients);
     r->truth = calloc((size_t)r->n, sizeof *r->truth);
+    r->hidden = calloc((size_t)r->nhidden, sizeof *r->hidden);
     if (!move_record(fread, r, f)) must(WEFT_ERR_FILE, path);
     fclose(f);
 }
@@ -147,6 +152,7 @@ static void forget(record *r) {
     free(r->weights);
     free(r->gradients);
     free(r->truth);
+    free(r->hidden);
 }
 
 /* The plain f64 model's loss and gradients at the initial weights, with dropout. */
@@ -155,9 +161,13 @@ static void find_truth(const char *config, record *r) {
     if (wf_config_read(config, &model) != WF_OK) must(WEFT_ERR_FILE, config);
     reference_tensors weights = reference_tensors_create(&model), gradients = reference_tensors_create(&model);
     args_of(TRUE_STEP);
-    const reference_batch batch = {BATCH, SEQUENCE, tokens, targets, 0, SEED, TRUE_STEP, true};
+    reference_batch batch = {BATCH, SEQUENCE, tokens, targets, 0, SEED, TRUE_STEP, true};
     reference_initialise(&model, SEED, &weights);
     r->true_loss = model_reference(&model, &weights, &batch, NULL, &gradients);
+    batch.dropout = false;
+    r->nhidden = BATCH * SEQUENCE * model.hidden;
+    r->hidden = calloc((size_t)r->nhidden, sizeof *r->hidden);
+    model_reference(&model, &weights, &batch, &(reference_outputs){.hidden = r->hidden}, NULL);
     double *at = r->truth = calloc((size_t)r->n, sizeof *r->truth);
     for (int t = 0; t < WF_TENSORS; at += reference_count(&model, t++))
         memcpy(at, gradients.data[t], (size_t)reference_count(&model, t) * sizeof *at);
@@ -308,6 +318,26 @@ static bool same_gradients(const record *a, const record *b) {
            memcmp(a->gradients, b->gradients, (size_t)a->n * sizeof(float)) == 0;
 }
 
+/* The last hidden states, which every rank has: of all tokens, against f64. */
+static void compare_hidden(world *w, const record *want) {
+    const int64_t hidden = want->nhidden / (BATCH * SEQUENCE);
+    float *const got = calloc((size_t)want->nhidden, sizeof *got);
+    const weft_args args = args_of(TRUE_STEP);
+    weft_result result;
+    int64_t at = 0;
+    open_world(w, NULL);
+    weft_plan *const plan = load(w, WEFT_HIDDEN, NULL);
+    must(weft_plan_run(plan, &args, &result), "hidden states");
+    for (int64_t i = 0; i < BATCH * SEQUENCE; i++)
+        must(weft_plan_hidden(plan, i / SEQUENCE, i % SEQUENCE, got + i * hidden), "plan_hidden");
+    const double worst = worst_of(want->nhidden, want->hidden, got, &at);
+    expect(worst <= 3e-6, "hidden state %lld is %.9g, in f64 %.9g", (long long)at, (double)got[at], want->hidden[at]);
+    expect_planned(plan, "hidden");
+    weft_plan_destroy(plan);
+    close_world(w);
+    free(got);
+}
+
 /* ---- one layout ---------------------------------------------------------------------------------------------------------- */
 
 static void expect_bytes(const world *w, const weft_plan *plan, const char *transport) {
@@ -395,6 +425,7 @@ static void try_layout(world *w, const char *text, const char *mode, const char 
         close_world(w);
         for (size_t i = 0; ranks > 1 && i < 3; i++) try_transport(w, transports[i], &got);
     }
+    compare_hidden(w, strcmp(mode, "write") == 0 ? &got : &want);
     try_clblast(w, strcmp(mode, "write") == 0 ? &got : &want);
     weft_layout_destroy(w->layout);
     forget(&want);
