@@ -60,6 +60,7 @@ struct weft_plan {
     wf_mode mode;
     int32_t rank;
     char gemm[64];                  /* "" : the device's default */
+    int64_t memory_bytes;           /* of a rank, without a context; 0: no limit */
     wf_schedule *schedule;
     wf_runner *runner;              /* once loaded */
     int32_t *packed;                /* tokens, then targets, of every microbatch, position-major */
@@ -118,6 +119,11 @@ wf_status weft_run_prepare(weft_plan *);
 void weft_run_destroy(weft_plan *);
 /* Table row and slot name of a public tensor number and `what`. (params.c) */
 wf_status weft_params_slot(const weft_params *, int32_t index, const char *what, int64_t instance, char name_out[128]);
+
+/* Will it fit? Else WF_ERR_MEMORY: bytes by class, and layouts that would fit. Before anything is
+ * allocated; at loading, beside what is there already. (fits.c) */
+wf_status weft_plan_check_memory(const weft_plan *);
+wf_status weft_plan_check_room(const weft_plan *, const weft_params *);
 
 /* A placed schedule of any rank, as the plan's own was made. */
 wf_status weft_plan_schedule(const weft_plan *, int32_t rank, wf_schedule **out);

@@ -90,58 +90,6 @@ fail:
     return status;
 }
 
-/* ---- does it fit? ------------------------------------------------------------------------------------------------ */
-
-static void print_bytes(char *out, size_t out_bytes, double bytes) {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    int unit = 0;
-    for (; bytes >= 1024 && unit < 4; unit++) bytes /= 1024;
-    snprintf(out, out_bytes, "%.*f %s", unit ? 1 : 0, bytes, units[unit]);
-}
-
-/* Device memory, and windows where the device's memory is the host's. */
-static int64_t planned_bytes(const wf_schedule *s, const wf_device *device) {
-    wf_bytes bytes;
-    wf_schedule_measure(s, &bytes);
-    return bytes.by_space[WF_SPACE_DEVICE] + (device->host_unified ? bytes.by_space[WF_SPACE_WINDOW] : 0);
-}
-
-static wf_status refuse(const weft_plan *p, int64_t need, int64_t available) {
-    wf_bytes bytes;
-    char text[384], one[32], total[32], free_text[32];
-    size_t used = 0;
-    wf_schedule_measure(p->schedule, &bytes);
-    text[0] = 0;
-    for (int c = 0; c < WF_CLASSES && used < sizeof text - 64; c++) {
-        if (!bytes.by_class[c]) continue;
-        print_bytes(one, sizeof one, (double)bytes.by_class[c]);
-        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s %s", used ? ", " : "", wf_class_name((wf_class)c), one);
-    }
-    print_bytes(total, sizeof total, (double)need);
-    print_bytes(free_text, sizeof free_text, (double)available);
-    return wf_fail(WF_ERR_MEMORY, "rank %d needs %s (%lld bytes: %s), its device %s has %s (%lld bytes) to give", p->rank, total,
-                   (long long)need, text, wf_opencl_device(p->context->opencl)->name, free_text, (long long)available);
-}
-
-/* Before anything is allocated: the plan alone must fit. */
-static wf_status check_memory(const weft_plan *p) {
-    const wf_device *const device = wf_opencl_device(p->context->opencl);
-    const int64_t need = planned_bytes(p->schedule, device);
-    return need > device->available_bytes ? refuse(p, need, device->available_bytes) : WF_OK;
-}
-
-/* At loading: what these params do not hold yet must fit beside all that is allocated. */
-static wf_status check_room(const weft_plan *p, const weft_params *params) {
-    const wf_device *const device = wf_opencl_device(p->context->opencl);
-    int64_t need = planned_bytes(p->schedule, device);
-    for (int32_t a = 0; a < p->schedule->nallocations; a++) {
-        const wf_allocation *const x = &p->schedule->allocations[a];
-        if (x->life == WF_SLOT && wf_store_holds(params->store, (wf_class)x->class_)) need -= x->bytes;
-    }
-    const int64_t available = device->available_bytes - wf_opencl_allocated_bytes(p->context->opencl);
-    return need > available ? refuse(p, need, available) : WF_OK;
-}
-
 /* ---- life ------------------------------------------------------------------------------------------------------------ */
 
 /* A block stack is lowered as the whole model of the mode that its phases need. */
@@ -173,7 +121,8 @@ static wf_status fill_in(weft_plan *p, const weft_plan_options *o) {
     TRY(check_ranks(p));
     TRY(check_shape(p));
     TRY(weft_plan_schedule(p, p->rank, &p->schedule));
-    return p->context ? check_memory(p) : WF_OK;
+    p->memory_bytes = o->memory_bytes;
+    return weft_plan_check_memory(p);
 }
 
 weft_status weft_plan_create(weft_context *context, const weft_plan_options *options, weft_plan **out) {
@@ -228,7 +177,7 @@ wf_status weft_plan_takes(const weft_plan *p, const weft_params *params) {
 static wf_status check_load(const weft_plan *p, const weft_params *params) {
     if (p->runner) return wf_fail(WF_ERR_ARGUMENT, "this plan is loaded already");
     TRY(weft_plan_takes(p, params));
-    return check_room(p, params);
+    return weft_plan_check_room(p, params);
 }
 
 /* The table of rotary positions, once: it depends on nothing that a run changes. */

@@ -264,6 +264,7 @@ typedef struct weft_plan_options {
     int64_t batch, sequence;    /* global batch in sequences, tokens per sequence */
     weft_mode mode;
     int32_t rank;               /* without a context: whose plan (default 0) */
+    int64_t memory_bytes;       /* without a context: refuse what needs more of a rank's device; 0: no limit */
     const char *gemm;           /* variant of every GEMM, "simple" or "clblast"; NULL: weft's choice */
     /* WEFT_BLOCKS: which phases will be run. 0: all but OPTIMIZE, which needs memory for its state.
      * FORWARD alone evaluates: no dropout, nothing is kept. */
@@ -271,8 +272,8 @@ typedef struct weft_plan_options {
 } weft_plan_options;
 WEFT_API void weft_plan_options_init(weft_plan_options *);
 
-/* With a context: collective, made for its rank, device and transports; refuses with WEFT_ERR_MEMORY
- * and the bytes needed when it cannot fit. Without (NULL): local and pure, any rank of any layout. */
+/* With a context: collective, made for its rank, device and transports; refuses with WEFT_ERR_MEMORY,
+ * the bytes by class and some layouts that would fit when it cannot. Without (NULL): local and pure, any rank of any layout. */
 WEFT_API weft_status weft_plan_create(weft_context *, const weft_plan_options *, weft_plan **out);
 /* Collective where it was made with a context. */
 WEFT_API void weft_plan_destroy(weft_plan *);

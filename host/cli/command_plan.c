@@ -7,6 +7,7 @@
 
 static const char *model_text = "tiny", *layout_text = "tp1", *shape_text = "b8s128", *mode_text = "train";
 static int64_t rank_asked;
+static double memory_gib;
 static bool json, explain, check;
 static const option options[] = {
     {"model", OPTION_TEXT, "M", "preset (tiny, gpt2) or a Hugging Face config.json", &model_text, 0, 0},
@@ -14,6 +15,7 @@ static const option options[] = {
     {"layout", OPTION_TEXT, "LAYOUT", "how the step is split, as in tp2.sp.mb2", &layout_text, 0, 0},
     {"mode", OPTION_TEXT, "MODE", "train, gradients, evaluate, logits or hidden", &mode_text, 0, 0},
     {"rank", OPTION_INTEGER, "R", "whose schedule --explain shows", &rank_asked, 0, 1e6},
+    {"memory", OPTION_REAL, "GIB", "of one rank's device: refuse what does not fit, and say which layouts would", &memory_gib, 1e-9, 1e9},
     {"explain", OPTION_FLAG, NULL, "the schedule: computed, exchanged, fused, kept, on which lane", &explain, 0, 0},
     {"check", OPTION_FLAG, NULL, "prove over all ranks that exchanges match and nothing deadlocks", &check, 0, 0},
     {"json", OPTION_FLAG, NULL, "one JSON object on stdout", &json, 0, 0},
@@ -109,6 +111,7 @@ static int run(int argc, char **argv) {
     int result = EXIT_FINE;
     if (!status && rank_asked >= count) result = complain(EXIT_USAGE, "plan: --rank %lld, but %s has %d ranks", (long long)rank_asked, layout_text, count);
     o.model = model, o.layout = layout;
+    o.memory_bytes = (int64_t)(memory_gib * 0x1p30);
     if (!status && !result) status = all_ranks(&o, count, rows);
     if (!status && !result && json) {
         json_t *top = json_pack("{s:s, s:s, s:s, s:s, s:b, s:O}", "model", model_text, "layout", layout_text, "shape", shape_text,
