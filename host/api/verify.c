@@ -66,13 +66,23 @@ static wf_status try_case(weft_context *c, const char *case_text, bool all, tell
     return WF_OK;
 }
 
+/* An operation's name alone stands for all built-in cases of it; none: all. */
+static bool is_meant(const char *built_in, const char *text) {
+    const size_t length = text ? strlen(text) : 0;
+    return !text || (strncmp(built_in, text, length) == 0 && built_in[length] == ':');
+}
+
 weft_status weft_verify(weft_context *c, const char *case_text, bool all, void (*report)(void *user, const weft_verdict *),
                         void *user) {
     teller t = {report, user, 0};
+    bool found = false;
     wf_status status = weft_context_usable(c);
-    if (status == WF_OK && case_text) status = try_case(c, case_text, all, &t);
-    for (int i = 0; !case_text && wf_cases[i] && status == WF_OK; i++)
+    for (int i = 0; wf_cases[i] && (!case_text || !strchr(case_text, ':')) && status == WF_OK; i++) {
+        if (!is_meant(wf_cases[i], case_text)) continue;
+        found = true;
         status = try_case(c, wf_cases[i], all, &t);
+    }
+    if (status == WF_OK && case_text && !found) status = try_case(c, case_text, all, &t);
     if (status == WF_OK && t.failed)
         status = wf_fail(WF_ERR_MISMATCH, "%d candidate%s computed wrongly", t.failed, t.failed == 1 ? "" : "s");
     return weft_from(status);

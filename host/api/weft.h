@@ -382,8 +382,8 @@ typedef struct weft_verdict {
     double worst;                       /* largest error over its bound */
     const char *sentence;
 } weft_verdict;
-/* Every candidate (all = false: every variant at its defaults) of the case, or of the built-in list
- * of cases when NULL, against the f64 references on this context's device. `report` is called for
+/* Every candidate (all = false: every variant at its defaults) of the case, of all built-in cases of an
+ * operation when only its name is given ("gemm"), or of the whole built-in list when NULL, against the f64 references on this context's device. `report` is called for
  * each; returns WEFT_ERR_MISMATCH if any failed. Local. */
 WEFT_API weft_status weft_verify(weft_context *, const char *case_text, bool all,
                                  void (*report)(void *user, const weft_verdict *), void *user);

@@ -58,6 +58,7 @@ static int run(int argc, char **argv) {
 const command command_verify = {
     "verify", "[CASE...] [--all]", "every variant of every operation against its reference, on this device",
     "Runs each variant on random data and compares it with a plain f64 reference: what the owner of\n"
-    "a new GPU runs first. A CASE is one text, as in gemm:f32:m65n33k17:nt.bias. \"0.30 of its bound\": the\n"
+    "a new GPU runs first. A CASE is one text, as in gemm:f32:m65n33k17:nt.bias; an operation's\n"
+    "name alone, as in gemm, stands for all built-in cases of it. \"0.30 of its bound\": the\n"
     "largest error is 0.30 of what rounding alone may cause; skip: this variant is not for this problem.",
     options, sizeof options / sizeof *options, run};

@@ -88,7 +88,8 @@ static bool take_entry(reader *r, npy_header *out, unsigned *seen) {
 const char *npy_parse(const unsigned char *bytes, int64_t size, npy_header *out) {
     npy_header header = {.dims = 0};
     unsigned seen = 0;
-    if (!npy_is(bytes, size) || size < MAGIC + 2) return "it does not begin as a .npy file does";
+    if (!npy_is(bytes, size)) return "it does not begin as a .npy file does";
+    if (size < MAGIC + 2) return "it ends within its header";
     const bool wide = bytes[6] >= 2;
     if (bytes[6] < 1 || bytes[6] > 3) return "its format is not one of 1.0, 2.0 and 3.0";
     if (size < MAGIC + (wide ? 4 : 2)) return "it ends within its header";

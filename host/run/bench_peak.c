@@ -5,8 +5,8 @@
 #include "host/run/bench.h"
 
 #define TRIAL_S 4e-3
-enum { TRIALS = 3, ITEMS_PER_UNIT_CPU = 16, ITEMS_PER_UNIT_GPU = 8192, FIRST_ROUNDS = 64 };
-#define ARRAY_BYTES_UNIFIED (128ll << 20)
+enum { TRIALS = 2, ITEMS_PER_UNIT_CPU = 16, ITEMS_PER_UNIT_GPU = 8192, FIRST_ROUNDS = 64 };
+#define ARRAY_BYTES_UNIFIED (64ll << 20)
 #define ARRAY_BYTES (256ll << 20)
 
 typedef struct form {

@@ -2,42 +2,10 @@
 # check_command.sh: the command as its user meets it: help, mistakes, results. Every mistake must give one
 # line on stderr, the right exit status, and nothing on stdout.
 set -u
-weft=${top_builddir:-.}/weft
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-checks=0 failures=0
-
-fails() { failures=$((failures + 1)); echo "FAILED: $*"; sed 's/^/  stderr: /' "$scratch/err" | head -5; }
-# run: the command with a wall-clock limit; stdout and stderr to files; its status in $status.
-run() { timeout 120 "$@" >"$scratch/out" 2>"$scratch/err" </dev/null; status=$?; checks=$((checks + 1)); }
-# mistake STATUS PATTERN COMMAND...
-mistake() {
-    local want=$1 pattern=$2; shift 2
-    run "$@"
-    [ $status = "$want" ] || { fails "exit status $status, not $want: $*"; return; }
-    [ "$(wc -l <"$scratch/err")" = 1 ] || { fails "not one line on stderr: $*"; return; }
-    grep -qE "$pattern" "$scratch/err" || { fails "no '$pattern': $*"; return; }
-    [ ! -s "$scratch/out" ] || fails "stdout is not empty: $*"
-}
-# fine PATTERN COMMAND...: pattern in stdout
-fine() {
-    local pattern=$1; shift
-    run "$@"
-    [ $status = 0 ] || { fails "exit status $status: $*"; return; }
-    grep -qE "$pattern" "$scratch/out" || fails "no '$pattern' on stdout: $*"
-}
+. "${top_srcdir:-.}/tests/cli/command_support.sh"
 
 text=$scratch/text
-seq 1 600 | sed 's/.*/Paragraph & says that the quick brown fox number & jumps over the lazy dog.\n/' >"$text"
-config() { # config KEY=VALUE...: a small gpt2 config.json with these values changed or added
-    local file=$scratch/config.json separator='{' key
-    local -A value=([model_type]='"gpt2"' [n_layer]=2 [n_embd]=48 [n_head]=3 [n_positions]=64 [vocab_size]=257)
-    for change in "$@"; do value[${change%%=*}]=${change#*=}; done
-    : >"$file"
-    for key in "${!value[@]}"; do printf '%s"%s": %s' "$separator" "$key" "${value[$key]}" >>"$file"; separator=', '; done
-    echo '}' >>"$file"
-    echo "$file"
-}
+paragraphs "$text"
 small=(--model "$(config)" --text "$text" --batch 2 --sequence 32 --steps 3 --evaluate-batches 1)
 cp "$scratch/config.json" "$scratch/small.json"
 small[1]=$scratch/small.json
@@ -45,7 +13,7 @@ small[1]=$scratch/small.json
 # help
 fine 'usage: weft' "$weft" --help
 fine 'weft [0-9]' "$weft" --version
-for command in info verify plan train; do fine "usage: weft $command" "$weft" $command --help; done
+for command in info verify bench plan train run; do fine "usage: weft $command" "$weft" $command --help; done
 
 # flags
 mistake 2 "unknown command 'trian'" "$weft" trian
@@ -94,7 +62,7 @@ mistake 2 "no-such.json" "$weft" plan --model "$scratch/no-such.json"
 echo '{"n_layer": 2' >"$scratch/broken.json"; mistake 2 'broken.json' "$weft" plan --model "$scratch/broken.json"
 echo '{"model_type": "gpt2", "n_embd": 48}' >"$scratch/missing.json"; mistake 2 'n_layer|n_head' "$weft" plan --model "$scratch/missing.json"
 for bad in n_layer=-1 n_layer=1e30 'n_layer="two"' n_embd=0 n_embd=49 n_head=0 vocab_size=0 vocab_size=99999999999999 \
-    n_positions=-5 resid_pdrop=1.5 attn_pdrop=-0.1 'activation_function="swish9"' layer_norm_epsilon=-1 'model_type="llama"' \
+    n_positions=-5 resid_pdrop=1.5 attn_pdrop=-0.1 'activation_function="swish9"' layer_norm_epsilon=-1 'model_type="mamba"' \
     scale_attn_by_inverse_layer_idx=true; do
     mistake 2 "${bad%%=*}" "$weft" plan --model "$(config "$bad")" --shape b1s16
 done
@@ -135,5 +103,4 @@ assert any("all" in e["name"] or "gather" in str(e) for e in events)' "$scratch/
     [ $status = 0 ] || fails "the trace is no JSON with both ranks' events"
 fi
 
-echo "100%: Checks: $checks, Failures: $failures, Errors: 0"
-[ $failures = 0 ]
+finish
