@@ -141,13 +141,6 @@ weft_status weft_params_save(weft_params *p, const char *folder) {
     return weft_from(status);
 }
 
-weft_status weft_params_load(weft_params *p, const char *path) {
-    wf_status status = weft_context_usable(p->context);
-    if (status == WF_OK && (!path || !*path)) status = wf_fail(WF_ERR_ARGUMENT, "no path of weights was given");
-    if (status == WF_OK) status = weft_context_note(p->context, weft_load_weights(p, path));
-    return weft_from(status);
-}
-
 /* ---- proving -------------------------------------------------------------------------------------------------- */
 
 enum { ROUND = 64 << 20 }; /* bytes hashed between two words with the other ranks: well within a deadline */
@@ -210,25 +203,36 @@ static bool exists(const char *folder, const char *name) {
     return wf_path_join(folder, name, path, sizeof path) == WF_OK && stat(path, &st) == 0;
 }
 
-/* Rank 0's list becomes everyone's. count -1: the path is itself a checkpoint. */
+/* What rank 0 has becomes everyone's. */
+static wf_status share(wf_fabric *fabric, void *data, int64_t bytes) {
+    char *const all = malloc((size_t)(wf_fabric_ranks(fabric) * bytes) + 1);
+    wf_status status = all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory to share %lld bytes", (long long)bytes);
+    TRY_GOTO(wf_fabric_agree(fabric, status), done);
+    TRY_GOTO(wf_fabric_all_gather(fabric, data, bytes, all), done);
+    memcpy(data, all, (size_t)bytes);
+done:
+    free(all);
+    return status;
+}
+
+static wf_status look(const char *path, int64_t **steps_out, int64_t *count_out) {
+    if (exists(path, "progress.json")) return *count_out = -1, WF_OK;
+    TRY(wf_checkpoint_list(path, steps_out, count_out));
+    if (*count_out) return WF_OK;
+    return wf_fail(WF_ERR_FILE, "%s is no checkpoint, and holds none: no progress.json and no folder step-...", path);
+}
+
+/* Rank 0's list is everyone's. count -1: the path is itself a checkpoint. */
 static wf_status list(wf_fabric *fabric, const char *path, int64_t **steps_out, int64_t *count_out) {
     int64_t *steps = NULL, count = 0;
     const bool asks = wf_fabric_rank(fabric) == 0;
-    wf_status status = WF_OK;
-    if (asks && exists(path, "progress.json"))
-        count = -1;
-    else if (asks)
-        status = wf_checkpoint_list(path, &steps, &count);
-    if (status == WF_OK && asks && count == 0) {
-        status = wf_fail(WF_ERR_FILE, "%s is no checkpoint, and holds none: no progress.json and no folder step-...", path);
-    }
-    TRY_GOTO(wf_fabric_agree(fabric, status), fail);
-    for (int32_t r = 1; r < wf_fabric_ranks(fabric); r++) TRY_GOTO(wf_fabric_pass(fabric, 0, r, &count, sizeof count), fail);
-    if (!asks && count > 0) steps = malloc((size_t)count * sizeof *steps);
+    wf_status status;
+    TRY_GOTO(wf_fabric_agree(fabric, asks ? look(path, &steps, &count) : WF_OK), fail);
+    TRY_GOTO(share(fabric, &count, sizeof count), fail);
+    if (count > 0 && !steps) steps = malloc((size_t)count * sizeof *steps);
     if (count > 0 && !steps) status = wf_fail(WF_ERR_MEMORY, "no host memory for %lld checkpoints", (long long)count);
     TRY_GOTO(wf_fabric_agree(fabric, status), fail);
-    for (int32_t r = 1; count > 0 && r < wf_fabric_ranks(fabric); r++)
-        TRY_GOTO(wf_fabric_pass(fabric, 0, r, steps, count * (int64_t)sizeof *steps), fail);
+    if (count > 0) TRY_GOTO(share(fabric, steps, count * (int64_t)sizeof *steps), fail);
     *steps_out = steps;
     *count_out = count;
     return WF_OK;
@@ -263,27 +267,37 @@ static wf_status find(wf_fabric *fabric, const char *given, char path[WF_PATH_BY
 
 /* ---- loading --------------------------------------------------------------------------------------------------- */
 
-static wf_status load_optimizer(weft_params *p, const char *path) {
-    static const char *const sets[] = {"m.", "v."}, *const what[] = {"m", "v"};
-    char file[WF_PATH_BYTES];
-    wf_weights *w = NULL;
-    wf_status status = wf_path_join(path, wf_checkpoint_file_names[WF_FILE_OPTIMIZER], file, sizeof file);
-    if (status == WF_OK) status = wf_weights_open(file, &p->model, sets, 2, &w);
-    if (status == WF_OK) status = weft_params_prepare(p, WF_MODE_TRAIN);
-    TRY_GOTO(wf_fabric_agree(p->context->fabric, status), done);
-    TRY_GOTO(weft_load_shards(p, w, what, 2), done);
+/* Weights, and m and v where `optimizer` names their file; else these become 0. All is opened and
+ * compared with the model before anything is loaded. */
+static wf_status load_files(weft_params *p, const char *path, const char *optimizer) {
+    static const char *const weights[] = {""}, *const states[] = {"m.", "v."}, *const what[] = {"m", "v"};
+    wf_fabric *const fabric = p->context->fabric;
+    wf_weights *w = NULL, *o = NULL;
+    wf_status status = wf_weights_open(path, &p->model, weights, 1, &w);
+    if (status == WF_OK && optimizer) status = wf_weights_open(optimizer, &p->model, states, 2, &o);
+    if (status == WF_OK && optimizer) status = weft_params_prepare(p, WF_MODE_TRAIN);
+    TRY_GOTO(wf_fabric_agree(fabric, status), done);
+    TRY_GOTO(weft_load_shards(p, w, weights, 1), done);
+    status = optimizer ? weft_load_shards(p, o, what, 2) : wf_fabric_agree(fabric, weft_clear_optimizer(p));
 done:
     wf_weights_close(w);
+    wf_weights_close(o);
     return status;
 }
 
+weft_status weft_params_load(weft_params *p, const char *path) {
+    wf_status status = weft_context_usable(p->context);
+    if (status == WF_OK && (!path || !*path)) status = wf_fail(WF_ERR_ARGUMENT, "no path of weights was given");
+    if (status == WF_OK) status = weft_context_note(p->context, load_files(p, path, NULL));
+    return weft_from(status);
+}
+
 static wf_status load(weft_params *p, const char *given, weft_progress *out) {
-    wf_fabric *const fabric = p->context->fabric;
-    char path[WF_PATH_BYTES];
+    char path[WF_PATH_BYTES], file[WF_PATH_BYTES];
     wf_progress found;
-    TRY(find(fabric, given, path, &found));
-    TRY(weft_load_weights(p, path));
-    if (found.file[WF_FILE_OPTIMIZER].there) TRY(load_optimizer(p, path));
+    TRY(find(p->context->fabric, given, path, &found));
+    TRY(wf_fabric_agree(p->context->fabric, wf_path_join(path, wf_checkpoint_file_names[WF_FILE_OPTIMIZER], file, sizeof file)));
+    TRY(load_files(p, path, found.file[WF_FILE_OPTIMIZER].there ? file : NULL));
     *out = (weft_progress){.step = found.step,
                            .seed = found.seed,
                            .data_position = found.data_position,

@@ -20,6 +20,7 @@ typedef struct saver {
     int32_t rank, ranks;
     wf_weights_writer *writer;  /* rank 0's */
     float *shard, *whole;       /* room for the largest; whole: rank 0's */
+    char *room;                 /* of what is passed */
 } saver;
 
 static void find_map(const saver *s, int32_t t, int32_t rank, wf_shard_map *out) {
@@ -58,8 +59,9 @@ static wf_status allocate(saver *s) {
         }
     }
     s->shard = malloc((size_t)shard);
+    s->room = malloc(WF_PASS_BYTES);
     if (s->rank == 0) s->whole = malloc((size_t)whole);
-    if (!s->shard || (s->rank == 0 && !s->whole))
+    if (!s->shard || !s->room || (s->rank == 0 && !s->whole))
         return wf_fail(WF_ERR_MEMORY, "no host memory for the largest tensor of %lld bytes", (long long)whole);
     return WF_OK;
 }
@@ -74,7 +76,7 @@ static wf_status gather(saver *s, int32_t t, const char *what, int64_t instance,
     for (int32_t r = 1; r < s->ranks; r++) {
         if (is_copy(s, t, r)) continue;
         find_map(s, t, r, &map);
-        TRY(wf_fabric_pass(s->fabric, r, 0, s->shard, weft_shard_bytes(&map)));
+        TRY(wf_fabric_pass(s->fabric, r, 0, s->shard, weft_shard_bytes(&map), &s->room));
         if (s->rank == 0) weft_shard_scatter(s->params, t, r, s->shard, s->whole);
     }
     return WF_OK;
@@ -140,6 +142,7 @@ wf_status weft_save_files(weft_params *p, const char *folder, bool optimizer, wf
     wf_weights_abandon(s.writer);
     free(s.shard);
     free(s.whole);
+    free(s.room);
     return status;
 }
 
@@ -174,16 +177,4 @@ wf_status weft_clear_optimizer(weft_params *p) {
             TRY(weft_shard_clear(p, p->tensor[i], "v", k));
         }
     return WF_OK;
-}
-
-wf_status weft_load_weights(weft_params *p, const char *path) {
-    static const char *const sets[] = {""};
-    wf_weights *w = NULL;
-    wf_status status;
-    TRY_GOTO(wf_fabric_agree(p->context->fabric, wf_weights_open(path, &p->model, sets, 1, &w)), done);
-    TRY_GOTO(weft_load_shards(p, w, sets, 1), done);
-    TRY_GOTO(wf_fabric_agree(p->context->fabric, weft_clear_optimizer(p)), done);
-done:
-    wf_weights_close(w);
-    return status;
 }

@@ -14,8 +14,6 @@ wf_status weft_save_files(weft_params *, const char *folder, bool optimizer, wf_
 /* Collective. This rank's shards from open files: what[set] is "" or "m" or "v". */
 wf_status weft_load_shards(weft_params *, const wf_weights *, const char *const *what, int nsets);
 
-/* Collective. Opens a model's files and loads weights; m and v become 0. */
-wf_status weft_load_weights(weft_params *, const char *path);
 /* m and v become 0, where there are any. */
 wf_status weft_clear_optimizer(weft_params *);
 

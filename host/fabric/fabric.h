@@ -127,8 +127,10 @@ void wf_fabric_counters(const wf_fabric *, int64_t bytes_out[WF_TRANSPORTS],
 wf_status wf_fabric_agree(wf_fabric *, wf_status mine);
 wf_status wf_fabric_barrier(wf_fabric *);
 wf_status wf_fabric_all_gather(wf_fabric *, const void *mine, int64_t bytes, void *all_out);
-/* Host bytes of rank `from` to rank `to`, which both call; the others may, and return at once. */
-wf_status wf_fabric_pass(wf_fabric *, int32_t from, int32_t to, void *data, int64_t bytes);
+/* Host bytes of rank `from` to rank `to`, which both call; the others may, and return at once. *room:
+ * WF_PASS_BYTES, malloc'ed; NULL afterwards where a failure leaves it to MPI. */
+enum { WF_PASS_BYTES = 4 << 20 };
+wf_status wf_fabric_pass(wf_fabric *, int32_t from, int32_t to, void *data, int64_t bytes, char **room);
 /* Is this rank the first of its node, the one that does for all what the node shares? */
 bool wf_fabric_first_of_node(const wf_fabric *);
 /* One rank at a time per node runs `build`, node rank 0 first, the others after it. Collective. */

@@ -1,12 +1,10 @@
 /* pass.c: host bytes from one rank to another, for data that is gathered piece by piece (checkpoints):
  * wf_fabric_all_gather would give every rank room for all of it. Chunked, so that no count of the
- * bootstrap overflows; the chunk is own memory that can be left behind when a rank is lost. */
-#include <stdlib.h>
+ * bootstrap overflows; the chunk is memory of its own that can be left behind when a rank is lost, and the
+ * caller's, so that nothing can fail here on one side alone but the passing itself. */
 #include <string.h>
 
 #include "host/fabric/internal.h"
-
-enum { CHUNK = 4 << 20 };
 
 /* One chunk, sent or received through `room`; takes the room away where MPI may still use it. */
 static wf_status move(wf_fabric *fabric, int32_t peer, bool sends, char **room, int64_t bytes) {
@@ -21,18 +19,16 @@ static wf_status move(wf_fabric *fabric, int32_t peer, bool sends, char **room, 
     return status;
 }
 
-wf_status wf_fabric_pass(wf_fabric *fabric, int32_t from, int32_t to, void *data, int64_t bytes) {
+wf_status wf_fabric_pass(wf_fabric *fabric, int32_t from, int32_t to, void *data, int64_t bytes, char **room) {
     const bool sends = fabric->rank == from;
     if (from == to || (!sends && fabric->rank != to)) return WF_OK;
-    char *room = malloc(CHUNK);
-    wf_status status = room ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory to pass a tensor on");
-    for (int64_t at = 0; at < bytes && status == WF_OK; at += CHUNK) {
-        const int64_t part = bytes - at < CHUNK ? bytes - at : CHUNK;
-        if (sends) memcpy(room, (char *)data + at, (size_t)part);
-        status = move(fabric, sends ? to : from, sends, &room, part);
-        if (status == WF_OK && !sends) memcpy((char *)data + at, room, (size_t)part);
+    wf_status status = WF_OK;
+    for (int64_t at = 0; at < bytes && status == WF_OK; at += WF_PASS_BYTES) {
+        const int64_t part = bytes - at < WF_PASS_BYTES ? bytes - at : WF_PASS_BYTES;
+        if (sends) memcpy(*room, (char *)data + at, (size_t)part);
+        status = move(fabric, sends ? to : from, sends, room, part);
+        if (status == WF_OK && !sends) memcpy((char *)data + at, *room, (size_t)part);
     }
-    free(room);
     /* the other side may wait for what does not come: the ranks no longer know where they stand */
     if (status != WF_OK) fabric->everyone.parted = true;
     return status;

@@ -11,18 +11,24 @@ trap 'rm -rf "$dir"' EXIT
 cat >"$dir/config.json" <<'END'
 {"model_type": "gpt2", "n_layer": 2, "n_embd": 60, "n_head": 5, "n_inner": 113, "n_positions": 32, "vocab_size": 257}
 END
+cat >"$dir/llama.json" <<'END'
+{"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 60, "num_attention_heads": 6, "num_key_value_heads": 2,
+ "intermediate_size": 113, "max_position_embeddings": 32, "vocab_size": 257, "rms_norm_eps": 1e-5, "tie_word_embeddings": false}
+END
 failed=0
-run() { # ranks, mode, layout
+run() { # ranks, mode, layout, folder, model
     timeout 240 "$mpirun" --allow-run-as-root --oversubscribe --bind-to none -np "$1" \
-        ./tests/host/checkpoint_ranks "$2" "$dir/config.json" "$3" "$dir/$4" || failed=1
+        ./tests/host/checkpoint_ranks "$2" "$dir/${5:-config}.json" "$3" "$dir/$4" || failed=1
 }
-mkdir "$dir/three" "$dir/one"
+mkdir "$dir/three" "$dir/one" "$dir/llama"
 run 3 save tp3.sp three
 run 2 load tp2 three
 run 1 load tp1 three
 run 3 load tp3 three
 run 1 save tp1 one
 run 3 load tp3.sp one
+run 3 save tp3.sp llama llama # fewer heads of keys and values than ranks
+run 2 load tp2 llama llama
 
 # A rank is killed while all save: the job ends, and what is there is whole, for any number of ranks.
 kill_one() { # rank, after so many milliseconds
