@@ -18,16 +18,21 @@ static wf_view type_row(const wf_lowering *L, wf_kind kind) {
     return wf_vector(table.buffer, WF_AT_NONE, 0, L->model->hidden);
 }
 
-/* Saved from a microbatch's forward to its backward: alone, unless all forwards come first. */
+/* Saved from a microbatch's forward to its backward: one alone, unless a pipeline has several in
+ * flight. */
+static bool is_piped(const wf_lowering *L) {
+    return L->layout.size[WF_AXIS_PP] > 1;
+}
+
 static wf_view embedded_view(const wf_lowering *L, int32_t pool, int64_t columns) {
-    const wf_at at = L->layout.pipeline == WF_GPIPE ? WF_AT_MICROBATCH : WF_AT_NONE;
-    return wf_matrix(pool, at, 0, L->own.count, columns, columns);
+    return wf_matrix(pool, is_piped(L) ? WF_AT_MICROBATCH : WF_AT_NONE, 0, L->own.count, columns,
+                     columns);
 }
 
 void wf_lower_embedding_pools(wf_lowering *L) {
     L->embedded = L->embedded_stats = -1;
     if (!L->training || !L->model->embedding_norm) return;
-    const int32_t count = L->layout.pipeline == WF_GPIPE ? L->microbatches : 1;
+    const int32_t count = is_piped(L) ? L->microbatches : 1;
     L->embedded = wf_build_pool(L->s, "saved.embedding", WF_CLASS_ACTIVATION, WF_F32,
                                 L->own.count * L->model->hidden);
     L->embedded_stats = wf_build_pool(L->s, "saved.embedding.stats", WF_CLASS_ACTIVATION, WF_F32,
