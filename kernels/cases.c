@@ -18,6 +18,7 @@ const char *const wf_cases[] = {
     "gemm:f32:m61n83k96:nn.silu",
     "gemm:f32:m61n125k96:nn.act-grad.gelu_tanh",
     "gemm:f32:m61n125k96:nn.act-grad.gelu",
+    "gemm:f32:m37n96:nn.accumulate.act-grad.gelu",
     "gemm:f32:m31n35k33:nn.act-grad.relu",
     "gemm:f32:m31n35k33:tn.act-grad.silu",
 
