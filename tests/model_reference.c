@@ -218,7 +218,8 @@ static float frequency(const wf_model *m, int64_t i) {
     const float plain = 1 / (float)pow(m->rope_theta, (double)exponent);
     if (m->rope_factor <= 1) return plain;
     if (m->rope_low_frequency <= 0 && m->rope_high_frequency <= 0) return plain / (float)m->rope_factor;
-    const double old = (double)m->rope_original_positions, low = m->rope_low_frequency, high = m->rope_high_frequency;
+    const double old = (double)m->rope_original_positions;
+    const double low = m->rope_low_frequency, high = m->rope_high_frequency;
     const double wave = 2 * M_PI / (double)plain;
     if (wave < old / high) return plain;
     if (wave > old / low) return plain / (float)m->rope_factor;
@@ -508,7 +509,8 @@ static void embed(const pass *a, const int32_t *tokens, double *x) {
     const int64_t s = a->s, h = m->hidden;
     const double *place = W0(POSITION_EMBEDDING), *type = W0(TYPE_EMBEDDING);
     for (int64_t i = 0; i < s * h; i++)
-        a->embedded[i] = W0(TOKEN_EMBEDDING)[tokens[i / h] * h + i % h] + (place ? place[i] : 0) + (type ? type[i % h] : 0);
+        a->embedded[i] = W0(TOKEN_EMBEDDING)[tokens[i / h] * h + i % h] + (place ? place[i] : 0) +
+                         (type ? type[i % h] : 0);
     copy(x, a->embedded, s * h);
     if (m->embedding_norm) norm(m, a->embedded, W0(EMBEDDING_NORM_WEIGHT), W0(EMBEDDING_NORM_BIAS), x, s);
     for (int64_t i = 0; i < s * h; i++) x[i] *= hidden_factor(a, WF_SITE_EMBEDDING, 0, i / h, i % h);
@@ -540,7 +542,8 @@ static double *head_of(const wf_model *m, const reference_tensors *t) {
 static void head(const pass *a, double *logits) {
     const wf_model *m = a->m;
     const int64_t s = a->s, h = m->hidden;
-    m->post_norm ? copy(a->hidden, a->last, s * h) : norm(m, a->last, W0(NORMF_WEIGHT), W0(NORMF_BIAS), a->hidden, s);
+    m->post_norm ? copy(a->hidden, a->last, s * h)
+                 : norm(m, a->last, W0(NORMF_WEIGHT), W0(NORMF_BIAS), a->hidden, s);
     if (m->head_form == WF_HEAD_NONE) return;
     copy(a->top, a->hidden, s * h);
     if (m->head_form == WF_HEAD_TRANSFORM) {
@@ -561,7 +564,8 @@ static void head_backward(const pass *a, const double *dlogits, double *d) {
         norm_backward(m, dtop, a->turned, W0(TRANSFORM_NORM_WEIGHT), dturned, G0(TRANSFORM_NORM_WEIGHT),
                       G0(TRANSFORM_NORM_BIAS), s);
         for (int64_t i = 0; i < s * h; i++) dturned[i] *= activate_slope(m->activation, a->pre[i]);
-        linear_backward(dturned, a->hidden, W0(TRANSFORM_WEIGHT), dhidden, G0(TRANSFORM_WEIGHT), G0(TRANSFORM_BIAS), s, h, h);
+        linear_backward(dturned, a->hidden, W0(TRANSFORM_WEIGHT), dhidden, G0(TRANSFORM_WEIGHT),
+                        G0(TRANSFORM_BIAS), s, h, h);
     } else {
         copy(dhidden, dtop, s * h);
     }
