@@ -312,6 +312,7 @@ static bool try_fault(int which, const char *fault, int n, int *unusable) {
     remove_tree(folder);
     copy(in(base, s->name), folder);
     if (!run(which, folder, fault, n, &o)) {
+        remove_tree(base);
         printf("SKIP: strace cannot attach to a process here\n");
         exit(77);
     }
@@ -361,8 +362,9 @@ int main(int argc, char **argv) {
         return child(&scenarios[atoi(argv[2])], argv[3]);
     }
     const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    snprintf(base, sizeof base, "%s", "/tmp/weft-faults-XXXXXX");
-    if (n < 0 || !mkdtemp(base)) die("a folder of my own");
+    char own[] = "weft-faults-XXXXXX", here[200];
+    if (n < 0 || !mkdtemp(own) || !getcwd(here, sizeof here)) die("a folder of my own");
+    snprintf(base, sizeof base, "%s/%s", here, own);
     write_config();
     signal(SIGPIPE, SIG_IGN);
     open_all();
