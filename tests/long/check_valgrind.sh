@@ -10,8 +10,7 @@ if ! command -v valgrind >/dev/null 2>&1; then
     exit 77
 fi
 rm -rf "$work" && mkdir -p "$work" || exit 1
-CK_FORK=no
-# PoCL's compiler asks for the host's instruction set: valgrind knows none above AVX2.
+CK_FORK=no # one process, one log
 export CK_FORK
 
 checks=0 failures=0
