@@ -84,18 +84,20 @@ reference() { # reference RANKS
     [ "$(wc -l <"$work/losses$1")" = 3 ] || failure "$1 ranks without a fault: no losses"
 }
 
-end_command() { # end_command SIGNAL RANKS
+end_command() { # end_command SIGNAL RANKS OPTION...
     checks=$((checks + 1))
-    timeout -s KILL 120 true
-    $program train --text "$work/text.txt" --model "$work/config.json" --ranks "$2" --batch 4 --sequence 16 --steps 1000000 \
-        --timeout "$deadline" --evaluate-batches 0 --json >"$work/out" 2>"$work/err" &
+    signal=$1 np=$2
+    shift 2
+    $program train --text "$work/text.txt" --model "$work/config.json" --ranks "$np" --batch 4 --sequence 16 --steps 1000000 \
+        --timeout "$deadline" --evaluate-batches 0 --json "$@" >"$work/out" 2>"$work/err" &
     command=$!
     tries=0
     while [ ! -s "$work/out" ] && [ $tries -lt 600 ]; do sleep 0.1; tries=$((tries + 1)); done
-    kill -"$1" $command
+    kill -"$signal" $command
     wait $command 2>/dev/null
-    sleep 1.5
-    no_orphans "SIG$1 to the command of $2 ranks"
+    tries=0
+    while [ -n "$(left)" ] && [ $tries -lt 20 ]; do sleep 0.1; tries=$((tries + 1)); done # mpirun takes a second or two
+    no_orphans "SIG$signal to the command of $np ranks"
 }
 
 exchanges="embed.forward layer.forward head.first layer.backward.first embed.backward.first finish layer.finish gradnorm"
@@ -112,7 +114,8 @@ if [ "${1:-}" = long ]; then
                 run_case $ranks plan $victim $segment exchange 1
             done
         done
-        for signal in KILL TERM INT; do end_command $signal $ranks; done
+        for end in KILL TERM INT; do end_command $end $ranks; done
+        for end in KILL TERM INT; do end_command $end $ranks --checkpoint "$work/steps$ranks$end"; done
     done
 else
     reference 2
@@ -130,6 +133,7 @@ else
     run_case 2 hang 0 optimizer kernel 3
     end_command KILL 2
     end_command TERM 2
+    end_command KILL 2 --checkpoint "$work/steps"
 fi
 echo "the slowest job ended $slowest s after its fault; the deadline is $deadline s"
 echo "$(((checks - failures > 0 ? checks - failures : 0) * 100 / checks))%: Checks: $checks, Failures: $failures, Errors: 0"
