@@ -77,26 +77,30 @@ static int check_options(void) {
 }
 
 /* What can be refused is refused here, before ranks start: model, layout, shape. */
-static int check_plan(int64_t *vocabulary_out) {
+static int check_plan(weft_model_info *info) {
     weft_model *model = NULL;
     weft_layout *layout = NULL;
     weft_plan *plan = NULL;
-    weft_model_info info;
     weft_plan_options o;
     weft_plan_options_init(&o);
     weft_status status = weft_model_create(a.model, &model);
     if (!status) status = weft_layout_parse(a.layout, &layout);
     o.model = model, o.layout = layout, o.batch = a.batch, o.sequence = a.sequence, o.gemm = a.gemm;
     if (!status) status = weft_plan_create(NULL, &o, &plan);
-    if (!status) weft_model_describe(model, &info), *vocabulary_out = info.vocabulary;
+    if (!status) weft_model_describe(model, info);
     weft_plan_destroy(plan);
     weft_layout_destroy(layout);
     weft_model_destroy(model);
     return status ? complain_status(status) : EXIT_FINE;
 }
 
-/* Weights of a real model know words of their tokeniser: bytes would be nonsense to them. */
-static int check_vocabulary(int64_t vocabulary) {
+/* Each token is predicted from those before it: a model that sees those behind it sees the answer. And weights
+ * of a real model know words of their tokeniser: bytes would be nonsense to them. */
+static int check_model(const weft_model_info *info) {
+    const int64_t vocabulary = info->vocabulary;
+    if (info->bidirectional)
+        return complain(EXIT_USAGE, "train: '%s' (%s) looks at tokens on both sides, so it cannot learn to predict the next one; weft.h trains it "
+                                    "on targets of your own", a.model, info->family);
     if (!a.from || a.tokens || tokens_are_bytes(vocabulary)) return EXIT_FINE;
     return complain(EXIT_USAGE, "train: the vocabulary of '%s' is %lld, so its tokens are not bytes: give --tokens instead of --text",
                     a.from, (long long)vocabulary);
@@ -126,14 +130,14 @@ static int probe(int64_t vocabulary) {
 }
 
 static int run(int argc, char **argv) {
-    int64_t vocabulary = 0;
+    weft_model_info info;
     int needed = 1;
     if (!options_parse("train", options, sizeof options / sizeof *options, argc - 2, argv + 2, NULL)) return EXIT_USAGE;
     int status = check_options();
     if (!status) status = ranks_of_layout("train", &context_options, &a.layout, &needed);
-    if (!status) status = check_plan(&vocabulary);
-    if (!status) status = check_vocabulary(vocabulary);
-    if (!status && !weft_mpi_launched()) status = probe(vocabulary);
+    if (!status) status = check_plan(&info);
+    if (!status) status = check_model(&info);
+    if (!status && !weft_mpi_launched()) status = probe(info.vocabulary);
     if (status) return status;
     const bool is_rank = weft_mpi_launched() || needed == 1;
     if (a.checkpoint && is_rank) stop_watch();

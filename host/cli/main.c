@@ -48,6 +48,11 @@ static void help(FILE *out) {
     fprintf(out, "weft %s: sequence-parallel Transformer blocks on any OpenCL device\n\nusage: weft COMMAND [OPTION...]\n\n",
             weft_version());
     for (int i = 0; i < ncommands; i++) fprintf(out, "  %-8s %s\n", commands[i]->name, commands[i]->summary);
+    fprintf(out, "\nfirst steps on a new machine:\n"
+                 "  weft verify                                   does every kernel compute right here?\n"
+                 "  weft bench                                    how fast is each?\n"
+                 "  weft train --text FOLDER --ranks 2 --save M   trains a small GPT on text, split over two ranks\n"
+                 "  weft run --model M --prompt Once --sample 99  goes on with a text\n");
     fprintf(out, "\n'weft COMMAND --help' shows its options. Exit status: 0, 1 a check failed, 2 usage, 3 environment.\n");
 }
 

@@ -85,7 +85,7 @@ static void help_default(const option *o, FILE *out) {
     /* What is out of range stands for "not given": the help text says what that means. */
     if (o->kind == OPTION_INTEGER && *(int64_t *)o->target && (double)*(int64_t *)o->target >= o->least) fprintf(out, " [%lld]", (long long)*(int64_t *)o->target);
     if (o->kind == OPTION_REAL && *(double *)o->target != 0 && *(double *)o->target >= o->least) fprintf(out, " [%g]", *(double *)o->target);
-    if (o->kind == OPTION_TEXT && *(const char **)o->target) fprintf(out, " [%s]", *(const char **)o->target);
+    if (o->kind == OPTION_TEXT && *(const char **)o->target && **(const char **)o->target) fprintf(out, " [%s]", *(const char **)o->target);
 }
 
 void options_help(const option *options, int count, FILE *out) {

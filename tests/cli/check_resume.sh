@@ -1,11 +1,11 @@
 #!/bin/bash
-# check_resume.sh [long]: a training that is interrupted goes on as one that was not. Twenty steps under tp3.sp leave a
-# checkpoint after each; from each the run is resumed under tp3.sp (the same bits), under tp2 and on one rank (loss within
+# check_resume.sh [long]: a training that is interrupted goes on as one that was not. Under tp3.sp each step leaves a
+# checkpoint; from each of steps 1 to 20 the run is resumed under tp3.sp (the same bits), under tp2 and on one rank (loss within
 # 1e-5). Here from a few of them, by "long" (make check-long) from all. Then: signals, --resume auto, other data, damage.
 set -u
 . "${top_srcdir:-.}/tests/cli/command_support.sh"
-steps=20 from="1 10 19"
-[ "${1:-}" = long ] && from=$(seq 1 19)
+steps=21 from="1 10 20"
+[ "${1:-}" = long ] && from=$(seq 1 20)
 
 paragraphs "$scratch/text"
 cp "$(config n_head=5 n_embd=40 resid_pdrop=0.1)" "$scratch/model.json"
@@ -17,8 +17,8 @@ losses() { sed -E 's/,"tokens_per_s":[^,]*//' "$1"; } # step, loss, norm: every 
 run "${train[@]}" "${schedule[@]}" --steps $steps --layout tp3.sp --checkpoint "$scratch/all" --checkpoint-every 1 --keep 0 --seed 5
 [ $status = 0 ] || fails "the run that is not interrupted: status $status"
 losses "$scratch/out" >"$scratch/reference"
-holds "twenty checkpoints" [ "$(ls "$scratch/all" | grep -c '^step-')" = $steps ]
-holds "steps count from 1" grep -q '^{"step":20,' "$scratch/reference"
+holds "a checkpoint after each step" [ "$(ls "$scratch/all" | grep -c '^step-')" = $steps ]
+holds "steps count from 1" grep -q '^{"step":21,' "$scratch/reference"
 
 # close FILE STEP: the losses that follow STEP are within 1e-5 of the reference's, none missing
 close() {
@@ -90,18 +90,18 @@ mistake_of_run() { # PATTERN ARGUMENT...: exit status 2, one sentence among what
     [ $status = 2 ] && [ "$(grep -c '^weft: ' "$scratch/err")" = 1 ] && grep -qE "^weft: .*($pattern)" "$scratch/err" && [ ! -s "$scratch/out" ] || fails "status $status, no '$pattern': $*"
 }
 other=("$weft" train --model "$scratch/model.json" --text "$scratch/other" --batch 4 --sequence 24 --evaluate-batches 0 --json)
-run "${other[@]}" --steps $steps --resume "$(at 18)"
+run "${other[@]}" --steps $steps --resume "$(at $((steps - 2)))"
 [ $status = 2 ] && grep -q 'other data' "$scratch/err" || fails "resumed on other data: status $status"
-run "${other[@]}" --steps $steps --resume "$(at 18)" --new-data --layout tp2
+run "${other[@]}" --steps $steps --resume "$(at $((steps - 2)))" --new-data --layout tp2
 [ $status = 0 ] && [ "$(wc -l <"$scratch/out")" = 2 ] || fails "--new-data: status $status"
-mistake_of_run 'seed 5' --steps $steps --resume "$(at 18)" --seed 6
-mistake_of_run 'seed 5' --steps $steps --resume "$(at 18)" --seed 6 --layout tp2
-run "${train[@]}" --steps $steps --resume "$(at 18)" --seed 5
+mistake_of_run 'seed 5' --steps $steps --resume "$(at $((steps - 2)))" --seed 6
+mistake_of_run 'seed 5' --steps $steps --resume "$(at $((steps - 2)))" --seed 6 --layout tp2
+run "${train[@]}" --steps $steps --resume "$(at $((steps - 2)))" --seed 5
 [ $status = 0 ] || fails "the same seed: status $status"
 cp "$(config n_layer=3)" "$scratch/three.json"
-run "$weft" train --model "$scratch/three.json" --text "$scratch/text" --batch 4 --sequence 24 --evaluate-batches 0 --steps 20 --resume "$(at 18)"
+run "$weft" train --model "$scratch/three.json" --text "$scratch/text" --batch 4 --sequence 24 --evaluate-batches 0 --steps $steps --resume "$(at $((steps - 2)))"
 [ $status = 2 ] || fails "a checkpoint of another model: status $status"
-cp -r "$(at 18)" "$scratch/damaged"
+cp -r "$(at $((steps - 2)))" "$scratch/damaged"
 printf x | dd of="$scratch/damaged/model.safetensors" bs=1 seek=2000 conv=notrunc 2>/dev/null
 mistake_of_run 'damaged' --steps $steps --resume "$scratch/damaged"
 mkdir "$scratch/empty"

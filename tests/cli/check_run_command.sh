@@ -117,6 +117,12 @@ mistake 2 'exclude' "${train[@]}" --tokens "$scratch/long.u16" --text "$scratch/
 mistake 2 'too short.*50 tokens' "${train[@]}" --model "$scratch/small.json" --tokens "$scratch/ids.raw" --sequence 64 --steps 1
 mistake 2 '[Ff]rom and --model|exclude' "${train[@]}" --from "$scratch/model" --model tiny --text "$scratch/text" --steps 1
 
+echo '{"model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3,
+    "intermediate_size": 96, "vocab_size": 257, "max_position_embeddings": 64, "type_vocab_size": 2, "hidden_act": "gelu"}' >"$scratch/bert.json"
+mistake 2 'both sides' "${train[@]}" --model "$scratch/bert.json" --text "$scratch/text" --steps 1
+mkdir "$scratch/bert"; cp "$scratch/bert.json" "$scratch/bert/config.json"
+mistake 2 'both sides' "$weft" run --model "$scratch/bert" --prompt x --sample 1
+
 # no half-written file is left
 holds "no partial files" [ -z "$(find "$scratch" -name '*.partial')" ]
 finish
