@@ -4,11 +4,14 @@
  * (this rank's weights), a plan (what this rank does for a model, shape and layout), runs.
  *
  *     weft_context_create(&options, bootstrap, &context);
- *     weft_model_preset("tiny", &model);
+ *     weft_model_create("tiny", &model);
  *     weft_layout_parse("tp2.sp", &layout);
  *     weft_params_create(context, model, layout, &params);      weft_params_init(params, seed);
  *     weft_plan_create(context, &plan_options, &plan);          weft_plan_load(plan, params);
- *     weft_plan_run(plan, &args, &result);
+ *     weft_plan_run(plan, &args, &result);                      one step of a whole model; or, of blocks alone:
+ *     weft_plan_enqueue(plan, WEFT_FORWARD, NULL, stash, &args, NULL, &event);
+ *     ... the caller's own loss: y -> dy ...
+ *     weft_plan_enqueue(plan, WEFT_BACKWARD, NULL, stash, &args, NULL, &event);
  *
  * Conventions: outputs come last and are written on success only; arguments are borrowed; _destroy
  * takes NULL; calls return a weft_status, 0 is fine, and weft_last_error() gives the sentence.
