@@ -1,8 +1,8 @@
 /* checkpoint.c: params to folders and back, whole or not at all.
  *
- * Rank 0 writes. Every step that can fail is agreed on by all ranks before the next, and the rename,
- * which alone makes a checkpoint, comes after the last of them. Loading first proves the files (one
- * rank of each node hashes them: their file systems may differ), then reads shards. */
+ * Rank 0 writes. Every step that can fail is agreed on by all ranks before the next, and the
+ * rename, which alone makes a checkpoint, comes after the last of them. Loading first proves the
+ * files (one rank of each node hashes them: their file systems may differ), then reads shards. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +12,8 @@
 #include "host/base/log.h"
 #include "host/model/checkpoint.h"
 
-/* ---- saving --------------------------------------------------------------------------------------------- */
+/* ---- saving
+ * --------------------------------------------------------------------------------------------- */
 
 /* Removes what a failed save left; the sentence of the failure survives. */
 static void drop(const char *partial, bool made) {
@@ -29,17 +30,24 @@ static wf_status compare_progress(wf_fabric *fabric, const weft_progress *mine) 
     struct same {
         int64_t step, data_position;
         uint64_t seed, data_hash;
-    } own = {mine->step, mine->data_position, mine->seed, mine->data_hash}, *const all = calloc((size_t)ranks, sizeof *all);
-    wf_status status = all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory to compare the progress of %d ranks", ranks);
+    } own = {mine->step, mine->data_position, mine->seed, mine->data_hash}, *const all = calloc(
+                                                                                (size_t)ranks,
+                                                                                sizeof *all);
+    wf_status status =
+        all ? WF_OK
+            : wf_fail(WF_ERR_MEMORY, "no host memory to compare the progress of %d ranks", ranks);
     if (status == WF_OK && (own.step < 0 || own.data_position < 0))
-        status = wf_fail(WF_ERR_ARGUMENT, "a checkpoint of step %lld at data position %lld: neither may be negative",
+        status = wf_fail(WF_ERR_ARGUMENT,
+                         "a checkpoint of step %lld at data position %lld: neither may be negative",
                          (long long)own.step, (long long)own.data_position);
     TRY_GOTO(wf_fabric_agree(fabric, status), done);
     TRY_GOTO(wf_fabric_all_gather(fabric, &own, sizeof own, all), done);
     for (int32_t r = 1; r < ranks && status == WF_OK; r++)
         if (memcmp(&all[r], &all[0], sizeof own) != 0)
-            status = wf_fail(WF_ERR_MISMATCH, "rank %d saves a checkpoint of step %lld, rank 0 of step %lld, or of other data", r,
-                             (long long)all[r].step, (long long)all[0].step);
+            status = wf_fail(
+                WF_ERR_MISMATCH,
+                "rank %d saves a checkpoint of step %lld, rank 0 of step %lld, or of other data", r,
+                (long long)all[r].step, (long long)all[0].step);
 done:
     free(all);
     return status;
@@ -51,13 +59,14 @@ static wf_status find_optimizer(weft_params *p, bool *out) {
     const int32_t ranks = wf_fabric_ranks(fabric);
     const char own = wf_store_has(p->store, WF_CLASS_OPTIMIZER);
     char *const all = malloc((size_t)ranks);
-    wf_status status = all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory to ask %d ranks", ranks);
+    wf_status status =
+        all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory to ask %d ranks", ranks);
     TRY_GOTO(wf_fabric_agree(fabric, status), done);
     TRY_GOTO(wf_fabric_all_gather(fabric, &own, 1, all), done);
     for (int32_t r = 1; r < ranks && status == WF_OK; r++)
         if (all[r] != all[0])
-            status = wf_fail(WF_ERR_MISMATCH, "rank %d %s optimizer state, rank 0 %s", r, all[r] ? "has" : "has no",
-                             all[0] ? "has some" : "has none");
+            status = wf_fail(WF_ERR_MISMATCH, "rank %d %s optimizer state, rank 0 %s", r,
+                             all[r] ? "has" : "has no", all[0] ? "has some" : "has none");
     *out = own;
 done:
     free(all);
@@ -80,7 +89,8 @@ static wf_status write_progress(const char *partial, const wf_progress *progress
     return wf_progress_write(path, progress);
 }
 
-static wf_status save(weft_params *p, const char *folder, const weft_progress *progress, int32_t keep) {
+static wf_status save(weft_params *p, const char *folder, const weft_progress *progress,
+                      int32_t keep) {
     wf_fabric *const fabric = p->context->fabric;
     const bool writes = wf_fabric_rank(fabric) == 0;
     char partial[WF_PATH_BYTES] = "";
@@ -106,10 +116,12 @@ done:
     return status;
 }
 
-weft_status weft_checkpoint_save(weft_params *p, const char *folder, const weft_progress *progress, int32_t keep) {
+weft_status weft_checkpoint_save(weft_params *p, const char *folder, const weft_progress *progress,
+                                 int32_t keep) {
     wf_status status = weft_context_usable(p->context);
     if (status == WF_OK && (!folder || !*folder || !progress || keep < 0))
-        status = wf_fail(WF_ERR_ARGUMENT, "a checkpoint needs a folder and a progress, and keeps 0 (all) or more");
+        status = wf_fail(WF_ERR_ARGUMENT,
+                         "a checkpoint needs a folder and a progress, and keeps 0 (all) or more");
     if (status == WF_OK) status = weft_context_note(p->context, save(p, folder, progress, keep));
     return weft_from(status);
 }
@@ -136,14 +148,19 @@ done:
 
 weft_status weft_params_save(weft_params *p, const char *folder) {
     wf_status status = weft_context_usable(p->context);
-    if (status == WF_OK && (!folder || !*folder)) status = wf_fail(WF_ERR_ARGUMENT, "weights are saved to a folder; none was named");
+    if (status == WF_OK && (!folder || !*folder))
+        status = wf_fail(WF_ERR_ARGUMENT, "weights are saved to a folder; none was named");
     if (status == WF_OK) status = weft_context_note(p->context, save_model(p, folder));
     return weft_from(status);
 }
 
-/* ---- proving -------------------------------------------------------------------------------------------------- */
+/* ---- proving
+ * --------------------------------------------------------------------------------------------------
+ */
 
-enum { ROUND = 64 << 20 }; /* bytes hashed between two words with the other ranks: well within a deadline */
+enum {
+    ROUND = 64 << 20
+}; /* bytes hashed between two words with the other ranks: well within a deadline */
 
 static wf_status read_progress(const char *path, wf_progress *out) {
     char file[WF_PATH_BYTES];
@@ -153,7 +170,8 @@ static wf_status read_progress(const char *path, wf_progress *out) {
 
 static bool same_checkpoint(const wf_progress *a, const wf_progress *b) {
     bool same = a->step == b->step && a->data_position == b->data_position && a->seed == b->seed &&
-                a->data_hash == b->data_hash && a->choices_hash == b->choices_hash && strcmp(a->layout, b->layout) == 0;
+                a->data_hash == b->data_hash && a->choices_hash == b->choices_hash &&
+                strcmp(a->layout, b->layout) == 0;
     for (int i = 0; same && i < WF_CHECKPOINT_FILES; i++)
         same = a->file[i].there == b->file[i].there && a->file[i].bytes == b->file[i].bytes &&
                memcmp(a->file[i].digest, b->file[i].digest, WF_SHA256_BYTES) == 0;
@@ -164,12 +182,16 @@ static bool same_checkpoint(const wf_progress *a, const wf_progress *b) {
 static wf_status compare_checkpoints(wf_fabric *fabric, const char *path, const wf_progress *mine) {
     const int32_t ranks = wf_fabric_ranks(fabric);
     wf_progress *const all = calloc((size_t)ranks, sizeof *all);
-    wf_status status = all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory to compare the checkpoints of %d ranks", ranks);
+    wf_status status =
+        all ? WF_OK
+            : wf_fail(WF_ERR_MEMORY, "no host memory to compare the checkpoints of %d ranks",
+                      ranks);
     TRY_GOTO(wf_fabric_agree(fabric, status), done);
     TRY_GOTO(wf_fabric_all_gather(fabric, mine, sizeof *mine, all), done);
     for (int32_t r = 1; r < ranks && status == WF_OK; r++)
         if (!same_checkpoint(&all[r], &all[0]))
-            status = wf_fail(WF_ERR_FILE, "rank %d finds another checkpoint under %s than rank 0 does", r, path);
+            status = wf_fail(WF_ERR_FILE,
+                             "rank %d finds another checkpoint under %s than rank 0 does", r, path);
 done:
     free(all);
     return status;
@@ -195,7 +217,9 @@ static wf_status prove(wf_fabric *fabric, const char *path, wf_progress *out) {
     return hash_files(fabric, path, out);
 }
 
-/* ---- which one -------------------------------------------------------------------------------------------------- */
+/* ---- which one
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static bool exists(const char *folder, const char *name) {
     char path[WF_PATH_BYTES];
@@ -206,7 +230,9 @@ static bool exists(const char *folder, const char *name) {
 /* What rank 0 has becomes everyone's. */
 static wf_status share(wf_fabric *fabric, void *data, int64_t bytes) {
     char *const all = malloc((size_t)(wf_fabric_ranks(fabric) * bytes) + 1);
-    wf_status status = all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory to share %lld bytes", (long long)bytes);
+    wf_status status =
+        all ? WF_OK
+            : wf_fail(WF_ERR_MEMORY, "no host memory to share %lld bytes", (long long)bytes);
     TRY_GOTO(wf_fabric_agree(fabric, status), done);
     TRY_GOTO(wf_fabric_all_gather(fabric, data, bytes, all), done);
     memcpy(data, all, (size_t)bytes);
@@ -219,18 +245,22 @@ static wf_status look(const char *path, int64_t **steps_out, int64_t *count_out)
     if (exists(path, "progress.json")) return *count_out = -1, WF_OK;
     TRY(wf_checkpoint_list(path, steps_out, count_out));
     if (*count_out) return WF_OK;
-    return wf_fail(WF_ERR_FILE, "%s is no checkpoint, and holds none: no progress.json and no folder step-...", path);
+    return wf_fail(WF_ERR_FILE,
+                   "%s is no checkpoint, and holds none: no progress.json and no folder step-...",
+                   path);
 }
 
 /* Rank 0's list is everyone's. count -1: the path is itself a checkpoint. */
-static wf_status list(wf_fabric *fabric, const char *path, int64_t **steps_out, int64_t *count_out) {
+static wf_status list(wf_fabric *fabric, const char *path, int64_t **steps_out,
+                      int64_t *count_out) {
     int64_t *steps = NULL, count = 0;
     const bool asks = wf_fabric_rank(fabric) == 0;
     wf_status status;
     TRY_GOTO(wf_fabric_agree(fabric, asks ? look(path, &steps, &count) : WF_OK), fail);
     TRY_GOTO(share(fabric, &count, sizeof count), fail);
     if (count > 0 && !steps) steps = malloc((size_t)count * sizeof *steps);
-    if (count > 0 && !steps) status = wf_fail(WF_ERR_MEMORY, "no host memory for %lld checkpoints", (long long)count);
+    if (count > 0 && !steps)
+        status = wf_fail(WF_ERR_MEMORY, "no host memory for %lld checkpoints", (long long)count);
     TRY_GOTO(wf_fabric_agree(fabric, status), fail);
     if (count > 0) TRY_GOTO(share(fabric, steps, count * (int64_t)sizeof *steps), fail);
     *steps_out = steps;
@@ -242,35 +272,44 @@ fail:
 }
 
 /* The newest that is whole; those that are not are named aloud. */
-static wf_status find_newest(wf_fabric *fabric, const char *folder, const int64_t *steps, int64_t count, char path[WF_PATH_BYTES],
-                             wf_progress *out) {
+static wf_status find_newest(wf_fabric *fabric, const char *folder, const int64_t *steps,
+                             int64_t count, char path[WF_PATH_BYTES], wf_progress *out) {
     for (int64_t i = count - 1; i >= 0; i--) {
         TRY(wf_checkpoint_path(folder, steps[i], path));
         const wf_status status = prove(fabric, path, out);
         if (status != WF_ERR_FILE) return status;
-        if (wf_fabric_rank(fabric) == 0) wf_warn("checkpoint %s is passed over: %s", path, wf_last_error());
+        if (wf_fabric_rank(fabric) == 0)
+            wf_warn("checkpoint %s is passed over: %s", path, wf_last_error());
     }
-    return wf_fail(WF_ERR_FILE, "none of the %lld checkpoints in %s is whole; of the oldest: %.400s", (long long)count, folder,
-                   wf_last_error());
+    return wf_fail(WF_ERR_FILE,
+                   "none of the %lld checkpoints in %s is whole; of the oldest: %.400s",
+                   (long long)count, folder, wf_last_error());
 }
 
-static wf_status find(wf_fabric *fabric, const char *given, char path[WF_PATH_BYTES], wf_progress *out) {
+static wf_status find(wf_fabric *fabric, const char *given, char path[WF_PATH_BYTES],
+                      wf_progress *out) {
     int64_t *steps = NULL, count = 0;
-    wf_status status = strlen(given) < WF_PATH_BYTES ? WF_OK : wf_fail(WF_ERR_FILE, "the path %.64s... is too long", given);
+    wf_status status = strlen(given) < WF_PATH_BYTES
+                           ? WF_OK
+                           : wf_fail(WF_ERR_FILE, "the path %.64s... is too long", given);
     TRY(wf_fabric_agree(fabric, status));
     TRY(list(fabric, given, &steps, &count));
     strcpy(path, given);
-    status = count < 0 ? prove(fabric, path, out) : find_newest(fabric, given, steps, count, path, out);
+    status =
+        count < 0 ? prove(fabric, path, out) : find_newest(fabric, given, steps, count, path, out);
     free(steps);
     return status;
 }
 
-/* ---- loading --------------------------------------------------------------------------------------------------- */
+/* ---- loading
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 /* Weights, and m and v where `optimizer` names their file; else these become 0. All is opened and
  * compared with the model before anything is loaded. */
 static wf_status load_files(weft_params *p, const char *path, const char *optimizer) {
-    static const char *const weights[] = {""}, *const states[] = {"m.", "v."}, *const what[] = {"m", "v"};
+    static const char *const weights[] = {""}, *const states[] = {"m.", "v."},
+                             *const what[] = {"m", "v"};
     wf_fabric *const fabric = p->context->fabric;
     wf_weights *w = NULL, *o = NULL;
     wf_status status = wf_weights_open(path, &p->model, weights, 1, &w);
@@ -278,7 +317,8 @@ static wf_status load_files(weft_params *p, const char *path, const char *optimi
     if (status == WF_OK && optimizer) status = weft_params_prepare(p, WF_MODE_TRAIN);
     TRY_GOTO(wf_fabric_agree(fabric, status), done);
     TRY_GOTO(weft_load_shards(p, w, weights, 1), done);
-    status = optimizer ? weft_load_shards(p, o, what, 2) : wf_fabric_agree(fabric, weft_clear_optimizer(p));
+    status = optimizer ? weft_load_shards(p, o, what, 2)
+                       : wf_fabric_agree(fabric, weft_clear_optimizer(p));
 done:
     wf_weights_close(w);
     wf_weights_close(o);
@@ -287,7 +327,8 @@ done:
 
 weft_status weft_params_load(weft_params *p, const char *path) {
     wf_status status = weft_context_usable(p->context);
-    if (status == WF_OK && (!path || !*path)) status = wf_fail(WF_ERR_ARGUMENT, "no path of weights was given");
+    if (status == WF_OK && (!path || !*path))
+        status = wf_fail(WF_ERR_ARGUMENT, "no path of weights was given");
     if (status == WF_OK) status = weft_context_note(p->context, load_files(p, path, NULL));
     return weft_from(status);
 }
@@ -296,7 +337,9 @@ static wf_status load(weft_params *p, const char *given, weft_progress *out) {
     char path[WF_PATH_BYTES], file[WF_PATH_BYTES];
     wf_progress found;
     TRY(find(p->context->fabric, given, path, &found));
-    TRY(wf_fabric_agree(p->context->fabric, wf_path_join(path, wf_checkpoint_file_names[WF_FILE_OPTIMIZER], file, sizeof file)));
+    TRY(wf_fabric_agree(
+        p->context->fabric,
+        wf_path_join(path, wf_checkpoint_file_names[WF_FILE_OPTIMIZER], file, sizeof file)));
     TRY(load_files(p, path, found.file[WF_FILE_OPTIMIZER].there ? file : NULL));
     *out = (weft_progress){.step = found.step,
                            .seed = found.seed,
@@ -309,7 +352,8 @@ static wf_status load(weft_params *p, const char *given, weft_progress *out) {
 
 weft_status weft_checkpoint_load(weft_params *p, const char *path, weft_progress *out) {
     wf_status status = weft_context_usable(p->context);
-    if (status == WF_OK && (!path || !*path || !out)) status = wf_fail(WF_ERR_ARGUMENT, "no checkpoint was named, or nowhere for its progress");
+    if (status == WF_OK && (!path || !*path || !out))
+        status = wf_fail(WF_ERR_ARGUMENT, "no checkpoint was named, or nowhere for its progress");
     if (status == WF_OK) status = weft_context_note(p->context, load(p, path, out));
     return weft_from(status);
 }

@@ -1,9 +1,10 @@
 /* saving.c: tensors to files and back.
  *
- * Saving gathers one instance of one tensor at a time to rank 0, which writes it and forgets it: memory
- * is bounded by the largest tensor, whatever the model. Before each, the ranks agree that all is well:
- * one that failed (or rank 0, whose disk is full) ends the save on all of them at the same place.
- * Loading is each rank's own business but for the verdicts: it reads its shards from the files. */
+ * Saving gathers one instance of one tensor at a time to rank 0, which writes it and forgets it:
+ * memory is bounded by the largest tensor, whatever the model. Before each, the ranks agree that
+ * all is well: one that failed (or rank 0, whose disk is full) ends the save on all of them at the
+ * same place. Loading is each rank's own business but for the verdicts: it reads its shards from
+ * the files. */
 #include "host/api/saving.h"
 
 #include <stdlib.h>
@@ -12,15 +13,16 @@
 #include "host/model/checkpoint.h"
 #include "host/model/config.h"
 
-/* ---- gathering ------------------------------------------------------------------------------------------ */
+/* ---- gathering
+ * ------------------------------------------------------------------------------------------ */
 
 typedef struct saver {
     weft_params *params;
     wf_fabric *fabric;
     int32_t rank, ranks;
-    wf_weights_writer *writer;  /* rank 0's */
-    float *shard, *whole;       /* room for the largest; whole: rank 0's */
-    char *room;                 /* of what is passed */
+    wf_weights_writer *writer; /* rank 0's */
+    float *shard, *whole;      /* room for the largest; whole: rank 0's */
+    char *room;                /* of what is passed */
 } saver;
 
 static void find_map(const saver *s, int32_t t, int32_t rank, wf_shard_map *out) {
@@ -28,7 +30,8 @@ static void find_map(const saver *s, int32_t t, int32_t rank, wf_shard_map *out)
 }
 
 static bool same_map(const wf_shard_map *a, const wf_shard_map *b) {
-    bool same = a->rows == b->rows && a->columns == b->columns && a->pieces == b->pieces && a->first_column == b->first_column;
+    bool same = a->rows == b->rows && a->columns == b->columns && a->pieces == b->pieces &&
+                a->first_column == b->first_column;
     for (int32_t i = 0; same && i < a->pieces; i++)
         same = a->piece[i].local == b->piece[i].local && a->piece[i].global == b->piece[i].global &&
                a->piece[i].count == b->piece[i].count;
@@ -50,7 +53,8 @@ static bool is_copy(const saver *s, int32_t t, int32_t rank) {
 static wf_status allocate(saver *s) {
     int64_t shard = 1, whole = 1;
     for (int t = 0; t < WF_TENSORS; t++) {
-        const int64_t bytes = s->params->info[t].rows * s->params->info[t].columns * (int64_t)sizeof(float);
+        const int64_t bytes =
+            s->params->info[t].rows * s->params->info[t].columns * (int64_t)sizeof(float);
         if (bytes > whole) whole = bytes;
         for (int32_t r = 0; r < s->ranks; r++) {
             wf_shard_map map;
@@ -62,7 +66,8 @@ static wf_status allocate(saver *s) {
     s->room = malloc(WF_PASS_BYTES);
     if (s->rank == 0) s->whole = malloc((size_t)whole);
     if (!s->shard || !s->room || (s->rank == 0 && !s->whole))
-        return wf_fail(WF_ERR_MEMORY, "no host memory for the largest tensor of %lld bytes", (long long)whole);
+        return wf_fail(WF_ERR_MEMORY, "no host memory for the largest tensor of %lld bytes",
+                       (long long)whole);
     return WF_OK;
 }
 
@@ -82,7 +87,9 @@ static wf_status gather(saver *s, int32_t t, const char *what, int64_t instance,
     return WF_OK;
 }
 
-/* ---- saving -------------------------------------------------------------------------------------------------- */
+/* ---- saving
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static wf_status save_tensors(saver *s, const char *const *what, int nsets) {
     const weft_params *const p = s->params;
@@ -98,7 +105,8 @@ static wf_status save_tensors(saver *s, const char *const *what, int nsets) {
 
 /* Agreement about the last tensor's write is the caller's. */
 static wf_status save_file(saver *s, const char *folder, int which, wf_progress *out) {
-    static const char *const weights[] = {""}, *const states[] = {"m", "v"}, *const prefixes[] = {"m.", "v."};
+    static const char *const weights[] = {""}, *const states[] = {"m", "v"},
+                             *const prefixes[] = {"m.", "v."};
     const bool state = which == WF_FILE_OPTIMIZER;
     const int nsets = state ? 2 : 1;
     char path[WF_PATH_BYTES];
@@ -106,7 +114,8 @@ static wf_status save_file(saver *s, const char *folder, int which, wf_progress 
     if (s->rank == 0) {
         status = wf_path_join(folder, wf_checkpoint_file_names[which], path, sizeof path);
         if (status == WF_OK)
-            status = wf_weights_create(path, &s->params->model, state ? prefixes : weights, nsets, &s->writer);
+            status = wf_weights_create(path, &s->params->model, state ? prefixes : weights, nsets,
+                                       &s->writer);
     }
     TRY(wf_fabric_agree(s->fabric, status));
     status = save_tensors(s, state ? states : weights, nsets);
@@ -132,12 +141,16 @@ static wf_status save_all(saver *s, const char *folder, bool optimizer, wf_progr
     if (status == WF_OK) status = save_config(s, folder, out);
     TRY(wf_fabric_agree(s->fabric, status));
     TRY(wf_fabric_agree(s->fabric, save_file(s, folder, WF_FILE_MODEL, out)));
-    return optimizer ? wf_fabric_agree(s->fabric, save_file(s, folder, WF_FILE_OPTIMIZER, out)) : WF_OK;
+    return optimizer ? wf_fabric_agree(s->fabric, save_file(s, folder, WF_FILE_OPTIMIZER, out))
+                     : WF_OK;
 }
 
 wf_status weft_save_files(weft_params *p, const char *folder, bool optimizer, wf_progress *out) {
     wf_fabric *const fabric = p->context->fabric;
-    saver s = {.params = p, .fabric = fabric, .rank = wf_fabric_rank(fabric), .ranks = wf_fabric_ranks(fabric)};
+    saver s = {.params = p,
+               .fabric = fabric,
+               .rank = wf_fabric_rank(fabric),
+               .ranks = wf_fabric_ranks(fabric)};
     const wf_status status = save_all(&s, folder, optimizer, out);
     wf_weights_abandon(s.writer);
     free(s.shard);
@@ -146,9 +159,12 @@ wf_status weft_save_files(weft_params *p, const char *folder, bool optimizer, wf
     return status;
 }
 
-/* ---- loading --------------------------------------------------------------------------------------------------- */
+/* ---- loading
+ * ---------------------------------------------------------------------------------------------------
+ */
 
-static wf_status load_sets(weft_params *p, const wf_weights *w, const char *const *what, int nsets, float *room) {
+static wf_status load_sets(weft_params *p, const wf_weights *w, const char *const *what, int nsets,
+                           float *room) {
     for (int set = 0; set < nsets; set++)
         for (int32_t i = 0; i < p->tensors; i++)
             for (int64_t k = 0; k < weft_params_instances(p, p->tensor[i]); k++) {
@@ -159,13 +175,15 @@ static wf_status load_sets(weft_params *p, const wf_weights *w, const char *cons
     return WF_OK;
 }
 
-wf_status weft_load_shards(weft_params *p, const wf_weights *w, const char *const *what, int nsets) {
+wf_status weft_load_shards(weft_params *p, const wf_weights *w, const char *const *what,
+                           int nsets) {
     int64_t most = 1;
     for (int t = 0; t < WF_TENSORS; t++)
         if (weft_shard_bytes(&p->map[t]) > most) most = weft_shard_bytes(&p->map[t]);
     float *const room = malloc((size_t)most);
-    const wf_status status = room ? load_sets(p, w, what, nsets, room)
-                                  : wf_fail(WF_ERR_MEMORY, "no host memory for a tensor of %lld bytes", (long long)most);
+    const wf_status status =
+        room ? load_sets(p, w, what, nsets, room)
+             : wf_fail(WF_ERR_MEMORY, "no host memory for a tensor of %lld bytes", (long long)most);
     free(room);
     return wf_fabric_agree(p->context->fabric, status);
 }

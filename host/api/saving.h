@@ -7,8 +7,8 @@
 #include "host/model/weights.h"
 
 /* Collective. Rank 0 writes config.json, model.safetensors and, where wanted, the optimizer's file
- * into `folder` (which only rank 0 needs to know), tensor by tensor; sizes and hashes go to `out` on
- * rank 0. Every rank gets the same verdict. */
+ * into `folder` (which only rank 0 needs to know), tensor by tensor; sizes and hashes go to `out`
+ * on rank 0. Every rank gets the same verdict. */
 wf_status weft_save_files(weft_params *, const char *folder, bool optimizer, wf_progress *out);
 
 /* Collective. This rank's shards from open files: what[set] is "" or "m" or "v". */

@@ -10,7 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- reading ------------------------------------------------------------------------------------ */
+/* ---- reading ------------------------------------------------------------------------------------
+ */
 
 static const char *kind_of(mode_t mode) {
     return S_ISDIR(mode) ? "a folder" : S_ISFIFO(mode) ? "a pipe" : "no plain file";
@@ -37,12 +38,15 @@ wf_status wf_file_open(const char *path, int *file_out, int64_t *bytes_out) {
 
 wf_status wf_file_read_at(int file, const char *path, int64_t at, void *out, int64_t bytes) {
     for (int64_t done = 0; done < bytes;) {
-        const ssize_t got = pread(file, (char *)out + done, (size_t)(bytes - done), (off_t)(at + done));
+        const ssize_t got =
+            pread(file, (char *)out + done, (size_t)(bytes - done), (off_t)(at + done));
         if (got < 0 && errno == EINTR) continue;
         if (got < 0)
-            return wf_fail(WF_ERR_FILE, "cannot read byte %lld of %s: %s", (long long)(at + done), path, strerror(errno));
+            return wf_fail(WF_ERR_FILE, "cannot read byte %lld of %s: %s", (long long)(at + done),
+                           path, strerror(errno));
         if (got == 0)
-            return wf_fail(WF_ERR_FILE, "%s ends at byte %lld; it was longer when it was opened", path, (long long)(at + done));
+            return wf_fail(WF_ERR_FILE, "%s ends at byte %lld; it was longer when it was opened",
+                           path, (long long)(at + done));
         done += got;
     }
     return WF_OK;
@@ -55,9 +59,11 @@ wf_status wf_file_load(const char *path, int64_t most, char **text_out, int64_t 
     TRY(wf_file_open(path, &file, &bytes));
     char *text = NULL;
     if (bytes > most)
-        status = wf_fail(WF_ERR_FILE, "%s has %lld bytes; at most %lld are read", path, (long long)bytes, (long long)most);
+        status = wf_fail(WF_ERR_FILE, "%s has %lld bytes; at most %lld are read", path,
+                         (long long)bytes, (long long)most);
     else if (!(text = malloc((size_t)bytes + 1)))
-        status = wf_fail(WF_ERR_MEMORY, "no host memory for the %lld bytes of %s", (long long)bytes, path);
+        status = wf_fail(WF_ERR_MEMORY, "no host memory for the %lld bytes of %s", (long long)bytes,
+                         path);
     else
         status = wf_file_read_at(file, path, 0, text, bytes);
     close(file);
@@ -71,18 +77,21 @@ wf_status wf_file_load(const char *path, int64_t most, char **text_out, int64_t 
     return WF_OK;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------ */
+/* ---- writing ------------------------------------------------------------------------------------
+ */
 
 enum { SYNC_EVERY = 64 << 20 };
 
 wf_status wf_output_open(const char *path, wf_output *out) {
     out->file = -1;
     if ((size_t)snprintf(out->path, sizeof out->path, "%s", path) >= sizeof out->path)
-        return wf_fail(WF_ERR_FILE, "the path %.64s... is longer than %zu bytes", path, sizeof out->path);
+        return wf_fail(WF_ERR_FILE, "the path %.64s... is longer than %zu bytes", path,
+                       sizeof out->path);
     out->bytes = out->synced = 0;
     wf_sha256_start(&out->hash);
     out->file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    return out->file < 0 ? wf_fail(WF_ERR_FILE, "cannot create %s: %s", path, strerror(errno)) : WF_OK;
+    return out->file < 0 ? wf_fail(WF_ERR_FILE, "cannot create %s: %s", path, strerror(errno))
+                         : WF_OK;
 }
 
 wf_status wf_output_put(wf_output *o, const void *data, int64_t bytes) {
@@ -90,7 +99,8 @@ wf_status wf_output_put(wf_output *o, const void *data, int64_t bytes) {
         const ssize_t put = write(o->file, (const char *)data + done, (size_t)(bytes - done));
         if (put < 0 && errno == EINTR) continue;
         if (put <= 0)
-            return wf_fail(WF_ERR_FILE, "cannot write byte %lld of %s: %s", (long long)(o->bytes + done), o->path,
+            return wf_fail(WF_ERR_FILE, "cannot write byte %lld of %s: %s",
+                           (long long)(o->bytes + done), o->path,
                            put ? strerror(errno) : "nothing was taken");
         done += put;
     }
@@ -98,12 +108,15 @@ wf_status wf_output_put(wf_output *o, const void *data, int64_t bytes) {
     o->bytes += bytes;
     if (o->bytes - o->synced < SYNC_EVERY) return WF_OK;
     o->synced = o->bytes;
-    return fdatasync(o->file) == 0 ? WF_OK : wf_fail(WF_ERR_FILE, "cannot sync %s: %s", o->path, strerror(errno));
+    return fdatasync(o->file) == 0
+               ? WF_OK
+               : wf_fail(WF_ERR_FILE, "cannot sync %s: %s", o->path, strerror(errno));
 }
 
 wf_status wf_output_close(wf_output *o, uint8_t digest_out[WF_SHA256_BYTES]) {
     wf_status status = WF_OK;
-    if (fsync(o->file) != 0) status = wf_fail(WF_ERR_FILE, "cannot sync %s: %s", o->path, strerror(errno));
+    if (fsync(o->file) != 0)
+        status = wf_fail(WF_ERR_FILE, "cannot sync %s: %s", o->path, strerror(errno));
     if (close(o->file) != 0 && status == WF_OK)
         status = wf_fail(WF_ERR_FILE, "cannot close %s: %s", o->path, strerror(errno));
     o->file = -1;
@@ -116,21 +129,25 @@ void wf_output_abandon(wf_output *o) {
     o->file = -1;
 }
 
-static wf_status settle(int file, const char *path, int64_t bytes, uint8_t digest_out[WF_SHA256_BYTES]) {
+static wf_status settle(int file, const char *path, int64_t bytes,
+                        uint8_t digest_out[WF_SHA256_BYTES]) {
     char block[4096];
     wf_sha256 hash;
     wf_sha256_start(&hash);
     for (int64_t at = 0; at < bytes;) {
-        const int64_t part = bytes - at < (int64_t)sizeof block ? bytes - at : (int64_t)sizeof block;
+        const int64_t part =
+            bytes - at < (int64_t)sizeof block ? bytes - at : (int64_t)sizeof block;
         TRY(wf_file_read_at(file, path, at, block, part));
         wf_sha256_add(&hash, block, (size_t)part);
         at += part;
     }
     wf_sha256_finish(&hash, digest_out);
-    return fsync(file) == 0 ? WF_OK : wf_fail(WF_ERR_FILE, "cannot sync %s: %s", path, strerror(errno));
+    return fsync(file) == 0 ? WF_OK
+                            : wf_fail(WF_ERR_FILE, "cannot sync %s: %s", path, strerror(errno));
 }
 
-wf_status wf_file_settle(const char *path, int64_t *bytes_out, uint8_t digest_out[WF_SHA256_BYTES]) {
+wf_status wf_file_settle(const char *path, int64_t *bytes_out,
+                         uint8_t digest_out[WF_SHA256_BYTES]) {
     int file;
     int64_t bytes;
     TRY(wf_file_open(path, &file, &bytes));
@@ -140,13 +157,15 @@ wf_status wf_file_settle(const char *path, int64_t *bytes_out, uint8_t digest_ou
     return status;
 }
 
-/* ---- folders ------------------------------------------------------------------------------------ */
+/* ---- folders ------------------------------------------------------------------------------------
+ */
 
 wf_status wf_path_join(const char *folder, const char *name, char *out, size_t out_bytes) {
     const size_t n = strlen(folder);
     const char *const between = n && folder[n - 1] == '/' ? "" : "/";
     if ((size_t)snprintf(out, out_bytes, "%s%s%s", folder, between, name) < out_bytes) return WF_OK;
-    return wf_fail(WF_ERR_FILE, "the path %.64s.../%.64s is longer than %zu bytes", folder, name, out_bytes);
+    return wf_fail(WF_ERR_FILE, "the path %.64s.../%.64s is longer than %zu bytes", folder, name,
+                   out_bytes);
 }
 
 static wf_status make_one(const char *path) {
@@ -160,7 +179,8 @@ static wf_status make_one(const char *path) {
 wf_status wf_folder_make(const char *path) {
     char part[4096];
     if (!*path || strlen(path) >= sizeof part)
-        return wf_fail(WF_ERR_FILE, "%s is no path of a folder", *path ? "what is longer than 4095 bytes" : "an empty text");
+        return wf_fail(WF_ERR_FILE, "%s is no path of a folder",
+                       *path ? "what is longer than 4095 bytes" : "an empty text");
     for (size_t n = 1; path[n]; n++) {
         if (path[n] != '/' || path[n - 1] == '/') continue;
         memcpy(part, path, n);
@@ -174,7 +194,8 @@ wf_status wf_folder_sync(const char *path) {
     const int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0) return wf_fail(WF_ERR_FILE, "cannot open folder %s: %s", path, strerror(errno));
     wf_status status = WF_OK;
-    /* some file systems have no sync of folders and say EINVAL: then there is nothing to wait for */
+    /* some file systems have no sync of folders and say EINVAL: then there is nothing to wait for
+     */
     if (fsync(folder) != 0 && errno != EINVAL)
         status = wf_fail(WF_ERR_FILE, "cannot sync folder %s: %s", path, strerror(errno));
     close(folder);
@@ -191,7 +212,8 @@ wf_status wf_folder_remove(const char *path) {
     wf_status status = WF_OK;
     for (const struct dirent *entry; status == WF_OK && (entry = readdir(folder));)
         if (!dots(entry->d_name) && unlinkat(dirfd(folder), entry->d_name, 0) != 0)
-            status = wf_fail(WF_ERR_FILE, "cannot remove %s/%s: %s", path, entry->d_name, strerror(errno));
+            status = wf_fail(WF_ERR_FILE, "cannot remove %s/%s: %s", path, entry->d_name,
+                             strerror(errno));
     closedir(folder);
     if (status == WF_OK && rmdir(path) != 0)
         status = wf_fail(WF_ERR_FILE, "cannot remove folder %s: %s", path, strerror(errno));
@@ -217,7 +239,8 @@ static wf_status take_place(const char *made, const char *path, char *old, size_
     if ((size_t)snprintf(old, old_bytes, "%s.old", made) >= old_bytes)
         return wf_fail(WF_ERR_FILE, "the path %.64s... is too long", made);
     if (rename(path, old) != 0 || rename(made, path) != 0)
-        return wf_fail(WF_ERR_FILE, "cannot put %s in the place of %s: %s", made, path, strerror(errno));
+        return wf_fail(WF_ERR_FILE, "cannot put %s in the place of %s: %s", made, path,
+                       strerror(errno));
     return WF_OK;
 }
 

@@ -51,8 +51,8 @@ wf_status wf_folder_make(const char *path);
 wf_status wf_folder_sync(const char *path);
 /* Removes a folder and the plain files in it; it may hold no folders. */
 wf_status wf_folder_remove(const char *path);
-/* `made` becomes `path`, in one step where the file system can (a folder that was there is exchanged
- * and removed), and that is synced. Both lie in one folder. */
+/* `made` becomes `path`, in one step where the file system can (a folder that was there is
+ * exchanged and removed), and that is synced. Both lie in one folder. */
 wf_status wf_folder_replace(const char *made, const char *path);
 
 #ifdef __cplusplus

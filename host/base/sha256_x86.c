@@ -1,6 +1,7 @@
-/* sha256_x86.c: SHA-256 by the SHA instructions of x86 processors (Gulley et al., "Intel SHA Extensions",
- * 2013), some 15 times the speed of plain C: a checkpoint's gigabytes are hashed as they are written and
- * before they are believed. Found by CPUID at run time; other processors have none here. */
+/* sha256_x86.c: SHA-256 by the SHA instructions of x86 processors (Gulley et al., "Intel SHA
+ * Extensions", 2013), some 15 times the speed of plain C: a checkpoint's gigabytes are hashed as
+ * they are written and before they are believed. Found by CPUID at run time; other processors have
+ * none here. */
 #include "host/base/sha256.h"
 
 #if defined(__x86_64__)
@@ -10,11 +11,13 @@
 /* Words 4i to 4i + 3 of the message, of which m holds the last sixteen. */
 __attribute__((target("sha,sse4.1"))) static inline __m128i next_words(const __m128i m[4], int i) {
     const __m128i before = m[(i + 3) % 4], middle = _mm_alignr_epi8(before, m[(i + 2) % 4], 4);
-    return _mm_sha256msg2_epu32(_mm_add_epi32(_mm_sha256msg1_epu32(m[i % 4], m[(i + 1) % 4]), middle), before);
+    return _mm_sha256msg2_epu32(
+        _mm_add_epi32(_mm_sha256msg1_epu32(m[i % 4], m[(i + 1) % 4]), middle), before);
 }
 
 /* The instructions want the eight words as (f e b a) and (h g d c). */
-__attribute__((target("sha,sse4.1"))) static void blocks_x86(uint32_t state[8], const uint8_t *data, size_t blocks) {
+__attribute__((target("sha,sse4.1"))) static void blocks_x86(uint32_t state[8], const uint8_t *data,
+                                                             size_t blocks) {
     const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
     const __m128i low = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0xb1);
     const __m128i high = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state + 4)), 0x1b);
@@ -23,8 +26,11 @@ __attribute__((target("sha,sse4.1"))) static void blocks_x86(uint32_t state[8], 
         const __m128i feba_before = feba, hgdc_before = hgdc;
         __m128i m[4];
         for (int i = 0; i < 16; i++) { /* four rounds each */
-            m[i % 4] = i < 4 ? _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(data + 16 * i)), big_endian) : next_words(m, i);
-            const __m128i sum = _mm_add_epi32(m[i % 4], _mm_loadu_si128((const __m128i *)(wf_sha256_constants + 4 * i)));
+            m[i % 4] = i < 4 ? _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(data + 16 * i)),
+                                                big_endian)
+                             : next_words(m, i);
+            const __m128i sum = _mm_add_epi32(
+                m[i % 4], _mm_loadu_si128((const __m128i *)(wf_sha256_constants + 4 * i)));
             hgdc = _mm_sha256rnds2_epu32(hgdc, feba, sum);
             feba = _mm_sha256rnds2_epu32(feba, hgdc, _mm_shuffle_epi32(sum, 0x0e));
         }

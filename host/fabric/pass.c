@@ -1,7 +1,8 @@
-/* pass.c: host bytes from one rank to another, for data that is gathered piece by piece (checkpoints):
- * wf_fabric_all_gather would give every rank room for all of it. Chunked, so that no count of the
- * bootstrap overflows; the chunk is memory of its own that can be left behind when a rank is lost, and the
- * caller's, so that nothing can fail here on one side alone but the passing itself. */
+/* pass.c: host bytes from one rank to another, for data that is gathered piece by piece
+ * (checkpoints): wf_fabric_all_gather would give every rank room for all of it. Chunked, so that no
+ * count of the bootstrap overflows; the chunk is memory of its own that can be left behind when a
+ * rank is lost, and the caller's, so that nothing can fail here on one side alone but the passing
+ * itself. */
 #include <string.h>
 
 #include "host/fabric/internal.h"
@@ -19,7 +20,8 @@ static wf_status move(wf_fabric *fabric, int32_t peer, bool sends, char **room, 
     return status;
 }
 
-wf_status wf_fabric_pass(wf_fabric *fabric, int32_t from, int32_t to, void *data, int64_t bytes, char **room) {
+wf_status wf_fabric_pass(wf_fabric *fabric, int32_t from, int32_t to, void *data, int64_t bytes,
+                         char **room) {
     const bool sends = fabric->rank == from;
     if (from == to || (!sends && fabric->rank != to)) return WF_OK;
     wf_status status = WF_OK;

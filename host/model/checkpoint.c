@@ -1,8 +1,8 @@
 /* checkpoint.c: names, life and proof of checkpoints on disk.
  *
  * The rename is the one moment at which a checkpoint comes into being: before it the partial folder
- * and every file in it are synced, after it the folder that holds it. What is pruned is renamed away
- * first, so that nothing half-removed ever has a checkpoint's name. */
+ * and every file in it are synced, after it the folder that holds it. What is pruned is renamed
+ * away first, so that nothing half-removed ever has a checkpoint's name. */
 #include "host/model/checkpoint.h"
 
 #include <dirent.h>
@@ -21,7 +21,8 @@
 
 #define PARTIAL ".partial-"
 
-/* ---- names ------------------------------------------------------------------------------------------ */
+/* ---- names
+ * ------------------------------------------------------------------------------------------ */
 
 static void print_name(int64_t step, char out[40]) {
     snprintf(out, 40, "step-%09" PRId64, step);
@@ -30,7 +31,8 @@ static void print_name(int64_t step, char out[40]) {
 /* The step, or -1: the name is not exactly as print_name makes it. */
 static int64_t step_of(const char *name) {
     char again[40];
-    if (strncmp(name, "step-", 5) != 0 || strlen(name) > 24 || name[5] < '0' || name[5] > '9') return -1;
+    if (strncmp(name, "step-", 5) != 0 || strlen(name) > 24 || name[5] < '0' || name[5] > '9')
+        return -1;
     const int64_t step = strtoll(name + 5, NULL, 10);
     print_name(step, again);
     return strcmp(again, name) == 0 ? step : -1;
@@ -54,18 +56,22 @@ static wf_status partial_path(const char *folder, const char *name, char out[WF_
     return wf_path_join(folder, whole, out, WF_PATH_BYTES);
 }
 
-/* ---- what dead runs left ------------------------------------------------------------------------------ */
+/* ---- what dead runs left
+ * ------------------------------------------------------------------------------ */
 
-/* ".NAME.partial-HOST-PID[.old]" of this host, whose process is this one or gone. Other hosts' are theirs. */
+/* ".NAME.partial-HOST-PID[.old]" of this host, whose process is this one or gone. Other hosts' are
+ * theirs. */
 static bool is_stale(const char *entry) {
     char host[64];
     const char *const at = *entry == '.' ? strstr(entry, PARTIAL) : NULL;
     if (!at) return false;
     host_name(host);
     const char *const from = at + strlen(PARTIAL), *const dash = strrchr(from, '-');
-    if (!dash || (size_t)(dash - from) != strlen(host) || strncmp(from, host, strlen(host)) != 0) return false;
+    if (!dash || (size_t)(dash - from) != strlen(host) || strncmp(from, host, strlen(host)) != 0)
+        return false;
     const long pid = strtol(dash + 1, NULL, 10);
-    return pid == getpid() || (pid > 0 && pid <= INT_MAX && kill((pid_t)pid, 0) != 0 && errno == ESRCH);
+    return pid == getpid() ||
+           (pid > 0 && pid <= INT_MAX && kill((pid_t)pid, 0) != 0 && errno == ESRCH);
 }
 
 /* Only partial folders whose names begin with `prefix` are looked at. */
@@ -74,17 +80,22 @@ static void remove_stale(const char *folder, const char *prefix) {
     DIR *const entries = opendir(folder);
     for (const struct dirent *e; entries && (e = readdir(entries));) {
         if (strncmp(e->d_name, prefix, strlen(prefix)) != 0 || !is_stale(e->d_name)) continue;
-        if (wf_path_join(folder, e->d_name, path, sizeof path) == WF_OK && wf_folder_remove(path) != WF_OK)
+        if (wf_path_join(folder, e->d_name, path, sizeof path) == WF_OK &&
+            wf_folder_remove(path) != WF_OK)
             wf_warn("what a dead run left cannot be removed: %s", wf_last_error());
     }
     if (entries) closedir(entries);
 }
 
 static wf_status make_partial(const char *path) {
-    return mkdir(path, 0777) == 0 ? WF_OK : wf_fail(WF_ERR_FILE, "cannot make folder %s: %s", path, strerror(errno));
+    return mkdir(path, 0777) == 0
+               ? WF_OK
+               : wf_fail(WF_ERR_FILE, "cannot make folder %s: %s", path, strerror(errno));
 }
 
-/* ---- list ------------------------------------------------------------------------------------------------ */
+/* ---- list
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static int by_value(const void *a, const void *b) {
     const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
@@ -110,7 +121,8 @@ wf_status wf_checkpoint_list(const char *folder, int64_t **steps_out, int64_t *c
     for (const struct dirent *e; status == WF_OK && (e = readdir(entries)); errno = 0)
         if (step_of(e->d_name) >= 0 && !push(&steps, &count, step_of(e->d_name)))
             status = wf_fail(WF_ERR_MEMORY, "no host memory to list folder %s", folder);
-    if (status == WF_OK && errno) status = wf_fail(WF_ERR_FILE, "cannot list folder %s: %s", folder, strerror(errno));
+    if (status == WF_OK && errno)
+        status = wf_fail(WF_ERR_FILE, "cannot list folder %s: %s", folder, strerror(errno));
     closedir(entries);
     if (status != WF_OK) {
         free(steps);
@@ -122,7 +134,8 @@ wf_status wf_checkpoint_list(const char *folder, int64_t **steps_out, int64_t *c
     return WF_OK;
 }
 
-/* ---- begin, commit, prune ---------------------------------------------------------------------------------- */
+/* ---- begin, commit, prune
+ * ---------------------------------------------------------------------------------- */
 
 wf_status wf_checkpoint_begin(const char *folder, int64_t step, char partial_out[WF_PATH_BYTES]) {
     char name[40];
@@ -145,7 +158,8 @@ static wf_status remove_checkpoint(const char *folder, int64_t step) {
     print_name(step, name);
     TRY(wf_path_join(folder, name, path, sizeof path));
     TRY(partial_path(folder, name, away));
-    if (rename(path, away) != 0) return wf_fail(WF_ERR_FILE, "cannot rename %s: %s", path, strerror(errno));
+    if (rename(path, away) != 0)
+        return wf_fail(WF_ERR_FILE, "cannot rename %s: %s", path, strerror(errno));
     return wf_folder_remove(away);
 }
 
@@ -158,16 +172,19 @@ void wf_checkpoint_prune(const char *folder, int64_t step, int32_t keep) {
     }
     while (upto < count && steps[upto] <= step) upto++;
     for (int64_t i = 0; i < upto - keep; i++)
-        if (remove_checkpoint(folder, steps[i]) != WF_OK) wf_warn("an old checkpoint is not removed: %s", wf_last_error());
+        if (remove_checkpoint(folder, steps[i]) != WF_OK)
+            wf_warn("an old checkpoint is not removed: %s", wf_last_error());
     free(steps);
 }
 
-/* ---- a model's folder ----------------------------------------------------------------------------------------- */
+/* ---- a model's folder
+ * ----------------------------------------------------------------------------------------- */
 
 /* path = parent/name, slashes at its end left out. */
 static wf_status split(const char *path, char parent[WF_PATH_BYTES], char name[256]) {
     char text[WF_PATH_BYTES];
-    if ((size_t)snprintf(text, sizeof text, "%s", path) >= sizeof text) return wf_fail(WF_ERR_FILE, "the path %.64s... is too long", path);
+    if ((size_t)snprintf(text, sizeof text, "%s", path) >= sizeof text)
+        return wf_fail(WF_ERR_FILE, "the path %.64s... is too long", path);
     for (size_t n = strlen(text); n > 1 && text[n - 1] == '/'; n--) text[n - 1] = 0;
     char *const slash = strrchr(text, '/');
     const char *const last = slash ? slash + 1 : text;
@@ -180,7 +197,8 @@ static wf_status split(const char *path, char parent[WF_PATH_BYTES], char name[2
 }
 
 static bool is_own(const char *name) {
-    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strcmp(name, wf_checkpoint_file_names[WF_FILE_CONFIG]) == 0 ||
+    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+           strcmp(name, wf_checkpoint_file_names[WF_FILE_CONFIG]) == 0 ||
            strcmp(name, wf_checkpoint_file_names[WF_FILE_MODEL]) == 0;
 }
 
@@ -189,13 +207,17 @@ static wf_status bring_along(const char *path, const char *partial) {
     char from[WF_PATH_BYTES], to[WF_PATH_BYTES];
     wf_status status = WF_OK;
     DIR *const entries = opendir(path);
-    if (!entries) return errno == ENOENT ? WF_OK : wf_fail(WF_ERR_FILE, "cannot open folder %s: %s", path, strerror(errno));
+    if (!entries)
+        return errno == ENOENT
+                   ? WF_OK
+                   : wf_fail(WF_ERR_FILE, "cannot open folder %s: %s", path, strerror(errno));
     for (const struct dirent *e; status == WF_OK && (e = readdir(entries));) {
         if (is_own(e->d_name)) continue;
         TRY_GOTO(wf_path_join(path, e->d_name, from, sizeof from), done);
         TRY_GOTO(wf_path_join(partial, e->d_name, to, sizeof to), done);
         if (linkat(AT_FDCWD, from, AT_FDCWD, to, 0) != 0)
-            status = wf_fail(WF_ERR_FILE, "cannot keep %s while its folder is replaced: %s", from, strerror(errno));
+            status = wf_fail(WF_ERR_FILE, "cannot keep %s while its folder is replaced: %s", from,
+                             strerror(errno));
     }
 done:
     closedir(entries);
@@ -228,7 +250,9 @@ wf_status wf_model_folder_commit(const char *path, const char *partial) {
     return wf_folder_replace(partial, whole);
 }
 
-/* ---- is it whole? ------------------------------------------------------------------------------------------------ */
+/* ---- is it whole?
+ * ------------------------------------------------------------------------------------------------
+ */
 
 int64_t wf_progress_bytes(const wf_progress *p) {
     int64_t bytes = 0;
@@ -245,8 +269,8 @@ static wf_status check_size(const char *folder, const wf_progress *p, int which)
     TRY(wf_file_open(path, &file, &bytes));
     close(file);
     if (bytes == p->file[which].bytes) return WF_OK;
-    return wf_fail(WF_ERR_FILE, "%s is damaged: it has %lld bytes, progress.json says %lld", path, (long long)bytes,
-                   (long long)p->file[which].bytes);
+    return wf_fail(WF_ERR_FILE, "%s is damaged: it has %lld bytes, progress.json says %lld", path,
+                   (long long)bytes, (long long)p->file[which].bytes);
 }
 
 wf_status wf_verifier_start(const char *folder, const wf_progress *p, wf_verifier *out) {
@@ -275,7 +299,8 @@ static wf_status close_file(wf_verifier *v) {
     v->file = -1;
     wf_sha256_finish(&v->hash, digest);
     if (memcmp(digest, v->progress.file[v->which].digest, sizeof digest) != 0)
-        return wf_fail(WF_ERR_FILE, "%s is damaged: its SHA-256 is not the one in progress.json", v->path);
+        return wf_fail(WF_ERR_FILE, "%s is damaged: its SHA-256 is not the one in progress.json",
+                       v->path);
     v->which++;
     return WF_OK;
 }

@@ -11,7 +11,8 @@ extern "C" {
 
 enum { WF_PATH_BYTES = 4096 };
 
-/* Steps of the checkpoints in the folder, ascending; malloc'ed. Whole or not: they are not opened. */
+/* Steps of the checkpoints in the folder, ascending; malloc'ed. Whole or not: they are not opened.
+ */
 wf_status wf_checkpoint_list(const char *folder, int64_t **steps_out, int64_t *count_out);
 wf_status wf_checkpoint_path(const char *folder, int64_t step, char out[WF_PATH_BYTES]);
 
@@ -31,7 +32,7 @@ wf_status wf_model_folder_commit(const char *path, const char *partial);
 typedef struct wf_verifier {
     char folder[WF_PATH_BYTES], path[WF_PATH_BYTES];
     wf_progress progress;
-    int which, file;            /* file: open, or -1 */
+    int which, file; /* file: open, or -1 */
     int64_t at;
     wf_sha256 hash;
 } wf_verifier;

@@ -1,15 +1,18 @@
 /* names.c: the tables. Names are those of the `transformers` library's state dictionaries; llama's
- * are also Mistral's and Qwen2's. weft's tensors are fused (q, k, v rows; gate, up rows), so that one
- * GEMM computes each; where a file has them apart, each of its tensors is a piece. */
+ * are also Mistral's and Qwen2's. weft's tensors are fused (q, k, v rows; gate, up rows), so that
+ * one GEMM computes each; where a file has them apart, each of its tensors is a piece. */
 #include "host/model/names.h"
 
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
-#define LINE(id, pattern, form)         {WF_T_##id, pattern, form, 0, 1}
-#define PIECE(id, pattern, piece, of)   {WF_T_##id, pattern, 0, piece, of}
-#define END                             {-1, NULL, 0, 0, 0}
+#define LINE(id, pattern, form)                                                                    \
+    { WF_T_##id, pattern, form, 0, 1 }
+#define PIECE(id, pattern, piece, of)                                                              \
+    { WF_T_##id, pattern, 0, piece, of }
+#define END                                                                                        \
+    { -1, NULL, 0, 0, 0 }
 
 static const wf_name gpt2[] = {
     LINE(TOKEN_EMBEDDING, "wte.weight", 0),
@@ -58,7 +61,8 @@ static const wf_name llama[] = {
     LINE(HEAD_WEIGHT, "lm_head.weight", WF_NAME_OUTSIDE),
     END,
 };
-static const char *const llama_ignored[] = {"layers.%d.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq", NULL};
+static const char *const llama_ignored[] = {"layers.%d.self_attn.rotary_emb.inv_freq",
+                                            "rotary_emb.inv_freq", NULL};
 
 static const wf_name bert[] = {
     LINE(TOKEN_EMBEDDING, "embeddings.word_embeddings.weight", 0),
@@ -93,8 +97,9 @@ static const wf_name bert[] = {
     END,
 };
 /* Position numbers, and the pooler and next-sentence head, which no loss of weft's reads. */
-static const char *const bert_ignored[] = {"embeddings.position_ids",    "pooler.dense.weight",      "pooler.dense.bias",
-                                           "cls.seq_relationship.weight", "cls.seq_relationship.bias", NULL};
+static const char *const bert_ignored[] = {
+    "embeddings.position_ids",     "pooler.dense.weight",       "pooler.dense.bias",
+    "cls.seq_relationship.weight", "cls.seq_relationship.bias", NULL};
 
 static const wf_family_names families[WF_FAMILIES] = {
     [WF_FAMILY_GPT2] = {"transformer.", gpt2, gpt2_ignored},
@@ -102,7 +107,8 @@ static const wf_family_names families[WF_FAMILIES] = {
     [WF_FAMILY_BERT] = {"bert.", bert, bert_ignored},
 };
 
-/* ---- questions about a name ------------------------------------------------------------------------ */
+/* ---- questions about a name
+ * ------------------------------------------------------------------------ */
 
 const wf_family_names *wf_names_of(const wf_model *m) {
     return &families[m->family];
@@ -129,17 +135,19 @@ wf_range wf_name_rows(const wf_model *m, const wf_parameter_info *info, const wf
     return name->piece == 0 ? (wf_range){0, q} : (wf_range){q + (name->piece - 1) * kv, kv};
 }
 
-void wf_name_print(const wf_name *name, const char *set, const char *prefix, int64_t layer, char *out, size_t out_bytes) {
+void wf_name_print(const wf_name *name, const char *set, const char *prefix, int64_t layer,
+                   char *out, size_t out_bytes) {
     const char *const number = strstr(name->pattern, "%d");
     if (name->form & WF_NAME_OUTSIDE) prefix = "";
     if (number)
-        snprintf(out, out_bytes, "%s%s%.*s%lld%s", set, prefix, (int)(number - name->pattern), name->pattern, (long long)layer,
-                 number + 2);
+        snprintf(out, out_bytes, "%s%s%.*s%lld%s", set, prefix, (int)(number - name->pattern),
+                 name->pattern, (long long)layer, number + 2);
     else
         snprintf(out, out_bytes, "%s%s%s", set, prefix, name->pattern);
 }
 
-/* ---- what is passed by ------------------------------------------------------------------------------- */
+/* ---- what is passed by
+ * ------------------------------------------------------------------------------- */
 
 static bool matches(const char *pattern, const char *name) {
     for (; *pattern; pattern++) {
@@ -165,14 +173,15 @@ bool wf_name_ignored(const wf_model *m, const char *name) {
     const size_t prefix = strlen(family->prefix);
     if (is_head(m, name)) return true;
     for (int i = 0; family->ignored[i]; i++)
-        if (matches(family->ignored[i], name) ||
-            (strncmp(name, family->prefix, prefix) == 0 && matches(family->ignored[i], name + prefix)))
+        if (matches(family->ignored[i], name) || (strncmp(name, family->prefix, prefix) == 0 &&
+                                                  matches(family->ignored[i], name + prefix)))
             return true;
     return false;
 }
 
 void wf_name_modern(const char *name, char *out, size_t out_bytes) {
-    static const char *const renamed[][2] = {{"LayerNorm.gamma", "LayerNorm.weight"}, {"LayerNorm.beta", "LayerNorm.bias"}};
+    static const char *const renamed[][2] = {{"LayerNorm.gamma", "LayerNorm.weight"},
+                                             {"LayerNorm.beta", "LayerNorm.bias"}};
     const size_t n = strlen(name);
     for (size_t i = 0; i < sizeof renamed / sizeof *renamed; i++) {
         const size_t end = strlen(renamed[i][0]);

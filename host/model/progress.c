@@ -8,7 +8,8 @@
 
 enum { MOST_BYTES = 1 << 16 };
 
-const char *const wf_checkpoint_file_names[WF_CHECKPOINT_FILES] = {"config.json", "model.safetensors", "optimizer.safetensors"};
+const char *const wf_checkpoint_file_names[WF_CHECKPOINT_FILES] = {
+    "config.json", "model.safetensors", "optimizer.safetensors"};
 
 /* Hash of all fields but "check", printed in one fixed way. */
 static bool check_of(const json_t *root, char out[2 * WF_SHA256_BYTES + 1]) {
@@ -27,7 +28,8 @@ static bool check_of(const json_t *root, char out[2 * WF_SHA256_BYTES + 1]) {
     return true;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------ */
+/* ---- writing ------------------------------------------------------------------------------------
+ */
 
 /* JSON has no 64-bit numbers without a sign that every reader keeps. */
 static json_t *hexadecimal(uint64_t value) {
@@ -40,7 +42,8 @@ static json_t *files_of(const wf_progress *p) {
         char hex[2 * WF_SHA256_BYTES + 1];
         if (!p->file[i].there) continue;
         wf_sha256_hex(p->file[i].digest, hex);
-        json_t *const one = json_pack("{s:I,s:s}", "bytes", (json_int_t)p->file[i].bytes, "sha256", hex);
+        json_t *const one =
+            json_pack("{s:I,s:s}", "bytes", (json_int_t)p->file[i].bytes, "sha256", hex);
         if (json_object_set_new(files, wf_checkpoint_file_names[i], one) == 0) continue;
         json_decref(files);
         files = NULL;
@@ -50,24 +53,28 @@ static json_t *files_of(const wf_progress *p) {
 
 static char *print(const wf_progress *p) {
     char check[2 * WF_SHA256_BYTES + 1];
-    json_t *const root =
-        json_pack("{s:i,s:I,s:o,s:I,s:o,s:o,s:s,s:o}", "version", WF_PROGRESS_VERSION, "step", (json_int_t)p->step, "seed",
-                  hexadecimal(p->seed), "data_position", (json_int_t)p->data_position, "data_hash", hexadecimal(p->data_hash),
-                  "choices_hash", hexadecimal(p->choices_hash), "layout", p->layout, "files", files_of(p));
+    json_t *const root = json_pack(
+        "{s:i,s:I,s:o,s:I,s:o,s:o,s:s,s:o}", "version", WF_PROGRESS_VERSION, "step",
+        (json_int_t)p->step, "seed", hexadecimal(p->seed), "data_position",
+        (json_int_t)p->data_position, "data_hash", hexadecimal(p->data_hash), "choices_hash",
+        hexadecimal(p->choices_hash), "layout", p->layout, "files", files_of(p));
     char *text = NULL;
-    if (root && check_of(root, check) && json_object_set_new(root, "check", json_string(check)) == 0)
+    if (root && check_of(root, check) &&
+        json_object_set_new(root, "check", json_string(check)) == 0)
         text = json_dumps(root, JSON_INDENT(1));
     json_decref(root);
     return text;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------- */
+/* ---- reading
+ * ------------------------------------------------------------------------------------- */
 
 static wf_status bad(const char *path, const char *field) {
     return wf_fail(WF_ERR_FILE, "%s is damaged: its field %s is missing or wrong", path, field);
 }
 
-static wf_status get_number(const char *path, const json_t *object, const char *field, int64_t *out) {
+static wf_status get_number(const char *path, const json_t *object, const char *field,
+                            int64_t *out) {
     const json_t *const value = json_object_get(object, field);
     if (!json_is_integer(value) || json_integer_value(value) < 0) return bad(path, field);
     *out = json_integer_value(value);
@@ -78,7 +85,8 @@ static bool is_hex(const char *text, size_t digits) {
     return text && strlen(text) == digits && strspn(text, "0123456789abcdef") == digits;
 }
 
-static wf_status get_hash(const char *path, const json_t *object, const char *field, uint64_t *out) {
+static wf_status get_hash(const char *path, const json_t *object, const char *field,
+                          uint64_t *out) {
     const char *const text = json_string_value(json_object_get(object, field));
     if (!is_hex(text, 16)) return bad(path, field);
     *out = strtoull(text, NULL, 16);
@@ -121,7 +129,8 @@ static wf_status read_root(const char *path, const json_t *root, wf_progress *ou
     if (!json_is_object(root)) return wf_fail(WF_ERR_FILE, "%s is no JSON object", path);
     TRY(get_number(path, root, "version", &version));
     if (version != WF_PROGRESS_VERSION)
-        return wf_fail(WF_ERR_FILE, "%s is of version %lld; this weft reads %d", path, (long long)version, WF_PROGRESS_VERSION);
+        return wf_fail(WF_ERR_FILE, "%s is of version %lld; this weft reads %d", path,
+                       (long long)version, WF_PROGRESS_VERSION);
     TRY(check_itself(path, root));
     TRY(get_number(path, root, "step", &p.step));
     TRY(get_number(path, root, "data_position", &p.data_position));
@@ -129,7 +138,8 @@ static wf_status read_root(const char *path, const json_t *root, wf_progress *ou
     TRY(get_hash(path, root, "data_hash", &p.data_hash));
     TRY(get_hash(path, root, "choices_hash", &p.choices_hash));
     TRY(get_layout(path, root, p.layout));
-    for (int i = 0; i < WF_CHECKPOINT_FILES; i++) TRY(get_file(path, json_object_get(root, "files"), i, &p));
+    for (int i = 0; i < WF_CHECKPOINT_FILES; i++)
+        TRY(get_file(path, json_object_get(root, "files"), i, &p));
     *out = p;
     return WF_OK;
 }
@@ -137,7 +147,8 @@ static wf_status read_root(const char *path, const json_t *root, wf_progress *ou
 static wf_status parse(const char *path, const char *text, int64_t bytes, wf_progress *out) {
     json_error_t error;
     json_t *const root = json_loadb(text, (size_t)bytes, JSON_REJECT_DUPLICATES, &error);
-    if (!root) return wf_fail(WF_ERR_FILE, "%s is no JSON: %s in line %d", path, error.text, error.line);
+    if (!root)
+        return wf_fail(WF_ERR_FILE, "%s is no JSON: %s in line %d", path, error.text, error.line);
     const wf_status status = read_root(path, root, out);
     json_decref(root);
     return status;
@@ -152,7 +163,8 @@ wf_status wf_progress_read(const char *path, wf_progress *out) {
     return status;
 }
 
-/* ---- writing, proved by reading ------------------------------------------------------------------ */
+/* ---- writing, proved by reading
+ * ------------------------------------------------------------------ */
 
 wf_status wf_progress_write(const char *path, const wf_progress *p) {
     uint8_t digest[WF_SHA256_BYTES];

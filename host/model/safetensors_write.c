@@ -7,7 +7,7 @@
 
 struct wf_safetensors_writer {
     wf_output output;
-    int64_t end;                /* bytes of the whole file */
+    int64_t end; /* bytes of the whole file */
 };
 
 static void print_entry(FILE *f, const wf_tensor_plan *t, int64_t from, int64_t to) {
@@ -16,15 +16,19 @@ static void print_entry(FILE *f, const wf_tensor_plan *t, int64_t from, int64_t 
     fprintf(f, "],\"data_offsets\":[%lld,%lld]}", (long long)from, (long long)to);
 }
 
-/* The header's text, padded by spaces so that data begin at a multiple of 8, and the data's bytes. */
-static char *print_header(const wf_tensor_plan *plan, int64_t count, size_t *bytes_out, int64_t *data_out) {
+/* The header's text, padded by spaces so that data begin at a multiple of 8, and the data's bytes.
+ */
+static char *print_header(const wf_tensor_plan *plan, int64_t count, size_t *bytes_out,
+                          int64_t *data_out) {
     char *text = NULL;
     int64_t at = 0;
     FILE *const f = open_memstream(&text, bytes_out);
     if (!f) return NULL;
-    fprintf(f, "{\"__metadata__\":{\"format\":\"pt\"}"); /* `transformers` opens no file without it */
+    fprintf(f,
+            "{\"__metadata__\":{\"format\":\"pt\"}"); /* `transformers` opens no file without it */
     for (int64_t i = 0; i < count; i++) {
-        const int64_t bytes = plan[i].rows * (plan[i].vector ? 1 : plan[i].columns) * (int64_t)sizeof(float);
+        const int64_t bytes =
+            plan[i].rows * (plan[i].vector ? 1 : plan[i].columns) * (int64_t)sizeof(float);
         print_entry(f, &plan[i], at, at + bytes);
         at += bytes;
     }
@@ -36,7 +40,8 @@ static char *print_header(const wf_tensor_plan *plan, int64_t count, size_t *byt
     return NULL;
 }
 
-wf_status wf_safetensors_create(const char *path, const wf_tensor_plan *plan, int64_t count, wf_safetensors_writer **out) {
+wf_status wf_safetensors_create(const char *path, const wf_tensor_plan *plan, int64_t count,
+                                wf_safetensors_writer **out) {
     wf_status status;
     size_t bytes;
     int64_t data;
@@ -66,11 +71,12 @@ wf_status wf_safetensors_put(wf_safetensors_writer *w, const float *data, int64_
     return wf_output_put(&w->output, data, elements * (int64_t)sizeof *data);
 }
 
-wf_status wf_safetensors_finish(wf_safetensors_writer *w, int64_t *bytes_out, uint8_t digest_out[WF_SHA256_BYTES]) {
+wf_status wf_safetensors_finish(wf_safetensors_writer *w, int64_t *bytes_out,
+                                uint8_t digest_out[WF_SHA256_BYTES]) {
     wf_status status = WF_OK;
     if (w->output.bytes != w->end)
-        status = wf_fail(WF_ERR_INTERNAL, "%s was given %lld of its %lld bytes", w->output.path, (long long)w->output.bytes,
-                         (long long)w->end);
+        status = wf_fail(WF_ERR_INTERNAL, "%s was given %lld of its %lld bytes", w->output.path,
+                         (long long)w->output.bytes, (long long)w->end);
     if (status == WF_OK) status = wf_output_close(&w->output, digest_out);
     if (status == WF_OK) *bytes_out = w->output.bytes;
     wf_safetensors_abandon(w);

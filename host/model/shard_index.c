@@ -22,18 +22,23 @@ static void keep_each_once(wf_shard_index *index) {
     int64_t n = 0;
     qsort(index->files, (size_t)index->nplaces, sizeof *index->files, by_text);
     for (int64_t i = 0; i < index->nplaces; i++)
-        if (!n || strcmp(index->files[n - 1], index->files[i]) != 0) index->files[n++] = index->files[i];
+        if (!n || strcmp(index->files[n - 1], index->files[i]) != 0)
+            index->files[n++] = index->files[i];
     index->nfiles = n;
 }
 
-static wf_status add_place(const char *path, const char *tensor, const json_t *value, wf_shard_index *out) {
+static wf_status add_place(const char *path, const char *tensor, const json_t *value,
+                           wf_shard_index *out) {
     const char *const file = json_string_value(value);
     if (!file || !stays_inside(file))
-        return wf_fail(WF_ERR_FILE, "%s: tensor %.200s lies in \"%.64s\", which is no plain name of a .safetensors file", path,
-                       tensor, file ? file : "?");
+        return wf_fail(
+            WF_ERR_FILE,
+            "%s: tensor %.200s lies in \"%.64s\", which is no plain name of a .safetensors file",
+            path, tensor, file ? file : "?");
     struct wf_shard_place *const place = &out->places[out->nplaces++];
     *place = (struct wf_shard_place){strdup(tensor), strdup(file)};
-    if (!place->tensor || !place->file) return wf_fail(WF_ERR_MEMORY, "no host memory for the index %s", path);
+    if (!place->tensor || !place->file)
+        return wf_fail(WF_ERR_MEMORY, "no host memory for the index %s", path);
     out->files[out->nplaces - 1] = place->file;
     return WF_OK;
 }
@@ -42,14 +47,17 @@ static wf_status read_map(const char *path, const json_t *root, wf_shard_index *
     json_t *const map = json_object_get(root, "weight_map");
     const char *tensor;
     json_t *value;
-    if (!json_is_object(map) || json_object_size(map) == 0) return wf_fail(WF_ERR_FILE, "%s has no weight_map", path);
+    if (!json_is_object(map) || json_object_size(map) == 0)
+        return wf_fail(WF_ERR_FILE, "%s has no weight_map", path);
     out->places = calloc(json_object_size(map), sizeof *out->places);
     out->files = calloc(json_object_size(map), sizeof *out->files);
-    if (!out->places || !out->files) return wf_fail(WF_ERR_MEMORY, "no host memory for the index %s", path);
+    if (!out->places || !out->files)
+        return wf_fail(WF_ERR_MEMORY, "no host memory for the index %s", path);
     json_object_foreach(map, tensor, value) TRY(add_place(path, tensor, value, out));
     keep_each_once(out);
     if (out->nfiles > MOST_FILES)
-        return wf_fail(WF_ERR_FILE, "%s names %lld files; at most %d are opened", path, (long long)out->nfiles, MOST_FILES);
+        return wf_fail(WF_ERR_FILE, "%s names %lld files; at most %d are opened", path,
+                       (long long)out->nfiles, MOST_FILES);
     return WF_OK;
 }
 
@@ -61,7 +69,8 @@ wf_status wf_shard_index_read(const char *path, wf_shard_index *out) {
     TRY(wf_file_load(path, MOST_BYTES, &text, &bytes));
     json_t *const root = json_loadb(text, (size_t)bytes, JSON_REJECT_DUPLICATES, &error);
     free(text);
-    if (!root) return wf_fail(WF_ERR_FILE, "%s is no JSON: %s in line %d", path, error.text, error.line);
+    if (!root)
+        return wf_fail(WF_ERR_FILE, "%s is no JSON: %s in line %d", path, error.text, error.line);
     const wf_status status = read_map(path, root, &index);
     json_decref(root);
     if (status != WF_OK)

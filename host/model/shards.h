@@ -9,8 +9,8 @@ extern "C" {
 #endif
 
 typedef struct wf_shard_tensor {
-    const char *name;           /* modern form (names.h) */
-    char *renamed;              /* owns name where it is not the entry's */
+    const char *name; /* modern form (names.h) */
+    char *renamed;    /* owns name where it is not the entry's */
     const wf_safetensors *file;
     const wf_tensor_entry *entry;
     bool used;
@@ -19,7 +19,7 @@ typedef struct wf_shard_tensor {
 typedef struct wf_shards {
     wf_safetensors **files;
     int64_t nfiles;
-    wf_shard_tensor *tensors;   /* by name */
+    wf_shard_tensor *tensors; /* by name */
     int64_t ntensors;
 } wf_shards;
 
@@ -31,9 +31,11 @@ wf_shard_tensor *wf_shards_find(const wf_shards *, const char *name);
 
 /* The index: which file of the folder holds which tensor. Names stay in the folder. */
 typedef struct wf_shard_index {
-    struct wf_shard_place { char *tensor, *file; } *places;
+    struct wf_shard_place {
+        char *tensor, *file;
+    } * places;
     int64_t nplaces;
-    char **files;               /* each once */
+    char **files; /* each once */
     int64_t nfiles;
 } wf_shard_index;
 wf_status wf_shard_index_read(const char *path, wf_shard_index *out);

@@ -1,7 +1,7 @@
 /* weights.c: which entry of which file is which tensor of the model, and a rank's shard of it.
  *
- * Everything is found and its shape compared when the files are opened; what a file holds beyond the
- * model's tensors is an error unless the family's table says that it is passed by. */
+ * Everything is found and its shape compared when the files are opened; what a file holds beyond
+ * the model's tensors is an error unless the family's table says that it is passed by. */
 #include "host/model/weights.h"
 
 #include <stdio.h>
@@ -26,12 +26,14 @@ struct wf_weights {
     const wf_shard_tensor **places; /* NULL where a second name is absent */
     int64_t nplaces;                /* of one set */
     char *path;
-    int64_t *read;              /* bytes; apart, so that reading may be const */
+    int64_t *read; /* bytes; apart, so that reading may be const */
 };
 
-/* ---- the table for this model --------------------------------------------------------------------------- */
+/* ---- the table for this model
+ * --------------------------------------------------------------------------- */
 
-static void lay_out(const wf_model *m, const wf_parameter_info *info, row rows[WF_TENSORS], int64_t *places_out) {
+static void lay_out(const wf_model *m, const wf_parameter_info *info, row rows[WF_TENSORS],
+                    int64_t *places_out) {
     *places_out = 0;
     memset(rows, 0, WF_TENSORS * sizeof *rows);
     for (const wf_name *n = wf_names_of(m)->names; n->pattern; n++)
@@ -43,28 +45,37 @@ static void lay_out(const wf_model *m, const wf_parameter_info *info, row rows[W
     }
 }
 
-static wf_status check_names(const wf_model *m, const wf_parameter_info *info, const row rows[WF_TENSORS]) {
+static wf_status check_names(const wf_model *m, const wf_parameter_info *info,
+                             const row rows[WF_TENSORS]) {
     for (int t = 0; t < WF_TENSORS; t++)
         if (rows[t].instances && !rows[t].names)
             return wf_fail(WF_ERR_UNSUPPORTED, "files of a %s model have no name for tensor %s",
-                           m->family == WF_FAMILY_GPT2 ? "gpt2" : m->family == WF_FAMILY_LLAMA ? "llama" : "bert", info[t].name);
+                           m->family == WF_FAMILY_GPT2    ? "gpt2"
+                           : m->family == WF_FAMILY_LLAMA ? "llama"
+                                                          : "bert",
+                           info[t].name);
     return WF_OK;
 }
 
-static const wf_shard_tensor *place(const wf_weights *w, int set, int tensor, int64_t instance, int32_t name) {
-    return w->places[set * w->nplaces + w->rows[tensor].first + instance * w->rows[tensor].names + name];
+static const wf_shard_tensor *place(const wf_weights *w, int set, int tensor, int64_t instance,
+                                    int32_t name) {
+    return w->places[set * w->nplaces + w->rows[tensor].first + instance * w->rows[tensor].names +
+                     name];
 }
 
-/* ---- finding ---------------------------------------------------------------------------------------------- */
+/* ---- finding
+ * ---------------------------------------------------------------------------------------------- */
 
 static void print_shape(const int64_t *extent, int32_t axes, char *out, size_t out_bytes) {
     size_t used = (size_t)snprintf(out, out_bytes, "[");
     for (int32_t i = 0; i < axes && used < out_bytes; i++)
-        used += (size_t)snprintf(out + used, out_bytes - used, "%s%lld", i ? ", " : "", (long long)extent[i]);
+        used += (size_t)snprintf(out + used, out_bytes - used, "%s%lld", i ? ", " : "",
+                                 (long long)extent[i]);
     if (used < out_bytes) snprintf(out + used, out_bytes - used, "]");
 }
 
-static wf_status check_shape(const wf_weights *w, int tensor, const wf_name *name, const wf_shard_tensor *found) {
+static wf_status check_shape(const wf_weights *w, int tensor, const wf_name *name,
+                             const wf_shard_tensor *found) {
     const wf_tensor_entry *const e = found->entry;
     const wf_parameter_info *const info = &w->info[tensor];
     const int64_t rows = wf_name_rows(&w->model, info, name).count, columns = info->columns;
@@ -72,21 +83,24 @@ static wf_status check_shape(const wf_weights *w, int tensor, const wf_name *nam
     const int64_t want[2] = {turned ? columns : rows, turned ? rows : columns};
     const int32_t axes = info->matrix ? 2 : 1;
     char is[192], should[64];
-    if (e->axes == axes && e->extent[0] == want[0] && (axes == 1 || e->extent[1] == want[1])) return WF_OK;
+    if (e->axes == axes && e->extent[0] == want[0] && (axes == 1 || e->extent[1] == want[1]))
+        return WF_OK;
     print_shape(e->extent, e->axes, is, sizeof is);
     print_shape(want, axes, should, sizeof should);
-    return wf_fail(WF_ERR_FILE, "%s: tensor %.200s is %s; this model's is %s", wf_safetensors_path(found->file), e->name, is,
-                   should);
+    return wf_fail(WF_ERR_FILE, "%s: tensor %.200s is %s; this model's is %s",
+                   wf_safetensors_path(found->file), e->name, is, should);
 }
 
 static wf_status check_storage(const wf_shard_tensor *found) {
     if (found->entry->storage != WF_STORAGE_OTHER) return WF_OK;
-    return wf_fail(WF_ERR_FILE, "%s: tensor %.200s is of dtype %s; weights are F32, F16, BF16 or F64",
+    return wf_fail(WF_ERR_FILE,
+                   "%s: tensor %.200s is of dtype %s; weights are F32, F16, BF16 or F64",
                    wf_safetensors_path(found->file), found->entry->name, found->entry->dtype);
 }
 
 /* With the family's prefix, as language models have it, or without, as the base model's files. */
-static wf_shard_tensor *look_up(const wf_weights *w, const char *set, const wf_name *name, int64_t instance) {
+static wf_shard_tensor *look_up(const wf_weights *w, const char *set, const wf_name *name,
+                                int64_t instance) {
     char text[NAME_BYTES];
     wf_name_print(name, set, wf_names_of(&w->model)->prefix, instance, text, sizeof text);
     wf_shard_tensor *const found = wf_shards_find(&w->shards, text);
@@ -95,14 +109,16 @@ static wf_shard_tensor *look_up(const wf_weights *w, const char *set, const wf_n
     return wf_shards_find(&w->shards, text);
 }
 
-static wf_status missing(const wf_weights *w, const char *set, const wf_name *name, int64_t instance) {
+static wf_status missing(const wf_weights *w, const char *set, const wf_name *name,
+                         int64_t instance) {
     char text[NAME_BYTES];
     wf_name_print(name, set, wf_names_of(&w->model)->prefix, instance, text, sizeof text);
     return wf_fail(WF_ERR_FILE, "%s holds no tensor %s, which this model has", w->path, text);
 }
 
 /* One instance: all pieces, or at least one of a whole tensor's names. */
-static wf_status find_instance(wf_weights *w, const char *set, int tensor, int64_t instance, const wf_shard_tensor **out) {
+static wf_status find_instance(wf_weights *w, const char *set, int tensor, int64_t instance,
+                               const wf_shard_tensor **out) {
     const row *const r = &w->rows[tensor];
     int found = 0;
     for (int32_t i = 0; i < r->names; i++) {
@@ -129,8 +145,8 @@ static wf_status check_rest(const wf_weights *w) {
     for (int64_t i = 0; i < w->shards.ntensors; i++) {
         const wf_shard_tensor *const t = &w->shards.tensors[i];
         if (!t->used && !wf_name_ignored(&w->model, t->name))
-            return wf_fail(WF_ERR_FILE, "%s holds tensor %.200s, which this model does not have", wf_safetensors_path(t->file),
-                           t->entry->name);
+            return wf_fail(WF_ERR_FILE, "%s holds tensor %.200s, which this model does not have",
+                           wf_safetensors_path(t->file), t->entry->name);
     }
     return WF_OK;
 }
@@ -139,12 +155,14 @@ static wf_status find_all(wf_weights *w, const char *const *sets, int nsets) {
     TRY(check_names(&w->model, w->info, w->rows));
     w->places = calloc((size_t)(nsets * w->nplaces) + 1, sizeof *w->places);
     w->read = calloc(1, sizeof *w->read);
-    if (!w->places || !w->read) return wf_fail(WF_ERR_MEMORY, "no host memory for the tensors of %s", w->path);
+    if (!w->places || !w->read)
+        return wf_fail(WF_ERR_MEMORY, "no host memory for the tensors of %s", w->path);
     for (int s = 0; s < nsets; s++) TRY(find_set(w, sets[s], w->places + s * w->nplaces));
     return check_rest(w);
 }
 
-wf_status wf_weights_open(const char *path, const wf_model *m, const char *const *sets, int nsets, wf_weights **out) {
+wf_status wf_weights_open(const char *path, const wf_model *m, const char *const *sets, int nsets,
+                          wf_weights **out) {
     wf_status status;
     wf_weights *const w = calloc(1, sizeof *w);
     if (!w) return wf_fail(WF_ERR_MEMORY, "no host memory to open %s", path);
@@ -175,10 +193,12 @@ int64_t wf_weights_bytes_read(const wf_weights *w) {
     return *w->read;
 }
 
-/* ---- a shard ------------------------------------------------------------------------------------------------ */
+/* ---- a shard
+ * ------------------------------------------------------------------------------------------------
+ */
 
-/* What of a file's matrix a rank takes, [rows, columns] of it at (row, column), and where element (i, j)
- * of that goes: out + i * row_step + j * column_step. */
+/* What of a file's matrix a rank takes, [rows, columns] of it at (row, column), and where element
+ * (i, j) of that goes: out + i * row_step + j * column_step. */
 typedef struct block {
     int64_t row, column, rows, columns, row_step, column_step;
     float *out;
@@ -191,17 +211,22 @@ static void scatter(const block *b, int64_t from, int64_t rows, const float *dat
 }
 
 /* Whole rows lie together and are read many at a time; parts of rows one by one. */
-static wf_status read_block(const wf_weights *w, const wf_shard_tensor *t, int64_t width, const block *b) {
+static wf_status read_block(const wf_weights *w, const wf_shard_tensor *t, int64_t width,
+                            const block *b) {
     if (!b->rows || !b->columns) return WF_OK;
     const int64_t bytes = b->columns * (int64_t)sizeof(float);
     const bool straight = b->columns == width && b->column_step == 1 && b->row_step == width;
-    const int64_t at_once = straight ? b->rows : b->columns == width && bytes < ROOM_BYTES ? ROOM_BYTES / bytes : 1;
+    const int64_t at_once = straight                                    ? b->rows
+                            : b->columns == width && bytes < ROOM_BYTES ? ROOM_BYTES / bytes
+                                                                        : 1;
     float *const room = straight ? NULL : malloc((size_t)(at_once * bytes));
-    wf_status status = straight || room ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for a row of tensor %s", t->name);
+    wf_status status =
+        straight || room ? WF_OK
+                         : wf_fail(WF_ERR_MEMORY, "no host memory for a row of tensor %s", t->name);
     for (int64_t i = 0; i < b->rows && status == WF_OK; i += at_once) {
         const int64_t rows = b->rows - i < at_once ? b->rows - i : at_once;
-        status = wf_safetensors_read(t->file, t->entry, (b->row + i) * width + b->column, rows * b->columns,
-                                     straight ? b->out : room);
+        status = wf_safetensors_read(t->file, t->entry, (b->row + i) * width + b->column,
+                                     rows * b->columns, straight ? b->out : room);
         if (status == WF_OK && !straight) scatter(b, i, rows, room);
         *w->read += rows * b->columns * (t->entry->bytes / t->entry->elements);
     }
@@ -209,45 +234,54 @@ static wf_status read_block(const wf_weights *w, const wf_shard_tensor *t, int64
     return status;
 }
 
-/* Rows [first, first + count) of weft's tensor, which the file has as its rows (or columns) from `base` on. */
-static wf_status read_rows(const wf_weights *w, const wf_shard_tensor *t, const wf_name *name, int tensor, wf_range part,
-                           int64_t base, int64_t columns, int64_t first_column, float *out) {
-    const int64_t height = wf_name_rows(&w->model, &w->info[tensor], name).count, width = w->info[tensor].columns;
+/* Rows [first, first + count) of weft's tensor, which the file has as its rows (or columns) from
+ * `base` on. */
+static wf_status read_rows(const wf_weights *w, const wf_shard_tensor *t, const wf_name *name,
+                           int tensor, wf_range part, int64_t base, int64_t columns,
+                           int64_t first_column, float *out) {
+    const int64_t height = wf_name_rows(&w->model, &w->info[tensor], name).count,
+                  width = w->info[tensor].columns;
     const int64_t row = part.first - base;
     if (name->form & WF_NAME_TRANSPOSED)
-        return read_block(w, t, height, &(block){first_column, row, columns, part.count, 1, columns, out});
-    return read_block(w, t, width, &(block){row, first_column, part.count, columns, columns, 1, out});
+        return read_block(w, t, height,
+                          &(block){first_column, row, columns, part.count, 1, columns, out});
+    return read_block(w, t, width,
+                      &(block){row, first_column, part.count, columns, columns, 1, out});
 }
 
-static wf_status read_name(const wf_weights *w, const wf_shard_tensor *t, const wf_name *name, int tensor,
-                           const wf_shard_map *map, float *out) {
+static wf_status read_name(const wf_weights *w, const wf_shard_tensor *t, const wf_name *name,
+                           int tensor, const wf_shard_map *map, float *out) {
     const wf_range held = wf_name_rows(&w->model, &w->info[tensor], name);
     for (int32_t i = 0; i < map->pieces; i++) {
         const int64_t begin = map->piece[i].global, end = begin + map->piece[i].count;
         const int64_t from = begin > held.first ? begin : held.first;
         const int64_t to = end < held.first + held.count ? end : held.first + held.count;
         if (from >= to) continue;
-        TRY(read_rows(w, t, name, tensor, (wf_range){from, to - from}, held.first, map->columns, map->first_column,
+        TRY(read_rows(w, t, name, tensor, (wf_range){from, to - from}, held.first, map->columns,
+                      map->first_column,
                       out + (map->piece[i].local + from - begin) * map->columns));
     }
     return WF_OK;
 }
 
 /* A second name must hold the same. */
-static wf_status compare_name(const wf_weights *w, const wf_shard_tensor *first, const wf_shard_tensor *again, const wf_name *name,
-                              int tensor, const wf_shard_map *map, const float *data) {
+static wf_status compare_name(const wf_weights *w, const wf_shard_tensor *first,
+                              const wf_shard_tensor *again, const wf_name *name, int tensor,
+                              const wf_shard_map *map, const float *data) {
     const size_t bytes = (size_t)(map->rows * map->columns) * sizeof *data;
     float *const other = calloc(1, bytes + 1);
     if (!other) return wf_fail(WF_ERR_MEMORY, "no host memory to compare tensor %s", again->name);
     wf_status status = read_name(w, again, name, tensor, map, other);
     if (status == WF_OK && memcmp(data, other, bytes) != 0)
-        status = wf_fail(WF_ERR_FILE, "%s: tensors %.200s and %.200s differ; in this model they are one",
-                         wf_safetensors_path(again->file), first->entry->name, again->entry->name);
+        status =
+            wf_fail(WF_ERR_FILE, "%s: tensors %.200s and %.200s differ; in this model they are one",
+                    wf_safetensors_path(again->file), first->entry->name, again->entry->name);
     free(other);
     return status;
 }
 
-wf_status wf_weights_read(const wf_weights *w, int set, int tensor, int64_t instance, const wf_shard_map *map, float *out) {
+wf_status wf_weights_read(const wf_weights *w, int set, int tensor, int64_t instance,
+                          const wf_shard_map *map, float *out) {
     const row *const r = &w->rows[tensor];
     const wf_shard_tensor *first = NULL;
     for (int32_t i = 0; r->instances && i < r->names; i++) {

@@ -1,5 +1,5 @@
-/* weights_write.c: a model's tensors under its family's names, one after another: fused ones cut into
- * their pieces, transposes turned back. */
+/* weights_write.c: a model's tensors under its family's names, one after another: fused ones cut
+ * into their pieces, transposes turned back. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +23,8 @@ static bool is_written(const wf_model *m, const wf_name *name, int tensor) {
     return name->tensor == tensor && !wf_name_again(name) && wf_name_applies(m, name);
 }
 
-/* ---- what the file will hold ---------------------------------------------------------------------------- */
+/* ---- what the file will hold
+ * ---------------------------------------------------------------------------- */
 
 typedef struct list {
     wf_tensor_plan *plan;
@@ -31,14 +32,14 @@ typedef struct list {
     int64_t count;
 } list;
 
-static void add(list *l, const wf_model *m, const wf_parameter_info *info, const wf_name *name, const char *set,
-                int64_t instance) {
+static void add(list *l, const wf_model *m, const wf_parameter_info *info, const wf_name *name,
+                const char *set, int64_t instance) {
     const int64_t rows = wf_name_rows(m, info, name).count;
     const bool turned = name->form & WF_NAME_TRANSPOSED;
     if (l->plan) {
         wf_name_print(name, set, wf_names_of(m)->prefix, instance, l->name[l->count], NAME_BYTES);
-        l->plan[l->count] =
-            (wf_tensor_plan){l->name[l->count], turned ? info->columns : rows, turned ? rows : info->columns, !info->matrix};
+        l->plan[l->count] = (wf_tensor_plan){l->name[l->count], turned ? info->columns : rows,
+                                             turned ? rows : info->columns, !info->matrix};
     }
     l->count++;
 }
@@ -53,7 +54,8 @@ static void list_all(list *l, const wf_weights_writer *w, const char *const *set
                     if (is_written(&w->model, n, t)) add(l, &w->model, &w->info[t], n, sets[s], i);
 }
 
-wf_status wf_weights_create(const char *path, const wf_model *m, const char *const *sets, int nsets, wf_weights_writer **out) {
+wf_status wf_weights_create(const char *path, const wf_model *m, const char *const *sets, int nsets,
+                            wf_weights_writer **out) {
     list l = {0};
     wf_status status = WF_OK;
     wf_weights_writer *const w = calloc(1, sizeof *w);
@@ -64,7 +66,8 @@ wf_status wf_weights_create(const char *path, const wf_model *m, const char *con
     w->room = malloc(ROOM * sizeof *w->room);
     l.plan = calloc((size_t)l.count + 1, sizeof *l.plan);
     l.name = calloc((size_t)l.count + 1, sizeof *l.name);
-    if (!w->room || !l.plan || !l.name) status = wf_fail(WF_ERR_MEMORY, "no host memory to write %s", path);
+    if (!w->room || !l.plan || !l.name)
+        status = wf_fail(WF_ERR_MEMORY, "no host memory to write %s", path);
     if (status == WF_OK) list_all(&l, w, sets, nsets);
     if (status == WF_OK) status = wf_safetensors_create(path, l.plan, l.count, &w->file);
     free(l.plan);
@@ -76,10 +79,13 @@ wf_status wf_weights_create(const char *path, const wf_model *m, const char *con
     return status;
 }
 
-/* ---- data -------------------------------------------------------------------------------------------------- */
+/* ---- data
+ * --------------------------------------------------------------------------------------------------
+ */
 
 /* The file's row j is column j of `rows` rows of weft's. */
-static wf_status put_turned(wf_weights_writer *w, const float *data, int64_t rows, int64_t columns) {
+static wf_status put_turned(wf_weights_writer *w, const float *data, int64_t rows,
+                            int64_t columns) {
     int64_t held = 0;
     for (int64_t j = 0; j < columns; j++)
         for (int64_t i = 0; i < rows; i++) {
@@ -105,7 +111,8 @@ wf_status wf_weights_put(wf_weights_writer *w, int tensor, const float *whole) {
     return WF_OK;
 }
 
-wf_status wf_weights_finish(wf_weights_writer *w, int64_t *bytes_out, uint8_t digest_out[WF_SHA256_BYTES]) {
+wf_status wf_weights_finish(wf_weights_writer *w, int64_t *bytes_out,
+                            uint8_t digest_out[WF_SHA256_BYTES]) {
     const wf_status status = wf_safetensors_finish(w->file, bytes_out, digest_out);
     w->file = NULL;
     wf_weights_abandon(w);

@@ -16,12 +16,12 @@ const char *fuzz_file(const void *data, size_t size);
 /* The input as text, 0-terminated, malloc'ed to exactly its size, so that reading on is seen. */
 char *fuzz_text(const uint8_t *data, size_t size);
 /* A promise of the parser's that does not hold ends the run. */
-#define FUZZ_EXPECT(x)                                                       \
-    do {                                                                     \
-        if (!(x)) {                                                          \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x);          \
-            abort();                                                         \
-        }                                                                    \
+#define FUZZ_EXPECT(x)                                                                             \
+    do {                                                                                           \
+        if (!(x)) {                                                                                \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x);                                \
+            abort();                                                                               \
+        }                                                                                          \
     } while (0)
 /* A refusal has one sentence. */
 void fuzz_expect_sentence(const char *sentence);

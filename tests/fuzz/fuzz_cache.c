@@ -1,5 +1,5 @@
-/* An entry of the program cache: as it is, and with magic, key and hash put right. What is handed out is
- * what was hashed, never more than the file holds. */
+/* An entry of the program cache: as it is, and with magic, key and hash put right. What is handed
+ * out is what was hashed, never more than the file holds. */
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>

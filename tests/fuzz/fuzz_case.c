@@ -10,7 +10,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (line) *line = 0;
     if (wf_problem_parse(text, &problem) == WF_OK) {
         wf_problem_print(&problem, printed, sizeof printed);
-        FUZZ_EXPECT(wf_problem_parse(printed, &again) == WF_OK && wf_problem_equal(&problem, &again));
+        FUZZ_EXPECT(wf_problem_parse(printed, &again) == WF_OK &&
+                    wf_problem_equal(&problem, &again));
         (void)wf_problem_bytes(&problem);
         if (line && wf_candidate_parse(&problem, line + 1, &candidate) == WF_OK) {
             wf_candidate_print(&problem, &candidate, printed, sizeof printed);

@@ -9,7 +9,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     FUZZ_EXPECT(index.nfiles > 0 && index.nfiles <= index.nplaces);
-    for (int64_t i = 0; i < index.nfiles; i++) FUZZ_EXPECT(!strchr(index.files[i], '/') && *index.files[i] != '.');
+    for (int64_t i = 0; i < index.nfiles; i++)
+        FUZZ_EXPECT(!strchr(index.files[i], '/') && *index.files[i] != '.');
     wf_shard_index_free(&index);
     return 0;
 }

@@ -1,5 +1,5 @@
-/* progress.json: as it is, and once more with its hash of itself put right, so that what stands behind
- * that gate is tried, too. What is accepted is written and read back the same. */
+/* progress.json: as it is, and once more with its hash of itself put right, so that what stands
+ * behind that gate is tried, too. What is accepted is written and read back the same. */
 #include <jansson.h>
 #include <unistd.h>
 
@@ -13,11 +13,13 @@ static void try_file(const char *path) {
         fuzz_expect_sentence(wf_last_error());
         return;
     }
-    FUZZ_EXPECT(got.step >= 0 && got.data_position >= 0 && memchr(got.layout, 0, sizeof got.layout));
+    FUZZ_EXPECT(got.step >= 0 && got.data_position >= 0 &&
+                memchr(got.layout, 0, sizeof got.layout));
     snprintf(to, sizeof to, "/dev/shm/weft-fuzz-progress-%ld", (long)getpid());
     FUZZ_EXPECT(wf_progress_write(to, &got) == WF_OK && wf_progress_read(to, &again) == WF_OK);
     unlink(to);
-    FUZZ_EXPECT(again.step == got.step && again.seed == got.seed && strcmp(again.layout, got.layout) == 0 &&
+    FUZZ_EXPECT(again.step == got.step && again.seed == got.seed &&
+                strcmp(again.layout, got.layout) == 0 &&
                 memcmp(again.file[1].digest, got.file[1].digest, sizeof got.file[1].digest) == 0);
 }
 

@@ -13,7 +13,8 @@ static void try_file(const char *path) {
         const wf_tensor_entry *const e = wf_safetensors_entry(s, i);
         float *const room = malloc((size_t)e->elements * sizeof *room + 1);
         FUZZ_EXPECT(room && wf_safetensors_find(s, e->name) == e);
-        FUZZ_EXPECT(wf_safetensors_read(s, e, 0, e->elements, room) == WF_OK || e->storage == WF_STORAGE_OTHER);
+        FUZZ_EXPECT(wf_safetensors_read(s, e, 0, e->elements, room) == WF_OK ||
+                    e->storage == WF_STORAGE_OTHER);
         free(room);
     }
     wf_safetensors_close(s);

@@ -1,5 +1,5 @@
-/* Files of tokens: the first byte says which type is asked for, the rest is the file. And the same as text:
- * a corpus. */
+/* Files of tokens: the first byte says which type is asked for, the rest is the file. And the same
+ * as text: a corpus. */
 #include <stdarg.h>
 
 #include "host/cli/cli.h"
@@ -20,7 +20,8 @@ int complain(int status, const char *format, ...) {
 static void try_tokens(const char *path, const char *type) {
     token_file file = {0};
     if (tokens_open(path, type, 257, &file) != EXIT_FINE) return;
-    for (int64_t i = 0; i < file.tokens.count; i++) FUZZ_EXPECT(token_at(&file.tokens, i) >= 0 && token_at(&file.tokens, i) < 257);
+    for (int64_t i = 0; i < file.tokens.count; i++)
+        FUZZ_EXPECT(token_at(&file.tokens, i) >= 0 && token_at(&file.tokens, i) < 257);
     (void)tokens_hash(&file.tokens);
     tokens_close(&file);
 }

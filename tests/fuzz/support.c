@@ -8,7 +8,9 @@ const char *fuzz_file(const void *data, size_t size) {
     static int file = -1;
     static char path[64];
     if (file < 0) file = memfd_create("input", 0);
-    if (file < 0 || ftruncate(file, 0) != 0 || (size && pwrite(file, data, size, 0) != (ssize_t)size)) abort();
+    if (file < 0 || ftruncate(file, 0) != 0 ||
+        (size && pwrite(file, data, size, 0) != (ssize_t)size))
+        abort();
     snprintf(path, sizeof path, "/proc/self/fd/%d", file);
     return path;
 }

@@ -11,8 +11,9 @@
 #include "host/base/file.h"
 #include "host/model/checkpoint.h"
 
-static const char config[] = "{\"model_type\": \"gpt2\", \"n_layer\": 2, \"n_embd\": 8, \"n_head\": 2, \"n_inner\": 12, "
-                             "\"n_positions\": 6, \"vocab_size\": 10}";
+static const char config[] =
+    "{\"model_type\": \"gpt2\", \"n_layer\": 2, \"n_embd\": 8, \"n_head\": 2, \"n_inner\": 12, "
+    "\"n_positions\": 6, \"vocab_size\": 10}";
 static char base[64];
 static weft_context *context;
 static weft_model *model;
@@ -25,7 +26,8 @@ static void must(weft_status status) {
 
 static void expect_sentence(weft_status got, weft_status want, const char *said) {
     ck_assert_msg(got == want, "status %d, not %d: %s", (int)got, (int)want, weft_last_error());
-    ck_assert_msg(strstr(weft_last_error(), said) != NULL, "\"%s\" does not say \"%s\"", weft_last_error(), said);
+    ck_assert_msg(strstr(weft_last_error(), said) != NULL, "\"%s\" does not say \"%s\"",
+                  weft_last_error(), said);
 }
 
 static const char *in(const char *name) {
@@ -94,7 +96,8 @@ static void end(void) {
 }
 
 static void save(int64_t step, int32_t keep) {
-    const weft_progress progress = {.step = step, .seed = UINT64_MAX - 1, .data_position = 7 * step, .data_hash = 1ull << 63};
+    const weft_progress progress = {
+        .step = step, .seed = UINT64_MAX - 1, .data_position = 7 * step, .data_hash = 1ull << 63};
     must(weft_params_init(params, (uint64_t)step)); /* each step its own weights */
     must(weft_checkpoint_save(params, in("all"), &progress, keep));
 }
@@ -107,13 +110,15 @@ static void expect_step(const char *path, int64_t step) {
     must(weft_params_init(params, 99));
     must(weft_checkpoint_load(params, path, &got));
     ck_assert_int_eq(got.step, step);
-    ck_assert(got.seed == UINT64_MAX - 1 && got.data_position == 7 * step && got.data_hash == 1ull << 63);
+    ck_assert(got.seed == UINT64_MAX - 1 && got.data_position == 7 * step &&
+              got.data_hash == 1ull << 63);
     ck_assert_str_eq(got.layout, "tp1");
     must(weft_params_read(params, 0, "", 0, is));
     ck_assert_int_eq(memcmp(is, want, sizeof is), 0);
 }
 
-/* ---- kept and found ------------------------------------------------------------------------------------------ */
+/* ---- kept and found
+ * ------------------------------------------------------------------------------------------ */
 
 START_TEST(the_newest_is_found_and_any_by_its_name) {
     save(3, 0);
@@ -130,7 +135,8 @@ START_TEST(old_ones_are_pruned_the_new_one_never) {
     ck_assert_int_eq(count_entries(in("all"), "step-"), 2);
     ck_assert(exists(in("all/step-000000003")) && exists(in("all/step-000000004")));
     save(2, 1); /* an older one is taken up again: what lies after it is another run's */
-    ck_assert(exists(in("all/step-000000002")) && exists(in("all/step-000000003")) && exists(in("all/step-000000004")));
+    ck_assert(exists(in("all/step-000000002")) && exists(in("all/step-000000003")) &&
+              exists(in("all/step-000000004")));
     save(4, 1);
     ck_assert_int_eq(count_entries(in("all"), "step-"), 1);
     expect_step(in("all"), 4);
@@ -138,7 +144,8 @@ START_TEST(old_ones_are_pruned_the_new_one_never) {
 END_TEST
 
 START_TEST(names_that_are_no_checkpoints_are_left_alone) {
-    static const char *const names[] = {"step-1", "step-0000000009", "step-000000009x", "step--00000009", "Step-000000009", "step-"};
+    static const char *const names[] = {"step-1",         "step-0000000009", "step-000000009x",
+                                        "step--00000009", "Step-000000009",  "step-"};
     save(3, 0);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[128];
@@ -154,14 +161,17 @@ END_TEST
 START_TEST(leavings_of_dead_runs_are_removed_others_stay) {
     char host[64] = "", own[128], live[128], other[128];
     gethostname(host, sizeof host - 1);
-    snprintf(own, sizeof own, "all/.step-000000001.partial-%s-%ld", host, 2147483646L); /* no such process */
+    snprintf(own, sizeof own, "all/.step-000000001.partial-%s-%ld", host,
+             2147483646L); /* no such process */
     snprintf(live, sizeof live, "all/.step-000000001.partial-%s-%ld", host, (long)getppid());
     snprintf(other, sizeof other, "all/.step-000000001.partial-%sx-%ld", host, 2147483646L);
     save(1, 0);
-    ck_assert(mkdir(in(own), 0777) == 0 && mkdir(in(live), 0777) == 0 && mkdir(in(other), 0777) == 0);
+    ck_assert(mkdir(in(own), 0777) == 0 && mkdir(in(live), 0777) == 0 &&
+              mkdir(in(other), 0777) == 0);
     write_text(in("all/.step-000000001.note"), "mine");
     save(2, 0);
-    ck_assert(!exists(in(own)) && exists(in(live)) && exists(in(other)) && exists(in("all/.step-000000001.note")));
+    ck_assert(!exists(in(own)) && exists(in(live)) && exists(in(other)) &&
+              exists(in("all/.step-000000001.note")));
 }
 END_TEST
 
@@ -178,7 +188,9 @@ START_TEST(a_checkpoint_is_also_a_model) {
 }
 END_TEST
 
-/* ---- damaged ---------------------------------------------------------------------------------------------------- */
+/* ---- damaged
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 /* Changes one byte (or, where bytes < 0, cuts the file). */
 static void damage(const char *path, int64_t at, bool cut) {
@@ -199,10 +211,11 @@ static const struct {
     const char *file;
     int64_t at;
     bool cut;
-} damages[] = {{"config.json", 3, false},        {"config.json", -1, true},       {"model.safetensors", 100, false},
-               {"model.safetensors", -1, false}, {"model.safetensors", -1, true}, {"model.safetensors", 0, true},
-               {"progress.json", 20, false},     {"progress.json", -3, true},     {"progress.json", 0, true},
-               {"progress.json", -5, false}};
+} damages[] = {{"config.json", 3, false},         {"config.json", -1, true},
+               {"model.safetensors", 100, false}, {"model.safetensors", -1, false},
+               {"model.safetensors", -1, true},   {"model.safetensors", 0, true},
+               {"progress.json", 20, false},      {"progress.json", -3, true},
+               {"progress.json", 0, true},        {"progress.json", -5, false}};
 
 START_TEST(a_damaged_one_is_passed_over_in_a_folder_and_refused_by_name) {
     char path[256];
@@ -211,11 +224,13 @@ START_TEST(a_damaged_one_is_passed_over_in_a_folder_and_refused_by_name) {
     save(4, 0);
     snprintf(path, sizeof path, "all/step-000000004/%s", damages[_i].file);
     damage(in(path), damages[_i].at, damages[_i].cut);
-    expect_sentence(weft_checkpoint_load(params, in("all/step-000000004"), &got), WEFT_ERR_FILE, "step-000000004");
+    expect_sentence(weft_checkpoint_load(params, in("all/step-000000004"), &got), WEFT_ERR_FILE,
+                    "step-000000004");
     ck_assert_int_eq(got.step, -1);
     expect_step(in("all"), 3);
     ck_assert_int_eq(unlink(in(path)), 0); /* and where the file is not there at all */
-    expect_sentence(weft_checkpoint_load(params, in("all/step-000000004"), &got), WEFT_ERR_FILE, "");
+    expect_sentence(weft_checkpoint_load(params, in("all/step-000000004"), &got), WEFT_ERR_FILE,
+                    "");
     expect_step(in("all"), 3);
 }
 END_TEST
@@ -236,7 +251,8 @@ START_TEST(every_bit_of_progress_counts) {
             ck_assert(fwrite(text, 1, (size_t)bytes, f) == (size_t)bytes && fclose(f) == 0);
             text[at] = (char)(text[at] ^ 1 << bit);
             accepted += wf_progress_read(path, &p) == WF_OK && p.step != 3;
-            ck_assert(wf_progress_read(path, &p) != WF_OK || (p.step == 3 && p.seed == UINT64_MAX - 1));
+            ck_assert(wf_progress_read(path, &p) != WF_OK ||
+                      (p.step == 3 && p.seed == UINT64_MAX - 1));
         }
     ck_assert_int_eq(accepted, 0);
     free(text);
@@ -252,7 +268,8 @@ START_TEST(where_none_is_whole_it_says_so) {
     save(2, 0);
     damage(in("all/step-000000001/config.json"), 2, false);
     damage(in("all/step-000000002/config.json"), 2, false);
-    expect_sentence(weft_checkpoint_load(params, in("all"), &got), WEFT_ERR_FILE, "none of the 2 checkpoints");
+    expect_sentence(weft_checkpoint_load(params, in("all"), &got), WEFT_ERR_FILE,
+                    "none of the 2 checkpoints");
     ck_assert_ptr_nonnull(strstr(weft_last_error(), "SHA-256"));
 }
 END_TEST
@@ -263,32 +280,42 @@ START_TEST(one_of_another_model_is_an_error) {
     weft_params *wide;
     weft_progress got;
     save(1, 0);
-    write_text(in("other.json"), "{\"model_type\": \"gpt2\", \"n_layer\": 2, \"n_embd\": 8, \"n_head\": 2, \"n_inner\": 13, "
-                                 "\"n_positions\": 6, \"vocab_size\": 10}");
+    write_text(
+        in("other.json"),
+        "{\"model_type\": \"gpt2\", \"n_layer\": 2, \"n_embd\": 8, \"n_head\": 2, \"n_inner\": 13, "
+        "\"n_positions\": 6, \"vocab_size\": 10}");
     must(weft_model_create(in("other.json"), &other));
     must(weft_params_create(context, other, layout, &wide));
-    expect_sentence(weft_checkpoint_load(wide, in("all"), &got), WEFT_ERR_FILE, "mlp.c_fc.weight is [8, 12]; this model's is [8, 13]");
+    expect_sentence(weft_checkpoint_load(wide, in("all"), &got), WEFT_ERR_FILE,
+                    "mlp.c_fc.weight is [8, 12]; this model's is [8, 13]");
     weft_params_destroy(wide);
     weft_model_destroy(other);
 }
 END_TEST
 
-/* ---- refused ---------------------------------------------------------------------------------------------------- */
+/* ---- refused
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 START_TEST(wrong_requests_are_refused) {
     const weft_progress fine = {.step = 1}, negative = {.step = -1}, behind = {.data_position = -1};
     weft_progress got;
     expect_sentence(weft_checkpoint_save(params, "", &fine, 0), WEFT_ERR_ARGUMENT, "folder");
-    expect_sentence(weft_checkpoint_save(params, in("all"), NULL, 0), WEFT_ERR_ARGUMENT, "progress");
+    expect_sentence(weft_checkpoint_save(params, in("all"), NULL, 0), WEFT_ERR_ARGUMENT,
+                    "progress");
     expect_sentence(weft_checkpoint_save(params, in("all"), &fine, -1), WEFT_ERR_ARGUMENT, "keeps");
-    expect_sentence(weft_checkpoint_save(params, in("all"), &negative, 0), WEFT_ERR_ARGUMENT, "step -1");
-    expect_sentence(weft_checkpoint_save(params, in("all"), &behind, 0), WEFT_ERR_ARGUMENT, "position -1");
+    expect_sentence(weft_checkpoint_save(params, in("all"), &negative, 0), WEFT_ERR_ARGUMENT,
+                    "step -1");
+    expect_sentence(weft_checkpoint_save(params, in("all"), &behind, 0), WEFT_ERR_ARGUMENT,
+                    "position -1");
     expect_sentence(weft_checkpoint_load(params, "", &got), WEFT_ERR_ARGUMENT, "no checkpoint");
     expect_sentence(weft_params_save(params, ""), WEFT_ERR_ARGUMENT, "folder");
     expect_sentence(weft_params_save(params, in("..")), WEFT_ERR_FILE, "no name of a folder");
     expect_sentence(weft_params_load(params, ""), WEFT_ERR_ARGUMENT, "no path");
-    expect_sentence(weft_checkpoint_save(params, in("config.json"), &fine, 0), WEFT_ERR_FILE, "config.json");
-    expect_sentence(weft_checkpoint_save(params, in("config.json/all"), &fine, 0), WEFT_ERR_FILE, "config.json");
+    expect_sentence(weft_checkpoint_save(params, in("config.json"), &fine, 0), WEFT_ERR_FILE,
+                    "config.json");
+    expect_sentence(weft_checkpoint_save(params, in("config.json/all"), &fine, 0), WEFT_ERR_FILE,
+                    "config.json");
     ck_assert(!exists(in("all")));
 }
 END_TEST
@@ -297,11 +324,13 @@ START_TEST(a_read_only_folder_is_named) {
     if (geteuid() == 0) return; /* root may write anywhere */
     const weft_progress progress = {.step = 1};
     ck_assert_int_eq(mkdir(in("all"), 0555), 0);
-    expect_sentence(weft_checkpoint_save(params, in("all"), &progress, 0), WEFT_ERR_FILE, "Permission denied");
+    expect_sentence(weft_checkpoint_save(params, in("all"), &progress, 0), WEFT_ERR_FILE,
+                    "Permission denied");
 }
 END_TEST
 
-/* ---- a model's folder ---------------------------------------------------------------------------------------------- */
+/* ---- a model's folder
+ * ---------------------------------------------------------------------------------------------- */
 
 START_TEST(a_models_folder_is_replaced_and_keeps_other_files) {
     float want[80], is[80];
@@ -324,7 +353,9 @@ START_TEST(a_models_folder_is_replaced_and_keeps_other_files) {
 }
 END_TEST
 
-/* ---- optimizer state ------------------------------------------------------------------------------------------------ */
+/* ---- optimizer state
+ * ------------------------------------------------------------------------------------------------
+ */
 
 START_TEST(a_checkpoint_without_optimizer_state_clears_it) {
     weft_plan *plan;
@@ -364,7 +395,8 @@ int main(void) {
     tcase_add_test(c, names_that_are_no_checkpoints_are_left_alone);
     tcase_add_test(c, leavings_of_dead_runs_are_removed_others_stay);
     tcase_add_test(c, a_checkpoint_is_also_a_model);
-    tcase_add_loop_test(c, a_damaged_one_is_passed_over_in_a_folder_and_refused_by_name, 0, (int)(sizeof damages / sizeof *damages));
+    tcase_add_loop_test(c, a_damaged_one_is_passed_over_in_a_folder_and_refused_by_name, 0,
+                        (int)(sizeof damages / sizeof *damages));
     tcase_add_test(c, every_bit_of_progress_counts);
     tcase_add_test(c, where_none_is_whole_it_says_so);
     tcase_add_test(c, one_of_another_model_is_an_error);

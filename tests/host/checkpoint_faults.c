@@ -1,7 +1,7 @@
-/* checkpoint_faults.c: is there always a whole checkpoint? A child saves; strace, attached to it for just
- * as long, kills it at its n-th system call, or lets that call fail with ENOSPC or EIO; for every n. Then
- * what is there is loaded: every weight, m and v must be the old ones or the new ones. A child that says
- * that it saved must have; one that fails must give a sentence.
+/* checkpoint_faults.c: is there always a whole checkpoint? A child saves; strace, attached to it
+ * for just as long, kills it at its n-th system call, or lets that call fail with ENOSPC or EIO;
+ * for every n. Then what is there is loaded: every weight, m and v must be the old ones or the new
+ * ones. A child that says that it saved must have; one that fails must give a sentence.
  *
  *     checkpoint_faults          a few dozen n, spread over the save
  *     checkpoint_faults long     every n of every scenario
@@ -24,17 +24,18 @@
 #include "host/api/weft.h"
 #include "host/base/file.h"
 
-enum { OLD = 11, NEW = 22 };    /* seeds, from which all values follow */
+enum { OLD = 11, NEW = 22 }; /* seeds, from which all values follow */
 
-static const char config[] = "{\"model_type\": \"gpt2\", \"n_layer\": 1, \"n_embd\": 8, \"n_head\": 2, \"n_inner\": 12, "
-                             "\"n_positions\": 6, \"vocab_size\": 10}";
+static const char config[] =
+    "{\"model_type\": \"gpt2\", \"n_layer\": 1, \"n_embd\": 8, \"n_head\": 2, \"n_inner\": 12, "
+    "\"n_positions\": 6, \"vocab_size\": 10}";
 
 typedef struct scenario {
     const char *name;
-    int64_t before[3];          /* steps that are there, 0: none */
+    int64_t before[3]; /* steps that are there, 0: none */
     int64_t step;
     int32_t keep;
-    bool stale, model, seeded;  /* leavings of a dead run; weft_params_save; a fault of our own */
+    bool stale, model, seeded; /* leavings of a dead run; weft_params_save; a fault of our own */
 } scenario;
 static const scenario scenarios[] = {
     {"a second checkpoint", {1}, 2, 1, false, false, false},
@@ -70,7 +71,8 @@ static const char *in(const char *folder, const char *name) {
     return out;
 }
 
-/* ---- state: values that follow from a seed --------------------------------------------------------------- */
+/* ---- state: values that follow from a seed
+ * --------------------------------------------------------------- */
 
 static weft_context *context;
 static weft_model *model;
@@ -92,7 +94,8 @@ static void close_all(void) {
 }
 
 static float value_of(uint64_t seed, int what, int32_t tensor, int64_t i) {
-    return (float)(seed * 1000000 + (uint64_t)what * 100000 + (uint64_t)tensor * 1000) + (float)(i % 997);
+    return (float)(seed * 1000000 + (uint64_t)what * 100000 + (uint64_t)tensor * 1000) +
+           (float)(i % 997);
 }
 
 static const char *const whats[] = {"", "m", "v"};
@@ -106,15 +109,18 @@ static bool each_value(uint64_t seed, int nwhats, bool write) {
             must(weft_params_info(params, t, &info), "info");
             const int64_t n = info.rows * info.columns;
             for (int64_t i = 0; i < n && write; i++) room[i] = value_of(seed, w, t, i);
-            if (write) must(weft_params_write(params, t, whats[w], 0, room), "write");
-            else must(weft_params_read(params, t, whats[w], 0, room), "read");
+            if (write)
+                must(weft_params_write(params, t, whats[w], 0, room), "write");
+            else
+                must(weft_params_read(params, t, whats[w], 0, room), "read");
             for (int64_t i = 0; i < n && !write; i++)
                 if (room[i] != value_of(seed, w, t, i)) return false;
         }
     return true;
 }
 
-static weft_status save(const scenario *s, const char *folder, int64_t step, uint64_t seed, int32_t keep) {
+static weft_status save(const scenario *s, const char *folder, int64_t step, uint64_t seed,
+                        int32_t keep) {
     const weft_progress progress = {.step = step, .seed = seed, .data_position = step};
     each_value(seed, 3, true);
     if (s->model) return weft_params_save(params, in(folder, "model"));
@@ -136,7 +142,8 @@ static void make_room(void) {
     weft_plan_destroy(plan);
 }
 
-/* ---- the child -------------------------------------------------------------------------------------------- */
+/* ---- the child
+ * -------------------------------------------------------------------------------------------- */
 
 static int child(const scenario *s, const char *folder) {
     char go = 0;
@@ -145,7 +152,8 @@ static int child(const scenario *s, const char *folder) {
     must(weft_checkpoint_load(params, in(base, "seed"), &ignored), "seed"); /* makes m and v */
     prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
     if (write(1, "r", 1) != 1) return 98;
-    while (read(0, &go, 1) != 1) {} /* the fault may be this call's; the parent's end is not, it kills */
+    while (read(0, &go, 1) != 1) {
+    } /* the fault may be this call's; the parent's end is not, it kills */
     if (s->seeded) wf_folder_remove(in(folder, "step-000000001"));
     const weft_status status = save(s, folder, s->step, NEW, s->keep);
     const char *const said = status == WEFT_OK ? "saved" : weft_last_error();
@@ -154,11 +162,12 @@ static int child(const scenario *s, const char *folder) {
     return status == WEFT_OK ? 0 : status == WEFT_ERR_FILE ? 3 : 96;
 }
 
-/* ---- running it under strace -------------------------------------------------------------------------------- */
+/* ---- running it under strace
+ * -------------------------------------------------------------------------------- */
 
 typedef struct process {
     pid_t pid;
-    int in, out;                /* what we write to it, and read from it */
+    int in, out; /* what we write to it, and read from it */
 } process;
 
 /* Descriptor 2 too, where `errors`. */
@@ -206,13 +215,14 @@ static int end_of(process p) {
 }
 
 typedef struct outcome {
-    int status;                 /* of the child, as waitpid says */
+    int status; /* of the child, as waitpid says */
     bool injected;
     char said[1024];
 } outcome;
 
-#define CALLS                                                                                                        \
-    "?open,openat,?mkdir,?mkdirat,write,pwrite64,?fsync,fdatasync,close,?rename,?renameat,?renameat2,?unlink,unlinkat,?rmdir," \
+#define CALLS                                                                                      \
+    "?open,openat,?mkdir,?mkdirat,write,pwrite64,?fsync,fdatasync,close,?rename,?renameat,?"       \
+    "renameat2,?unlink,unlinkat,?rmdir,"                                                           \
     "?linkat,?link,?newfstatat,?fstat,?stat,?statx,getdents64,pread64,read,lseek,?kill,?uname"
 
 /* false: strace cannot attach. */
@@ -220,12 +230,14 @@ static bool run(int which, const char *folder, const char *fault, int n, outcome
     char number[16], inject[512], pid[16], log[512], ready[8] = "", attached[2048] = "";
     *out = (outcome){0};
     snprintf(number, sizeof number, "%d", which);
-    snprintf(inject, sizeof inject, "inject=%s:%s:when=%d", strcmp(fault, "signal=KILL") ? CALLS : "all", fault, n);
+    snprintf(inject, sizeof inject, "inject=%s:%s:when=%d",
+             strcmp(fault, "signal=KILL") ? CALLS : "all", fault, n);
     snprintf(log, sizeof log, "%s", in(base, "strace"));
     process saver = start((char *[]){self, "child", number, (char *)folder, base, NULL}, false);
     if (!read_until(saver.out, "r", ready, sizeof ready)) die("the child did not start");
     snprintf(pid, sizeof pid, "%d", (int)saver.pid);
-    process tracer = start((char *[]){"strace", "-o", log, "-p", pid, "-e", "trace=all", "-e", inject, NULL}, true);
+    process tracer = start(
+        (char *[]){"strace", "-o", log, "-p", pid, "-e", "trace=all", "-e", inject, NULL}, true);
     const bool fine = read_until(tracer.out, "attached", attached, sizeof attached);
     if (fine && write(saver.in, "g", 1) != 1) die("go");
     if (!fine) kill(saver.pid, SIGKILL);
@@ -241,7 +253,8 @@ static bool run(int which, const char *folder, const char *fault, int n, outcome
     return true;
 }
 
-/* ---- what must hold ------------------------------------------------------------------------------------------ */
+/* ---- what must hold
+ * ------------------------------------------------------------------------------------------ */
 
 static void __attribute__((format(printf, 2, 3))) expect(bool fine, const char *format, ...) {
     checks++;
@@ -322,9 +335,13 @@ static bool try_fault(int which, const char *fault, int n, int *unusable) {
     if (s->seeded) return o.injected;
     expect(found && (!saved || found == NEW), "%s, %s at call %d: %s; child: %s", s->name, fault, n,
            found ? "the old one, after it was said to be saved" : weft_last_error(), o.said);
-    expect(exited ? WEXITSTATUS(o.status) == 0 || WEXITSTATUS(o.status) == 3 : WTERMSIG(o.status) == SIGKILL,
-           "%s, %s at call %d: the child ended with status %x: %s", s->name, fault, n, (unsigned)o.status, o.said);
-    if (n % 5 == 0) expect(recovers(s, folder), "%s, %s at call %d: the next save: %s", s->name, fault, n, weft_last_error());
+    expect(exited ? WEXITSTATUS(o.status) == 0 || WEXITSTATUS(o.status) == 3
+                  : WTERMSIG(o.status) == SIGKILL,
+           "%s, %s at call %d: the child ended with status %x: %s", s->name, fault, n,
+           (unsigned)o.status, o.said);
+    if (n % 5 == 0)
+        expect(recovers(s, folder), "%s, %s at call %d: the next save: %s", s->name, fault, n,
+               weft_last_error());
     return o.injected;
 }
 
@@ -347,8 +364,8 @@ static void sweep_all(bool all) {
     expect(seeded > 0, "a save that first removes what was there was never caught");
     if (all)
         for (int f = 0; f < 3; f++) expect(total[f] >= 200, "only %d of %s", total[f], faults[f]);
-    printf("SIGKILL at %d calls, ENOSPC at %d, EIO at %d: %d unusable; of the seeded fault %d\n", total[0], total[1], total[2],
-           unusable, seeded);
+    printf("SIGKILL at %d calls, ENOSPC at %d, EIO at %d: %d unusable; of the seeded fault %d\n",
+           total[0], total[1], total[2], unusable, seeded);
 }
 
 static void write_config(void) {
@@ -374,6 +391,7 @@ int main(int argc, char **argv) {
     sweep_all(argc > 1 && strcmp(argv[1], "long") == 0);
     close_all();
     remove_tree(base);
-    printf("%d%%: Checks: %d, Failures: %d, Errors: 0\n", 100 * (checks - failures) / checks, checks, failures);
+    printf("%d%%: Checks: %d, Failures: %d, Errors: 0\n", 100 * (checks - failures) / checks,
+           checks, failures);
     return failures ? 1 : 0;
 }

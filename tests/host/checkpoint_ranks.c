@@ -1,13 +1,15 @@
-/* checkpoint_ranks.c: checkpoints that move between layouts; run under mpirun by check_checkpoint.sh:
+/* checkpoint_ranks.c: checkpoints that move between layouts; run under mpirun by
+ * check_checkpoint.sh:
  *
- *     checkpoint_ranks save CONFIG LAYOUT DIR     trains some steps, saves DIR/all, DIR/model, and DIR/record
- *     checkpoint_ranks load CONFIG LAYOUT DIR     loads what any layout saved, compares with the record
- *     checkpoint_ranks kill CONFIG LAYOUT DIR RANK MS   saves one checkpoint after another until RANK is killed
- *     checkpoint_ranks whole CONFIG LAYOUT DIR    the newest that is there is whole
+ *     checkpoint_ranks save CONFIG LAYOUT DIR     trains some steps, saves DIR/all, DIR/model, and
+ * DIR/record checkpoint_ranks load CONFIG LAYOUT DIR     loads what any layout saved, compares with
+ * the record checkpoint_ranks kill CONFIG LAYOUT DIR RANK MS   saves one checkpoint after another
+ * until RANK is killed checkpoint_ranks whole CONFIG LAYOUT DIR    the newest that is there is
+ * whole
  *
- * The record holds every weight, m and v, whole, as they were gathered by weft_params_gather; what is
- * loaded must have the same bits, before a plan is loaded and after, and training must go on. Verdicts
- * are all-reduced. Prints one line in Check's format. */
+ * The record holds every weight, m and v, whole, as they were gathered by weft_params_gather; what
+ * is loaded must have the same bits, before a plan is loaded and after, and training must go on.
+ * Verdicts are all-reduced. Prints one line in Check's format. */
 #include <mpi.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -36,7 +38,8 @@ static void __attribute__((format(printf, 2, 3))) expect(bool fine, const char *
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    fprintf(stderr, "rank %d of %d, %s: %s; last error: %s\n", rank, ranks, stage, text, weft_last_error());
+    fprintf(stderr, "rank %d of %d, %s: %s; last error: %s\n", rank, ranks, stage, text,
+            weft_last_error());
 }
 
 static void must(weft_status status, const char *what) {
@@ -45,7 +48,8 @@ static void must(weft_status status, const char *what) {
     MPI_Abort(MPI_COMM_WORLD, 1);
 }
 
-/* ---- state -------------------------------------------------------------------------------------------- */
+/* ---- state
+ * -------------------------------------------------------------------------------------------- */
 
 static const char *const whats[] = {"", "m", "v"};
 
@@ -66,7 +70,8 @@ static float *gather_all(weft_params *params, int nwhats) {
         for (int32_t t = 0; t < weft_params_count(params); t++) {
             weft_tensor_info info;
             must(weft_params_info(params, t, &info), "info");
-            for (int64_t i = 0; i < info.instances; i++, at += info.global_rows * info.global_columns)
+            for (int64_t i = 0; i < info.instances;
+                 i++, at += info.global_rows * info.global_columns)
                 must(weft_params_gather(params, t, whats[w], i, at), "gather");
         }
     return all;
@@ -107,7 +112,8 @@ static void compare_record(const char *dir, weft_params *params, int nwhats, con
     free(want);
 }
 
-/* ---- training -------------------------------------------------------------------------------------------- */
+/* ---- training
+ * -------------------------------------------------------------------------------------------- */
 
 typedef struct world {
     weft_bootstrap *bootstrap;
@@ -149,13 +155,15 @@ static double train(weft_plan *plan, int64_t from, int64_t steps) {
     return result.loss;
 }
 
-/* ---- the two halves ------------------------------------------------------------------------------------------ */
+/* ---- the two halves
+ * ------------------------------------------------------------------------------------------ */
 
 static void path_of(const char *dir, const char *name, char out[512]) {
     snprintf(out, 512, "%s/%s", dir, name);
 }
 
-static const weft_progress moment = {.step = STEPS, .seed = SEED, .data_position = 1234567890123, .data_hash = 0xfedcba9876543210u};
+static const weft_progress moment = {
+    .step = STEPS, .seed = SEED, .data_position = 1234567890123, .data_hash = 0xfedcba9876543210u};
 
 static void save(const world *w, const char *dir) {
     weft_params *params;
@@ -174,9 +182,11 @@ static void save(const world *w, const char *dir) {
 }
 
 static void expect_moment(const weft_progress *got) {
-    expect(got->step == moment.step && got->seed == moment.seed && got->data_position == moment.data_position &&
-               got->data_hash == moment.data_hash && *got->layout && got->choices_hash,
-           "progress is other than what was saved: step %lld, layout %s", (long long)got->step, got->layout);
+    expect(got->step == moment.step && got->seed == moment.seed &&
+               got->data_position == moment.data_position && got->data_hash == moment.data_hash &&
+               *got->layout && got->choices_hash,
+           "progress is other than what was saved: step %lld, layout %s", (long long)got->step,
+           got->layout);
 }
 
 /* Saved again from this layout under its own name: another load, the same bits. */
@@ -208,7 +218,8 @@ static void load(const world *w, const char *dir) {
     compare_record(dir, params, 3, "after a plan is loaded");
     const double first = train(plan, STEPS, 1);
     path_of(dir, "all/step-000000003", path);
-    expect(weft_checkpoint_load(params, path, &got) == WEFT_OK, "loaded by its name, over what was trained on");
+    expect(weft_checkpoint_load(params, path, &got) == WEFT_OK,
+           "loaded by its name, over what was trained on");
     compare_record(dir, params, 3, "over what was trained on");
     const double again = train(plan, STEPS, 1);
     expect(first == again && first > 0, "the next step's loss %.9g, then %.9g", first, again);
@@ -219,7 +230,8 @@ static void load(const world *w, const char *dir) {
     weft_params_destroy(params);
 }
 
-/* ---- ranks whose file systems or wishes differ ----------------------------------------------------------------- */
+/* ---- ranks whose file systems or wishes differ
+ * ----------------------------------------------------------------- */
 
 static bool exists(const char *path) {
     struct stat st;
@@ -233,21 +245,27 @@ static void disagree(const world *w, const char *dir) {
     must(weft_params_create(w->context, w->model, w->layout, &params), "params");
     must(weft_params_init(params, 1), "init");
     path_of(dir, rank == ranks - 1 ? "nowhere/step-000000003" : "all/step-000000003", path);
-    expect(weft_checkpoint_load(params, path, &got) == WEFT_ERR_FILE && strstr(weft_last_error(), "nowhere"),
+    expect(weft_checkpoint_load(params, path, &got) == WEFT_ERR_FILE &&
+               strstr(weft_last_error(), "nowhere"),
            "a rank that cannot read is not told of");
-    expect(weft_params_load(params, rank == ranks - 1 ? path : dir) == WEFT_ERR_FILE, "a rank that cannot read weights");
+    expect(weft_params_load(params, rank == ranks - 1 ? path : dir) == WEFT_ERR_FILE,
+           "a rank that cannot read weights");
     mine.step += rank == ranks - 1;
     path_of(dir, "parted", path);
-    expect(weft_checkpoint_save(params, path, &mine, 0) == WEFT_ERR_MISMATCH && !exists(path), "ranks that save other steps");
+    expect(weft_checkpoint_save(params, path, &mine, 0) == WEFT_ERR_MISMATCH && !exists(path),
+           "ranks that save other steps");
     path_of(dir, "record/folder", path); /* record is a file: rank 0 cannot make the folder */
-    expect(weft_checkpoint_save(params, path, &moment, 0) == WEFT_ERR_FILE && strstr(weft_last_error(), "record"),
+    expect(weft_checkpoint_save(params, path, &moment, 0) == WEFT_ERR_FILE &&
+               strstr(weft_last_error(), "record"),
            "a folder that cannot be made");
     path_of(dir, "all", path);
-    expect(weft_checkpoint_load(params, path, &got) == WEFT_OK, "after failures the context still works");
+    expect(weft_checkpoint_load(params, path, &got) == WEFT_OK,
+           "after failures the context still works");
     weft_params_destroy(params);
 }
 
-/* ---- a rank dies while all save ---------------------------------------------------------------------------------- */
+/* ---- a rank dies while all save
+ * ---------------------------------------------------------------------------------- */
 
 static void save_until_killed(const world *w, const char *dir, int victim, int after_ms) {
     weft_params *params;
@@ -262,7 +280,8 @@ static void save_until_killed(const world *w, const char *dir, int victim, int a
         must(weft_checkpoint_save(params, path, &progress, 2), "save");
         if (step > 1 || rank != victim) continue; /* one is there: from now on one must always be */
         if (timer_create(CLOCK_MONOTONIC, &death, &timer) != 0) must(WEFT_ERR_INTERNAL, "timer");
-        timer_settime(timer, 0, &(struct itimerspec){.it_value.tv_nsec = 1000000L * after_ms}, NULL);
+        timer_settime(timer, 0, &(struct itimerspec){.it_value.tv_nsec = 1000000L * after_ms},
+                      NULL);
     }
 }
 
@@ -276,7 +295,8 @@ static void find_whole(const world *w, const char *dir) {
     float *const is = gather_all(params, 1);
     must(weft_params_init(params, (uint64_t)got.step), "init");
     float *const want = gather_all(params, 1);
-    expect(memcmp(is, want, (size_t)elements(params) * sizeof *is) == 0, "step %lld has other weights", (long long)got.step);
+    expect(memcmp(is, want, (size_t)elements(params) * sizeof *is) == 0,
+           "step %lld has other weights", (long long)got.step);
     free(is);
     free(want);
     weft_params_destroy(params);
@@ -297,14 +317,17 @@ int main(int argc, char **argv) {
     if (strcmp(argv[1], "save") == 0) save(&w, argv[4]);
     if (strcmp(argv[1], "load") == 0) load(&w, argv[4]);
     if (argc == 7) save_until_killed(&w, argv[4], atoi(argv[5]), atoi(argv[6]));
-    if (strcmp(argv[1], "whole") == 0) find_whole(&w, argv[4]);
-    else if (ranks > 1) disagree(&w, argv[4]);
+    if (strcmp(argv[1], "whole") == 0)
+        find_whole(&w, argv[4]);
+    else if (ranks > 1)
+        disagree(&w, argv[4]);
     weft_layout_destroy(w.layout);
     weft_model_destroy(w.model);
     weft_context_destroy(w.context);
     weft_bootstrap_destroy(w.bootstrap);
     if (!rank)
-        printf("%d%%: Checks: %d, Failures: %d, Errors: 0\n", checks ? 100 * (checks - failures) / checks : 0, checks, failures);
+        printf("%d%%: Checks: %d, Failures: %d, Errors: 0\n",
+               checks ? 100 * (checks - failures) / checks : 0, checks, failures);
     MPI_Finalize();
     return failures ? 1 : 0;
 }

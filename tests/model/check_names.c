@@ -1,5 +1,5 @@
-/* Models' files: names, pieces and transposes of each family, from weft's tensors to the file and back
- * for every shard; second names, prefixes, buffers; what is missing, strange or elsewhere. */
+/* Models' files: names, pieces and transposes of each family, from weft's tensors to the file and
+ * back for every shard; second names, prefixes, buffers; what is missing, strange or elsewhere. */
 #include <check.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -28,18 +28,64 @@ static void must(wf_status status) {
     ck_assert_msg(status == WF_OK, "%s", wf_last_error());
 }
 
-/* ---- models ------------------------------------------------------------------------------------------------ */
+/* ---- models
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static const wf_model models[] = {
-    {.family = WF_FAMILY_GPT2, .layers = 2, .hidden = 12, .heads = 3, .kv_heads = 3, .head_size = 4, .features = 10, .vocabulary = 11,
-     .positions = 7, .tied_head = true, .biases = WF_BIASES_ALL},
-    {.family = WF_FAMILY_LLAMA, .layers = 2, .hidden = 12, .heads = 4, .kv_heads = 2, .head_size = 6, .features = 9, .vocabulary = 13,
-     .positions = 7, .norm = WF_RMSNORM, .position_form = WF_POSITIONS_ROPE, .gated = true},
-    {.family = WF_FAMILY_LLAMA, .layers = 1, .hidden = 8, .heads = 4, .kv_heads = 1, .head_size = 2, .features = 5, .vocabulary = 6,
-     .positions = 7, .norm = WF_RMSNORM, .position_form = WF_POSITIONS_ROPE, .gated = true, .tied_head = true, .biases = WF_BIAS_QKV},
-    {.family = WF_FAMILY_BERT, .layers = 2, .hidden = 12, .heads = 3, .kv_heads = 3, .head_size = 4, .features = 10, .vocabulary = 11,
-     .positions = 7, .types = 2, .head_form = WF_HEAD_TRANSFORM, .post_norm = true, .bidirectional = true, .embedding_norm = true,
-     .tied_head = true, .biases = WF_BIASES_ALL},
+    {.family = WF_FAMILY_GPT2,
+     .layers = 2,
+     .hidden = 12,
+     .heads = 3,
+     .kv_heads = 3,
+     .head_size = 4,
+     .features = 10,
+     .vocabulary = 11,
+     .positions = 7,
+     .tied_head = true,
+     .biases = WF_BIASES_ALL},
+    {.family = WF_FAMILY_LLAMA,
+     .layers = 2,
+     .hidden = 12,
+     .heads = 4,
+     .kv_heads = 2,
+     .head_size = 6,
+     .features = 9,
+     .vocabulary = 13,
+     .positions = 7,
+     .norm = WF_RMSNORM,
+     .position_form = WF_POSITIONS_ROPE,
+     .gated = true},
+    {.family = WF_FAMILY_LLAMA,
+     .layers = 1,
+     .hidden = 8,
+     .heads = 4,
+     .kv_heads = 1,
+     .head_size = 2,
+     .features = 5,
+     .vocabulary = 6,
+     .positions = 7,
+     .norm = WF_RMSNORM,
+     .position_form = WF_POSITIONS_ROPE,
+     .gated = true,
+     .tied_head = true,
+     .biases = WF_BIAS_QKV},
+    {.family = WF_FAMILY_BERT,
+     .layers = 2,
+     .hidden = 12,
+     .heads = 3,
+     .kv_heads = 3,
+     .head_size = 4,
+     .features = 10,
+     .vocabulary = 11,
+     .positions = 7,
+     .types = 2,
+     .head_form = WF_HEAD_TRANSFORM,
+     .post_norm = true,
+     .bidirectional = true,
+     .embedding_norm = true,
+     .tied_head = true,
+     .biases = WF_BIASES_ALL},
 };
 enum { MODELS = sizeof models / sizeof *models };
 static const char *const weights_only[] = {""};
@@ -68,7 +114,8 @@ static void write_model(const wf_model *m, const char *const *sets, int nsets) {
     must(wf_weights_finish(w, &bytes, digest));
 }
 
-/* ---- every shard comes back ----------------------------------------------------------------------------------- */
+/* ---- every shard comes back
+ * ----------------------------------------------------------------------------------- */
 
 static int64_t global_row(const wf_shard_map *map, int64_t row) {
     for (int32_t i = 0; i < map->pieces; i++)
@@ -77,22 +124,26 @@ static int64_t global_row(const wf_shard_map *map, int64_t row) {
     return -1;
 }
 
-static void check_shard(const wf_weights *w, int set, int t, int64_t instance, const wf_shard_map *map) {
+static void check_shard(const wf_weights *w, int set, int t, int64_t instance,
+                        const wf_shard_map *map) {
     float *const got = malloc((size_t)(map->rows * map->columns + 1) * sizeof *got);
     got[map->rows * map->columns] = -7;
     must(wf_weights_read(w, set, t, instance, map, got));
     for (int64_t row = 0; row < map->rows; row++)
         for (int64_t column = 0; column < map->columns; column++) {
-            const float want = value_of(set, t, instance, global_row(map, row), map->first_column + column);
-            ck_assert_msg(got[row * map->columns + column] == want, "set %d, tensor %d, instance %lld, [%lld, %lld]: %g, not %g",
-                          set, t, (long long)instance, (long long)row, (long long)column,
+            const float want =
+                value_of(set, t, instance, global_row(map, row), map->first_column + column);
+            ck_assert_msg(got[row * map->columns + column] == want,
+                          "set %d, tensor %d, instance %lld, [%lld, %lld]: %g, not %g", set, t,
+                          (long long)instance, (long long)row, (long long)column,
                           (double)got[row * map->columns + column], (double)want);
         }
     ck_assert(got[map->rows * map->columns] == -7);
     free(got);
 }
 
-static void check_rank(const wf_model *m, const wf_weights *w, int nsets, const wf_layout *layout, int32_t rank) {
+static void check_rank(const wf_model *m, const wf_weights *w, int nsets, const wf_layout *layout,
+                       int32_t rank) {
     wf_parameter_info info[WF_TENSORS];
     wf_model_parameters(m, info);
     for (int s = 0; s < nsets; s++)
@@ -113,7 +164,8 @@ START_TEST(every_shard_of_every_family_comes_back) {
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         wf_layout layout;
         must(wf_layout_parse(texts[i], &layout));
-        for (int32_t rank = 0; rank < wf_layout_ranks(&layout); rank++) check_rank(m, w, 1, &layout, rank);
+        for (int32_t rank = 0; rank < wf_layout_ranks(&layout); rank++)
+            check_rank(m, w, 1, &layout, rank);
     }
     wf_weights_close(w);
 }
@@ -147,21 +199,23 @@ START_TEST(a_rank_reads_its_shard_only) {
     for (int t = 0; t < WF_TENSORS; t++) {
         wf_shard_map map;
         wf_model_shard(m, &info[t], &layout, 1, &map);
-        bytes += info[t].rows ? map.rows * map.columns * 4 * (info[t].per_layer ? m->layers : 1) : 0;
+        bytes +=
+            info[t].rows ? map.rows * map.columns * 4 * (info[t].per_layer ? m->layers : 1) : 0;
     }
     ck_assert_int_eq(wf_weights_bytes_read(w), bytes);
     wf_weights_close(w);
 }
 END_TEST
 
-/* ---- the file itself: what `transformers` would see --------------------------------------------------------------- */
+/* ---- the file itself: what `transformers` would see
+ * --------------------------------------------------------------- */
 
 typedef struct seen {
     int model;
     const char *name;
-    int64_t rows, columns;      /* 0: a vector */
-    int64_t at_row, at_column;  /* this element of the file ... */
-    int tensor;                 /* ... is this one of weft's */
+    int64_t rows, columns;     /* 0: a vector */
+    int64_t at_row, at_column; /* this element of the file ... */
+    int tensor;                /* ... is this one of weft's */
     int64_t instance, row, column;
 } seen;
 static const seen elements[] = {
@@ -188,8 +242,10 @@ static const seen elements[] = {
     {3, "bert.embeddings.LayerNorm.weight", 12, 0, 1, 0, WF_T_EMBEDDING_NORM_WEIGHT, 0, 1, 0},
     {3, "bert.encoder.layer.1.attention.self.key.weight", 12, 12, 2, 3, WF_T_QKV_WEIGHT, 1, 14, 3},
     {3, "bert.encoder.layer.1.attention.self.value.bias", 12, 0, 2, 0, WF_T_QKV_BIAS, 1, 26, 0},
-    {3, "bert.encoder.layer.0.attention.output.dense.weight", 12, 12, 2, 3, WF_T_PROJ_WEIGHT, 0, 2, 3},
-    {3, "bert.encoder.layer.0.attention.output.LayerNorm.weight", 12, 0, 2, 0, WF_T_NORM1_WEIGHT, 0, 2, 0},
+    {3, "bert.encoder.layer.0.attention.output.dense.weight", 12, 12, 2, 3, WF_T_PROJ_WEIGHT, 0, 2,
+     3},
+    {3, "bert.encoder.layer.0.attention.output.LayerNorm.weight", 12, 0, 2, 0, WF_T_NORM1_WEIGHT, 0,
+     2, 0},
     {3, "bert.encoder.layer.0.output.LayerNorm.bias", 12, 0, 2, 0, WF_T_NORM2_BIAS, 0, 2, 0},
     {3, "bert.encoder.layer.1.intermediate.dense.weight", 10, 12, 9, 11, WF_T_FC1_WEIGHT, 1, 9, 11},
     {3, "cls.predictions.transform.dense.weight", 12, 12, 9, 11, WF_T_TRANSFORM_WEIGHT, 0, 9, 11},
@@ -207,7 +263,8 @@ START_TEST(files_have_the_familys_names_and_shapes) {
     ck_assert_int_eq(e->axes, x->columns ? 2 : 1);
     ck_assert_int_eq(e->extent[0], x->rows);
     if (x->columns) ck_assert_int_eq(e->extent[1], x->columns);
-    must(wf_safetensors_read(s, e, x->at_row * (x->columns ? x->columns : 1) + x->at_column, 1, &got));
+    must(wf_safetensors_read(s, e, x->at_row * (x->columns ? x->columns : 1) + x->at_column, 1,
+                             &got));
     ck_assert(got == value_of(0, x->tensor, x->instance, x->row, x->column));
     wf_safetensors_close(s);
 }
@@ -218,7 +275,9 @@ START_TEST(second_names_are_not_written) {
         int model;
         int64_t tensors;
         const char *absent;
-    } files[] = {{0, 2 + 2 * 12 + 2, "lm_head.weight"}, {1, 1 + 2 * 9 + 2, "model.norm.bias"}, {2, 1 + 12 + 1, "lm_head.weight"},
+    } files[] = {{0, 2 + 2 * 12 + 2, "lm_head.weight"},
+                 {1, 1 + 2 * 9 + 2, "model.norm.bias"},
+                 {2, 1 + 12 + 1, "lm_head.weight"},
                  {3, 5 + 2 * 16 + 5, "cls.predictions.decoder.weight"}};
     wf_safetensors *s;
     write_model(&models[files[_i].model], weights_only, 1);
@@ -229,14 +288,16 @@ START_TEST(second_names_are_not_written) {
 }
 END_TEST
 
-/* ---- files from elsewhere: the header is edited ------------------------------------------------------------------- */
+/* ---- files from elsewhere: the header is edited
+ * ------------------------------------------------------------------- */
 
 /* Header and data of the written file. */
 static json_t *read_header(char **data_out, size_t *bytes_out) {
     char *text;
     int64_t bytes;
     must(wf_file_load(path, 1 << 24, &text, &bytes));
-    const size_t n = (size_t)(unsigned char)text[0] | (size_t)(unsigned char)text[1] << 8 | (size_t)(unsigned char)text[2] << 16;
+    const size_t n = (size_t)(unsigned char)text[0] | (size_t)(unsigned char)text[1] << 8 |
+                     (size_t)(unsigned char)text[2] << 16;
     json_t *const header = json_loadb(text + 8, n, 0, NULL);
     ck_assert_ptr_nonnull(header);
     *bytes_out = (size_t)bytes - 8 - n;
@@ -252,13 +313,15 @@ static void write_header(const char *to, json_t *header, char *data, size_t byte
     unsigned char raw[8] = {0};
     FILE *const f = fopen(to, "wb");
     for (int i = 0; i < 8; i++) raw[i] = (unsigned char)(n >> 8 * i);
-    ck_assert(f && fwrite(raw, 1, 8, f) == 8 && fwrite(text, 1, n, f) == n && fwrite(data, 1, bytes, f) == bytes && !fclose(f));
+    ck_assert(f && fwrite(raw, 1, 8, f) == 8 && fwrite(text, 1, n, f) == n &&
+              fwrite(data, 1, bytes, f) == bytes && !fclose(f));
     free(text);
     json_decref(header);
     free(data);
 }
 
-/* Adds a copy of tensor `from` (or, NULL, 8 bytes of I64) named `name`, `flip` changing its last byte. */
+/* Adds a copy of tensor `from` (or, NULL, 8 bytes of I64) named `name`, `flip` changing its last
+ * byte. */
 static void add_tensor(const char *from, const char *name, bool flip) {
     char *data;
     size_t bytes, begin = 0, end = 0;
@@ -275,7 +338,8 @@ static void add_tensor(const char *from, const char *name, bool flip) {
     } else {
         end = 8;
         memset(data + bytes, 0, 8);
-        entry = json_pack("{s:s,s:[i],s:[I,I]}", "dtype", "I64", "shape", 1, "data_offsets", (json_int_t)bytes, (json_int_t)(bytes + 8));
+        entry = json_pack("{s:s,s:[i],s:[I,I]}", "dtype", "I64", "shape", 1, "data_offsets",
+                          (json_int_t)bytes, (json_int_t)(bytes + 8));
     }
     json_object_set_new(header, name, entry);
     write_header(path, header, data, bytes + end - begin);
@@ -317,8 +381,10 @@ static wf_status try_model(const wf_model *m) {
 
 static void expect_sentence(const wf_model *m, const char *said) {
     ck_assert_int_eq(try_model(m), WF_ERR_FILE);
-    ck_assert_msg(strstr(wf_last_error(), said) != NULL, "\"%s\" does not say \"%s\"", wf_last_error(), said);
-    ck_assert_msg(strstr(wf_last_error(), folder) != NULL, "\"%s\" does not name the file", wf_last_error());
+    ck_assert_msg(strstr(wf_last_error(), said) != NULL, "\"%s\" does not say \"%s\"",
+                  wf_last_error(), said);
+    ck_assert_msg(strstr(wf_last_error(), folder) != NULL, "\"%s\" does not name the file",
+                  wf_last_error());
 }
 
 START_TEST(prefixes_may_be_absent) {
@@ -359,23 +425,31 @@ START_TEST(buffers_are_passed_by) {
         int model;
         const char *name;
         bool passed;
-    } buffers[] = {{0, "transformer.h.0.attn.bias", true},      {0, "h.11.attn.masked_bias", true},
-                   {0, "transformer.h.0.attn.biased", false},   {0, "transformer.h.x.attn.bias", false},
-                   {1, "model.layers.0.self_attn.rotary_emb.inv_freq", true}, {3, "bert.embeddings.position_ids", true},
-                   {3, "bert.pooler.dense.weight", true},       {3, "cls.seq_relationship.bias", true},
-                   {1, "bert.pooler.dense.weight", false},      {0, "transformer.h.2.ln_1.weight", false},
+    } buffers[] = {{0, "transformer.h.0.attn.bias", true},
+                   {0, "h.11.attn.masked_bias", true},
+                   {0, "transformer.h.0.attn.biased", false},
+                   {0, "transformer.h.x.attn.bias", false},
+                   {1, "model.layers.0.self_attn.rotary_emb.inv_freq", true},
+                   {3, "bert.embeddings.position_ids", true},
+                   {3, "bert.pooler.dense.weight", true},
+                   {3, "cls.seq_relationship.bias", true},
+                   {1, "bert.pooler.dense.weight", false},
+                   {0, "transformer.h.2.ln_1.weight", false},
                    {1, "model.layers.0.self_attn.q_proj.bias", false}};
     write_model(&models[buffers[_i].model], weights_only, 1);
     add_tensor(NULL, buffers[_i].name, false);
-    if (buffers[_i].passed) must(try_model(&models[buffers[_i].model]));
-    else expect_sentence(&models[buffers[_i].model], buffers[_i].name);
+    if (buffers[_i].passed)
+        must(try_model(&models[buffers[_i].model]));
+    else
+        expect_sentence(&models[buffers[_i].model], buffers[_i].name);
 }
 END_TEST
 
 START_TEST(old_norms_of_bert_are_understood) {
     write_model(&models[3], weights_only, 1);
     rename_prefix("bert.embeddings.LayerNorm.weight", "bert.embeddings.LayerNorm.gamma");
-    rename_prefix("bert.encoder.layer.1.output.LayerNorm.bias", "bert.encoder.layer.1.output.LayerNorm.beta");
+    rename_prefix("bert.encoder.layer.1.output.LayerNorm.bias",
+                  "bert.encoder.layer.1.output.LayerNorm.beta");
     must(try_model(&models[3]));
 }
 END_TEST
@@ -409,12 +483,15 @@ END_TEST
 
 START_TEST(a_piece_that_is_missing_is_named) {
     write_model(&models[1], weights_only, 1);
-    rename_prefix("model.layers.1.self_attn.k_proj.weight", "model.layers.1.self_attn.rotary_emb.inv_freq");
+    rename_prefix("model.layers.1.self_attn.k_proj.weight",
+                  "model.layers.1.self_attn.rotary_emb.inv_freq");
     expect_sentence(&models[1], "model.layers.1.self_attn.k_proj.weight");
 }
 END_TEST
 
-/* ---- several files ------------------------------------------------------------------------------------------------- */
+/* ---- several files
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static void write_index(const char *text) {
     char index[128];
@@ -450,7 +527,8 @@ static void write_shards(const wf_model *m) {
         snprintf(to, sizeof to, "%s/model-%05d-of-00002.safetensors", folder, i + 1);
         write_header(to, shard[i], part[i], at[i]);
     }
-    json_t *const root = json_pack("{s:{s:i},s:o}", "metadata", "total_size", (int)bytes, "weight_map", map);
+    json_t *const root =
+        json_pack("{s:{s:i},s:o}", "metadata", "total_size", (int)bytes, "weight_map", map);
     char *const text = json_dumps(root, 0);
     write_index(text);
     free(text);
@@ -485,8 +563,10 @@ START_TEST(a_wrong_index_is_named) {
         {"{\"weight_map\"", "no JSON"},
         {"", "no JSON"},
         {"{\"weight_map\": {\"a\": \"absent.safetensors\"}}", "absent.safetensors"},
-        {"{\"weight_map\": {\"nothing.like.it\": \"model-00001-of-00002.safetensors\"}}", "nothing.like.it"},
-        {"{\"weight_map\": {\"transformer.wte.weight\": \"model-00001-of-00002.safetensors\"}}", "holds no tensor"},
+        {"{\"weight_map\": {\"nothing.like.it\": \"model-00001-of-00002.safetensors\"}}",
+         "nothing.like.it"},
+        {"{\"weight_map\": {\"transformer.wte.weight\": \"model-00001-of-00002.safetensors\"}}",
+         "holds no tensor"},
     };
     write_shards(&models[0]);
     write_index(wrong[_i].text);
@@ -517,7 +597,8 @@ int main(void) {
     tcase_add_loop_test(c, every_shard_of_every_family_comes_back, 0, MODELS);
     tcase_add_loop_test(c, a_file_may_hold_two_sets, 0, MODELS);
     tcase_add_loop_test(c, a_rank_reads_its_shard_only, 0, MODELS);
-    tcase_add_loop_test(c, files_have_the_familys_names_and_shapes, 0, (int)(sizeof elements / sizeof *elements));
+    tcase_add_loop_test(c, files_have_the_familys_names_and_shapes, 0,
+                        (int)(sizeof elements / sizeof *elements));
     tcase_add_loop_test(c, second_names_are_not_written, 0, 4);
     tcase_add_loop_test(c, prefixes_may_be_absent, 0, MODELS);
     tcase_add_test(c, a_tied_head_may_be_there_and_equal);

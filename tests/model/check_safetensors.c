@@ -32,14 +32,18 @@ static void write_bytes(const void *data, size_t bytes) {
     ck_assert_int_eq(fclose(f), 0);
 }
 
-/* A file of this header and so many bytes of data; the length written is the header's, or `length`. */
-static size_t build(char *out, uint64_t length, const char *header, const void *data, size_t bytes) {
+/* A file of this header and so many bytes of data; the length written is the header's, or `length`.
+ */
+static size_t build(char *out, uint64_t length, const char *header, const void *data,
+                    size_t bytes) {
     const size_t n = strlen(header);
     if (length == UINT64_MAX) length = n;
     for (int i = 0; i < 8; i++) out[i] = (char)(length >> 8 * i);
     memcpy(out + 8, header, n);
-    if (data) memcpy(out + 8 + n, data, bytes);
-    else memset(out + 8 + n, 0, bytes);
+    if (data)
+        memcpy(out + 8 + n, data, bytes);
+    else
+        memset(out + 8 + n, 0, bytes);
     return 8 + n + bytes;
 }
 
@@ -49,10 +53,14 @@ static void write_file(uint64_t length, const char *header, const void *data, si
     free(room);
 }
 
-/* ---- what is written is read ---------------------------------------------------------------------------- */
+/* ---- what is written is read
+ * ---------------------------------------------------------------------------- */
 
 START_TEST(what_is_written_is_read) {
-    const wf_tensor_plan plan[] = {{"z.matrix", 3, 5, false}, {"a.vector", 7, 1, true}, {"empty", 0, 4, false}, {"one", 1, 1, false}};
+    const wf_tensor_plan plan[] = {{"z.matrix", 3, 5, false},
+                                   {"a.vector", 7, 1, true},
+                                   {"empty", 0, 4, false},
+                                   {"one", 1, 1, false}};
     float data[23], got[15];
     int64_t bytes;
     uint8_t digest[WF_SHA256_BYTES];
@@ -66,9 +74,12 @@ START_TEST(what_is_written_is_read) {
     must(wf_safetensors_open(path, &s));
     ck_assert_int_eq(wf_safetensors_count(s), 4);
     ck_assert_str_eq(wf_safetensors_entry(s, 0)->name, "a.vector");
-    const wf_tensor_entry *const e = wf_safetensors_find(s, "z.matrix"), *const v = wf_safetensors_find(s, "a.vector");
+    const wf_tensor_entry *const e = wf_safetensors_find(s, "z.matrix"), *const v =
+                                                                             wf_safetensors_find(
+                                                                                 s, "a.vector");
     ck_assert(e && v && wf_safetensors_find(s, "empty") && !wf_safetensors_find(s, "z.matri"));
-    ck_assert(e->axes == 2 && e->extent[0] == 3 && e->extent[1] == 5 && v->axes == 1 && v->extent[0] == 7);
+    ck_assert(e->axes == 2 && e->extent[0] == 3 && e->extent[1] == 5 && v->axes == 1 &&
+              v->extent[0] == 7);
     ck_assert_int_eq((e->begin) % 8, 0);
     must(wf_safetensors_read(s, e, 0, 15, got));
     ck_assert_int_eq(memcmp(got, data, sizeof got), 0);
@@ -89,11 +100,14 @@ START_TEST(a_file_that_is_there_is_not_overwritten) {
     must(wf_safetensors_create(path, &plan, 1, &w));
     uint8_t digest[WF_SHA256_BYTES];
     int64_t bytes;
-    ck_assert_int_eq(wf_safetensors_finish(w, &bytes, digest), WF_ERR_INTERNAL); /* no data were put */
+    ck_assert_int_eq(wf_safetensors_finish(w, &bytes, digest),
+                     WF_ERR_INTERNAL); /* no data were put */
 }
 END_TEST
 
-/* ---- dtypes ------------------------------------------------------------------------------------------------ */
+/* ---- dtypes
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* Every half, against ldexp. */
 START_TEST(halves_are_exact) {
@@ -101,7 +115,9 @@ START_TEST(halves_are_exact) {
     static float got[65536];
     wf_safetensors *s;
     for (int i = 0; i < 65536; i++) halves[i] = (uint16_t)i;
-    write_file(UINT64_MAX, "{\"x\":{\"dtype\":\"F16\",\"shape\":[65536],\"data_offsets\":[0,131072]}}", halves, sizeof halves);
+    write_file(UINT64_MAX,
+               "{\"x\":{\"dtype\":\"F16\",\"shape\":[65536],\"data_offsets\":[0,131072]}}", halves,
+               sizeof halves);
     must(wf_safetensors_open(path, &s));
     must(wf_safetensors_read(s, wf_safetensors_entry(s, 0), 0, 65536, got));
     for (int i = 0; i < 65536; i++) {
@@ -110,8 +126,9 @@ START_TEST(halves_are_exact) {
                             : exponent     ? ldexp(1024 + fraction, exponent - 25)
                                            : ldexp(fraction, -24);
         const double want = i & 0x8000 ? -size : size;
-        ck_assert_msg(isnan(want) ? isnan(got[i]) : (double)got[i] == want && !signbit(got[i]) == !(i & 0x8000), "%04x: %g", i,
-                      (double)got[i]);
+        ck_assert_msg(isnan(want) ? isnan(got[i])
+                                  : (double)got[i] == want && !signbit(got[i]) == !(i & 0x8000),
+                      "%04x: %g", i, (double)got[i]);
     }
     wf_safetensors_close(s);
 }
@@ -120,7 +137,8 @@ END_TEST
 START_TEST(brain_floats_and_doubles_are_converted) {
     const uint16_t brain[4] = {0x3f80, 0xc049, 0x0001, 0x7f80};
     const double wide[4] = {1.0 + 0x1p-24, 1.0 + 0x1.8p-23, -1e300, 0x1p-140};
-    const float want_brain[4] = {1, -3.140625f, 0x1p-133f, INFINITY}, want_wide[4] = {1, 1 + 0x1p-22f, -INFINITY, 0x1p-140f};
+    const float want_brain[4] = {1, -3.140625f, 0x1p-133f, INFINITY},
+                want_wide[4] = {1, 1 + 0x1p-22f, -INFINITY, 0x1p-140f};
     float got[4];
     char data[40];
     wf_safetensors *s;
@@ -134,7 +152,9 @@ START_TEST(brain_floats_and_doubles_are_converted) {
     must(wf_safetensors_read(s, wf_safetensors_find(s, "b"), 0, 4, got));
     ck_assert_int_eq(memcmp(got, want_brain, sizeof got), 0);
     must(wf_safetensors_read(s, wf_safetensors_find(s, "d"), 0, 4, got));
-    for (int i = 0; i < 4; i++) ck_assert_msg(got[i] == want_wide[i], "%d: %a, not %a", i, (double)got[i], (double)want_wide[i]);
+    for (int i = 0; i < 4; i++)
+        ck_assert_msg(got[i] == want_wide[i], "%d: %a, not %a", i, (double)got[i],
+                      (double)want_wide[i]);
     wf_safetensors_close(s);
 }
 END_TEST
@@ -143,17 +163,20 @@ START_TEST(other_dtypes_are_passed_by) {
     static const struct {
         const char *name;
         int bytes;
-    } others[] = {{"BOOL", 1}, {"U8", 1}, {"I8", 1}, {"I16", 2}, {"U16", 2}, {"I32", 4}, {"U32", 4}, {"I64", 8},
-                  {"U64", 8},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"C64", 8}};
+    } others[] = {{"BOOL", 1},    {"U8", 1},      {"I8", 1},  {"I16", 2}, {"U16", 2},
+                  {"I32", 4},     {"U32", 4},     {"I64", 8}, {"U64", 8}, {"F8_E4M3", 1},
+                  {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"C64", 8}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         char header[128];
         float got;
         wf_safetensors *s;
-        snprintf(header, sizeof header, "{\"x\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%d]}}", others[i].name,
+        snprintf(header, sizeof header,
+                 "{\"x\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%d]}}", others[i].name,
                  3 * others[i].bytes);
         write_file(UINT64_MAX, header, NULL, (size_t)(3 * others[i].bytes));
         must(wf_safetensors_open(path, &s));
-        ck_assert_int_eq(wf_safetensors_read(s, wf_safetensors_entry(s, 0), 0, 1, &got), WF_ERR_FILE);
+        ck_assert_int_eq(wf_safetensors_read(s, wf_safetensors_entry(s, 0), 0, 1, &got),
+                         WF_ERR_FILE);
         ck_assert_ptr_nonnull(strstr(wf_last_error(), others[i].name));
         wf_safetensors_close(s);
     }
@@ -165,7 +188,8 @@ START_TEST(data_need_not_be_aligned) {
     const float want[2] = {1.5f, -2.25f};
     float got[2];
     wf_safetensors *s;
-    write_file(UINT64_MAX, "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}} ", want, sizeof want);
+    write_file(UINT64_MAX, "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}} ",
+               want, sizeof want);
     must(wf_safetensors_open(path, &s));
     ck_assert_int_ne(wf_safetensors_entry(s, 0)->begin % 4, 0);
     must(wf_safetensors_read(s, wf_safetensors_entry(s, 0), 0, 2, got));
@@ -174,11 +198,16 @@ START_TEST(data_need_not_be_aligned) {
 }
 END_TEST
 
-/* ---- damage -------------------------------------------------------------------------------------------------- */
+/* ---- damage
+ * --------------------------------------------------------------------------------------------------
+ */
 
 #define X(offsets) "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":" offsets "}}"
-#define Y(shape, offsets) "{\"x\":{\"dtype\":\"F32\",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
-#define AB(a, b) "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":" a "},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":" b "}}"
+#define Y(shape, offsets)                                                                          \
+    "{\"x\":{\"dtype\":\"F32\",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
+#define AB(a, b)                                                                                   \
+    "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":" a                                   \
+    "},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":" b "}}"
 
 static const struct {
     const char *header;
@@ -202,7 +231,8 @@ static const struct {
     {"{\"x\":1}", UINT64_MAX, 0, "tensor x is no JSON object"},
     {"{\"\":{}}", UINT64_MAX, 0, "no name"},
     {"{\"x\":{\"shape\":[2],\"data_offsets\":[0,8]}}", UINT64_MAX, 8, "no dtype"},
-    {"{\"x\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,8]}}", UINT64_MAX, 8, "dtype \"F4\""},
+    {"{\"x\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,8]}}", UINT64_MAX, 8,
+     "dtype \"F4\""},
     {"{\"x\":{\"dtype\":\"F32\",\"data_offsets\":[0,8]}}", UINT64_MAX, 8, "no shape"},
     {"{\"x\":{\"dtype\":\"F32\",\"shape\":[2]}}", UINT64_MAX, 8, "data_offsets"},
     {Y("[2.0]", "[0,8]"), UINT64_MAX, 8, "extent 0"},
@@ -236,8 +266,10 @@ START_TEST(each_damage_is_one_sentence) {
     write_file(damaged[_i].length, damaged[_i].header, NULL, damaged[_i].bytes);
     ck_assert_int_eq(wf_safetensors_open(path, &s), WF_ERR_FILE);
     ck_assert_ptr_null(s);
-    ck_assert_msg(strstr(wf_last_error(), damaged[_i].said) != NULL, "\"%s\" does not say \"%s\"", wf_last_error(), damaged[_i].said);
-    ck_assert_msg(strstr(wf_last_error(), path) != NULL, "\"%s\" does not name the file", wf_last_error());
+    ck_assert_msg(strstr(wf_last_error(), damaged[_i].said) != NULL, "\"%s\" does not say \"%s\"",
+                  wf_last_error(), damaged[_i].said);
+    ck_assert_msg(strstr(wf_last_error(), path) != NULL, "\"%s\" does not name the file",
+                  wf_last_error());
     ck_assert_ptr_null(strchr(wf_last_error(), '\n'));
 }
 END_TEST
@@ -281,11 +313,14 @@ START_TEST(depth_is_found_before_parsing) {
 }
 END_TEST
 
-/* ---- cut and flipped ---------------------------------------------------------------------------------------- */
+/* ---- cut and flipped
+ * ---------------------------------------------------------------------------------------- */
 
-static const char sound[] = "{\"__metadata__\":{\"format\":\"pt\"},\"layer.w\":{\"dtype\":\"F16\",\"shape\":[2,3],\"data_offsets\":[0,12]},"
-                            "\"e\":{\"dtype\":\"F32\",\"shape\":[0,3],\"data_offsets\":[12,12]},"
-                            "\"layer.b\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[12,28]}}";
+static const char sound[] =
+    "{\"__metadata__\":{\"format\":\"pt\"},\"layer.w\":{\"dtype\":\"F16\",\"shape\":[2,3],\"data_"
+    "offsets\":[0,12]},"
+    "\"e\":{\"dtype\":\"F32\",\"shape\":[0,3],\"data_offsets\":[12,12]},"
+    "\"layer.b\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[12,28]}}";
 enum { SOUND_DATA = 28 };
 
 static size_t sound_file(char out[512]) {
@@ -294,7 +329,8 @@ static size_t sound_file(char out[512]) {
     return build(out, UINT64_MAX, sound, data, sizeof data);
 }
 
-/* Opens and reads all there is; what is converted lands in room of exactly its size, under sanitizers. */
+/* Opens and reads all there is; what is converted lands in room of exactly its size, under
+ * sanitizers. */
 static bool read_all(void) {
     wf_safetensors *s;
     if (wf_safetensors_open(path, &s) != WF_OK) return false;
@@ -321,7 +357,8 @@ START_TEST(every_cut_is_refused) {
 }
 END_TEST
 
-/* A flip in the data cannot be seen; one elsewhere is refused, or leaves a file that is still sound. */
+/* A flip in the data cannot be seen; one elsewhere is refused, or leaves a file that is still
+ * sound. */
 START_TEST(flipped_bits_do_no_harm) {
     char file[512], one[512];
     const size_t bytes = sound_file(file);
