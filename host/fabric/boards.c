@@ -35,7 +35,7 @@ void wf_members_tell(const wf_members *members, int32_t rank, char *out, size_t 
     wf_board_read(members->boards[rank], &theirs);
     wf_activity_print(&theirs, doing, sizeof doing);
     if (theirs.left) snprintf(out, out_bytes, "; it has given up");
-    else snprintf(out, out_bytes, "; it has been in %s for %.1f s", doing, wf_board_clock_s() - theirs.since_s);
+    else snprintf(out, out_bytes, "; it has been %s%s for %.1f s", *theirs.site || *theirs.operation ? "in " : "", doing, wf_board_clock_s() - theirs.since_s);
 }
 
 /* A board that its rank has not shown yet reads as zeros: process 0, which nobody takes for dead. */

@@ -11,7 +11,8 @@ if ! command -v valgrind >/dev/null 2>&1; then
 fi
 rm -rf "$work" && mkdir -p "$work" || exit 1
 CK_FORK=no # one process, one log
-export CK_FORK
+WEFT_TIMEOUT_S=300
+export CK_FORK WEFT_TIMEOUT_S
 
 checks=0 failures=0
 failure() { failures=$((failures + 1)); echo "FAILED: $*"; }
@@ -50,7 +51,7 @@ if command -v mpirun >/dev/null 2>&1; then
     for program in ${VALGRIND_RANKS:-}; do
         name=$(basename "$program")-2
         inspect "$name" timeout 1200 mpirun --allow-run-as-root --oversubscribe --bind-to none -np 2 \
-            $memcheck --log-file="$work/$name.%p" ./"$program"
+            $memcheck --log-file="$work/$name.%p" ./"$program" none open 1
     done
 fi
 echo "$(((checks - failures) * 100 / checks))%: Checks: $checks, Failures: $failures, Errors: 0"
