@@ -1,5 +1,5 @@
 #!/bin/bash
-# check_faults.sh [long]: the fault matrix. `weft train` on 2 to 4 ranks with one fault on one rank, at each kind of step
+# check_faults.sh [long [RANKS...]]: the fault matrix. `weft train` on 2 to 4 ranks with one fault on one rank, at each kind of step
 # (faulty.c): a rank is stopped, killed, slow, hangs in a call; a message is shortened; an OpenCL call fails; the plan of
 # one rank is altered. Each job must end within its deadline and 2 s of the fault, with a failure and a line that
 # names rank, step and operation; a slow rank's job must end well, with the same losses to the bit; no process may be left.
@@ -88,12 +88,13 @@ end_command() { # end_command SIGNAL RANKS OPTION...
     checks=$((checks + 1))
     signal=$1 np=$2
     shift 2
+    rm -f "$work/out" # or an earlier command's would be taken for this one's
     $program train --text "$work/text.txt" --model "$work/config.json" --ranks "$np" --batch 4 --sequence 16 --steps 1000000 \
         --timeout "$deadline" --evaluate-batches 0 --json "$@" >"$work/out" 2>"$work/err" &
     command=$!
     tries=0
     while [ ! -s "$work/out" ] && [ $tries -lt 600 ]; do sleep 0.1; tries=$((tries + 1)); done
-    kill -"$signal" $command
+    [ -s "$work/out" ] && kill -"$signal" $command || failure "the command of $np ranks $* did not come to be ended by SIG$signal"
     wait $command 2>/dev/null
     tries=0
     while [ -n "$(left)" ] && [ $tries -lt 20 ]; do sleep 0.1; tries=$((tries + 1)); done # mpirun takes a second or two
@@ -103,7 +104,7 @@ end_command() { # end_command SIGNAL RANKS OPTION...
 exchanges="embed.forward layer.forward head.first layer.backward.first embed.backward.first finish layer.finish gradnorm"
 kernels="$exchanges layer.optimizer optimizer"
 if [ "${1:-}" = long ]; then
-    for ranks in 2 3 4; do
+    for ranks in ${2:-2 3 4}; do
         reference $ranks
         for victim in 0 $((ranks - 1)); do
             for segment in $kernels; do
