@@ -149,7 +149,9 @@ typedef struct weft_model_info {
     const char *family;                     /* "gpt2", "llama", "bert" */
     bool bidirectional, gated, has_head;    /* without a head: WEFT_HIDDEN only */
 } weft_model_info;
-/* A preset ("tiny", "gpt2") or the path of a Hugging Face config.json of a gpt2. */
+/* A preset ("tiny", "gpt2"), or a Hugging Face config.json of a gpt2, llama, mistral, qwen2 or bert: its
+ * path or its folder's. A field that is missing or absurd, or asks for what weft does not compute, is
+ * WEFT_ERR_FILE or WEFT_ERR_UNSUPPORTED with a sentence naming it. Local. */
 WEFT_API weft_status weft_model_create(const char *preset_or_path, weft_model **out);
 WEFT_API void weft_model_destroy(weft_model *);
 WEFT_API void weft_model_describe(const weft_model *, weft_model_info *out);

@@ -188,9 +188,10 @@ static wf_status split(const char *path, char parent[WF_PATH_BYTES], char name[2
     for (size_t n = strlen(text); n > 1 && text[n - 1] == '/'; n--) text[n - 1] = 0;
     char *const slash = strrchr(text, '/');
     const char *const last = slash ? slash + 1 : text;
-    if (!*last || strcmp(last, ".") == 0 || strcmp(last, "..") == 0 || strlen(last) > 100)
+    const size_t length = strlen(last);
+    if (!length || strcmp(last, ".") == 0 || strcmp(last, "..") == 0 || length > 100)
         return wf_fail(WF_ERR_FILE, "%s is no name of a folder that could be replaced", path);
-    snprintf(name, 256, "%s", last);
+    memcpy(name, last, length + 1);
     if (!slash) return strcpy(parent, "."), WF_OK;
     snprintf(parent, WF_PATH_BYTES, "%.*s", slash == text ? 1 : (int)(slash - text), text);
     return WF_OK;
