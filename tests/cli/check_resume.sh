@@ -54,6 +54,9 @@ run "${train[@]}" "${schedule[@]}" --steps 7 --checkpoint "$scratch/few" --check
 holds "the two newest of 2, 4, 6, 7 stay" [ "$(ls "$scratch/few" | tr '\n' ' ')" = "step-000000006 step-000000007 " ]
 
 # stopped: by SIGTERM to the command, on one rank and over ranks; by SIGINT; by a signal that reaches one rank only
+children() { # children PID: of any system with /proc; not every one has pgrep
+    grep -ls "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status | tr -dc '0-9\n'
+}
 # stop LAYOUT WHO SIGNAL: WHO is command or rank
 stop() {
     local layout=$1 who=$2 signal=$3 waited=0 pid target
@@ -63,9 +66,9 @@ stop() {
     pid=$!
     while [ "$(wc -l <"$scratch/out")" -lt 3 ] && [ $waited -lt 600 ] && kill -0 $pid 2>/dev/null; do sleep 0.1; waited=$((waited + 1)); done
     target=$pid
-    [ $who = rank ] && target=$(pgrep -P "$(pgrep -P $pid | head -1)" | tail -1)
+    [ $who = rank ] && target=$(children "$(children $pid | head -1)" | tail -1)
     kill -$signal "$target"
-    ( sleep 60; kill -KILL $pid 2>/dev/null ) & local guard=$!
+    ( sleep 200; kill -KILL $pid 2>/dev/null ) & local guard=$!
     wait $pid; status=$?; checks=$((checks + 1))
     kill $guard 2>/dev/null; wait $guard 2>/dev/null
     [ $status = 0 ] || { fails "$signal to the $who under $layout: status $status"; return; }

@@ -15,6 +15,7 @@
 
 enum { BATCH = 2, SEQUENCE = 8, VOCABULARY = 29, LATE_S = 2 };
 static double deadline_s = 3;
+static double patience = 1; /* the fast suite shares its machine with others: there only a hang is late */
 typedef enum phase { OPEN, LOAD, STEP, SAVE, RESTORE, PHASES } phase;
 static const char *const phase_names[PHASES] = {"open", "load", "step", "save", "restore"};
 
@@ -148,7 +149,7 @@ static bool fault(inject_kind kind, phase at, int64_t n) {
     if (!bad && status && !any(fired)) bad = complain("failed without a fault", kind, at, n, said);
     else if (!bad && !status) any(fired);
     const int failed = any(status != WEFT_OK);
-    if (took_s > deadline_s + LATE_S + 4 * lasts_s[at] && failed) bad |= complain("it took too long", kind, at, n, said);
+    if (took_s > patience * (deadline_s + LATE_S + 4 * lasts_s[at]) && failed) bad |= complain("it took too long", kind, at, n, said);
     /* What was done in spite of the fault must be right. */
     for (int p = (int)at + 1; p < PHASES && !failed && !any(bad); p++)
         if (phases[p](&j)) bad |= complain("a phase after a fault that did not matter failed", kind, (phase)p, n, weft_last_error());
@@ -242,6 +243,7 @@ int main(int argc, char **argv) {
         fault((inject_kind)find(inject_names, INJECT_KINDS, argv[1]), (phase)find(phase_names, PHASES, argv[2]), atoll(argv[3]));
     } else if (!failures) {
         const int64_t few = argc > 1 ? atoll(argv[1]) : 1;
+        if (few == 1) patience = 5;
         int64_t seed = argc > 2 ? atoll(argv[2]) : (int64_t)time(NULL);
         if (ranks > 1) MPI_Bcast(&seed, 1, MPI_INT64_T, 0, MPI_COMM_WORLD);
         if (rank == 0) fprintf(stderr, "seed %lld\n", (long long)seed);

@@ -24,6 +24,10 @@ while [ $i -lt 400 ]; do echo "line $i of a text that is long enough to train on
 
 checks=0 failures=0 slowest=0
 failure() { failures=$((failures + 1)); echo "FAILED: $*"; sed 's/^/    /' "$work/err" | tail -n 12; }
+# Seconds beyond its deadline that a job may take: 2, but in the fast suite, which may share its machine with anything.
+margin=2
+[ "${1:-}" = long ] || margin=20
+above() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a > b) }'; }
 now() { cut -d' ' -f1 /proc/uptime; }
 
 train() { # train RANKS STEPS
@@ -56,7 +60,7 @@ run_case() { # run_case RANKS KIND VICTIM SEGMENT WHAT NTH
     end=$(now)
     no_orphans "$name"
     [ -s "$work/stamp" ] || { failure "$name: the fault did not happen (exit status $ended)"; return; }
-    took=$(echo "$end - $(cat "$work/stamp")" | bc)
+    took=$(awk -v end="$end" -v begin="$(cat "$work/stamp")" 'BEGIN { printf "%.2f", end - begin }')
     if [ "$2" = slow ]; then
         [ $ended = 0 ] || { failure "$name: exit status $ended"; return; }
         cut -d, -f1,2 "$work/out" | cmp -s - "$work/losses$1" || failure "$name: other losses than without a fault"
@@ -65,8 +69,8 @@ run_case() { # run_case RANKS KIND VICTIM SEGMENT WHAT NTH
     [ $ended != 0 ] || { failure "$name: ended as if nothing had happened"; return; }
     [ $ended != 137 ] || [ "$2" = kill ] || { failure "$name: hung, or was killed"; return; }
     [ "$2" = kill ] || [ $ended -le 3 ] || failure "$name: exit status $ended"
-    [ "$(echo "$took > $deadline + 2" | bc)" = 0 ] || failure "$name: ended only $took s after the fault"
-    [ "$(echo "$took > $slowest" | bc)" = 0 ] || slowest=$took
+    above "$took" $((deadline + margin)) && failure "$name: ended only $took s after the fault"
+    above "$took" "$slowest" && slowest=$took
     if [ "$2" = plan ]; then
         grep -Eq '^weft: .*plans of ranks [0-9]+ and [0-9]+ do not fit.* (step|lane) ' "$work/err" || failure "$name: no line names ranks and what differs"
     else
