@@ -34,6 +34,7 @@ int main(int argc, char **argv) {
     MPI_Allreduce(sum, all, 2, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
     printf("rank %d: %ld rows; loss %g, |dx|^2 %g\n", weft_context_rank(context), n / rows.hidden, all[0], all[1]);
     weft_stash_destroy(stash); weft_plan_destroy(plan); weft_params_destroy(params);
+    weft_model_destroy(model); weft_layout_destroy(layout); free(x); free(y); free(dx);
     weft_context_destroy(context); weft_bootstrap_destroy(ranks);
     return MPI_Finalize();
 }

@@ -88,10 +88,10 @@ static uint64_t hash_message(const wf_schedule *s, const wf_exchange *exchange, 
     return mix(hash, (uint64_t)wf_view_elements(view));
 }
 
-/* Folds a call's messages of one channel into *hash, one by one: how a rank cuts its program into
- * segments is its own affair. False: the segment has none. */
-static bool hash_call(const wf_schedule *s, const wf_call *call, int32_t from, int32_t to, wf_lane channel,
-                      uint64_t *hash) {
+/* Folds a call's messages of one channel into *c, one by one, up to `most` in all: how a rank cuts its
+ * program into segments is its own affair. False: the segment has none. */
+static bool fold_call(const wf_schedule *s, int32_t at, int32_t from, int32_t to, wf_lane channel, int64_t most, wf_channel *c) {
+    const wf_call *call = &s->calls[at];
     const wf_segment *segment = &s->segments[call->segment];
     bool any = false;
     for (int32_t i = segment->step; i < segment->step + segment->steps; i++) {
@@ -102,19 +102,28 @@ static bool hash_call(const wf_schedule *s, const wf_call *call, int32_t from, i
         const bool receives = s->rank == to && exchange->from == from && step->writes > 0;
         if (!sends && !receives) continue;
         any = true;
-        *hash = mix(*hash, hash_message(s, exchange, &s->views[step->view + (sends ? 0 : step->reads)]));
-        *hash = mix(*hash, (uint64_t)call->microbatch);
+        if (c->messages == most) break;
+        c->view = step->view + (sends ? 0 : step->reads);
+        c->hash = mix(c->hash, hash_message(s, exchange, &s->views[c->view]));
+        c->hash = mix(c->hash, (uint64_t)call->microbatch);
+        c->call = at;
+        c->step = i;
+        c->messages++;
     }
     return any;
 }
 
-uint64_t wf_schedule_hash_channel(const wf_schedule *s, int32_t from, int32_t to, wf_lane lane) {
-    uint64_t hash = 0;
+wf_channel wf_schedule_channel(const wf_schedule *s, int32_t from, int32_t to, wf_lane lane, int64_t most) {
+    wf_channel channel = {.call = -1, .step = -1, .view = -1};
     int32_t silent = -1; /* a segment known to have no such message: programs repeat segments often */
-    for (int32_t c = 0; c < s->ncalls; c++)
-        if (s->calls[c].segment != silent && !hash_call(s, &s->calls[c], from, to, wf_lane_channel(lane), &hash))
+    for (int32_t c = 0; c < s->ncalls && channel.messages < most; c++)
+        if (s->calls[c].segment != silent && !fold_call(s, c, from, to, wf_lane_channel(lane), most, &channel))
             silent = s->calls[c].segment;
-    return hash;
+    return channel;
+}
+
+uint64_t wf_schedule_hash_channel(const wf_schedule *s, int32_t from, int32_t to, wf_lane lane) {
+    return wf_schedule_channel(s, from, to, lane, INT64_MAX).hash;
 }
 
 static uint64_t hash_buffers(const wf_schedule *s, uint64_t hash) {

@@ -247,7 +247,15 @@ wf_status wf_derive_waits(wf_schedule *);               /* layouts/waits.c */
 /* Checks all ranks' placed schedules together (one per class of ranks would do where ranks are
  * alike). Sentences name ranks, steps and sites. layouts/check.c */
 wf_status wf_check(const wf_schedule *const *schedules, int32_t count);
-/* What a rank sends to and receives from each group, as a hash over the program: ranks compare. */
+/* The messages from one rank to another on a lane's channel, in order, `most` at most, as one of the two
+ * sees them: how many, their hash, and the last one's call, step and view (-1: there is none). */
+typedef struct wf_channel {
+    uint64_t hash;
+    int64_t messages;
+    int32_t call, step, view;
+} wf_channel;
+wf_channel wf_schedule_channel(const wf_schedule *, int32_t from, int32_t to, wf_lane lane, int64_t most);
+/* The hash of all of them: ranks compare. */
 uint64_t wf_schedule_hash_channel(const wf_schedule *, int32_t from, int32_t to, wf_lane lane);
 /* Of the whole placed schedule: same plan, same value. */
 uint64_t wf_schedule_hash(const wf_schedule *);

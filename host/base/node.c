@@ -90,7 +90,8 @@ int64_t wf_host_free_bytes(void) {
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
         const int64_t limit = number_in(groups[i].limit, INT64_MAX);
         if (limit == INT64_MAX) continue;
-        const int64_t used = number_in(groups[i].used, 0) - number_after(groups[i].statistics, groups[i].cache, 0);
+        const int64_t held = number_in(groups[i].used, 0), cached = number_after(groups[i].statistics, groups[i].cache, 0);
+        const int64_t used = held > cached ? held - cached : 0; /* read one after the other: either may be the larger */
         const int64_t left = limit > used ? limit - used : 0;
         if (left < free_bytes) free_bytes = left;
     }

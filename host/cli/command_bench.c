@@ -96,10 +96,8 @@ static int bench(const ranks *ranks, const text_list *cases, const weft_layout *
     return ranks->rank ? EXIT_CHECK : complain(EXIT_CHECK, "bench: nothing was timed");
 }
 
-static int run(int argc, char **argv) {
-    text_list cases = {0};
+static int run_cases(char **argv, const text_list *cases) {
     weft_layout *layout = NULL;
-    if (!options_parse("bench", options, sizeof options / sizeof *options, argc - 2, argv + 2, &cases)) return EXIT_USAGE;
     if (all && candidate) return complain(EXIT_USAGE, "bench: --all and --candidate exclude each other");
     int needed = (int)context_options.ranks; /* 0: as many as were started */
     int status = layout_text ? ranks_of_layout("bench", &context_options, &layout_text, &needed) : EXIT_FINE;
@@ -107,10 +105,17 @@ static int run(int argc, char **argv) {
     if (status) return status;
     ranks ranks;
     status = ranks_join(needed, context_options.timeout_s, RANKS_END_AT_ONCE, argv, &ranks);
-    if (!status) status = bench(&ranks, &cases, layout);
+    if (!status) status = bench(&ranks, cases, layout);
     weft_layout_destroy(layout);
-    free(cases.text);
     return ranks_leave(&ranks, status);
+}
+
+static int run(int argc, char **argv) {
+    text_list cases = {0};
+    const bool good = options_parse("bench", options, sizeof options / sizeof *options, argc - 2, argv + 2, &cases);
+    const int status = good ? run_cases(argv, &cases) : EXIT_USAGE;
+    free(cases.text);
+    return status;
 }
 
 const command command_bench = {

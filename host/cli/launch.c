@@ -88,7 +88,11 @@ static int start_mpirun(int count, ranks_end end, char **argv) {
     char **line = mpirun_line(count, argv, self, sizeof self);
     if (!line) return EXIT_ENVIRONMENT;
     fflush(NULL);
-    if (end == RANKS_END_SAVED) exit(wait_for_mpirun(count, line));
+    if (end == RANKS_END_SAVED) {
+        const int status = wait_for_mpirun(count, line);
+        free(line);
+        exit(status);
+    }
     execvp("mpirun", line);
     free(line);
     return no_mpirun(count);

@@ -85,6 +85,9 @@ wf_status wf_queue_mark(wf_opencl *, wf_queue, wf_event **event_out);
 wf_status wf_queue_wait(wf_opencl *, wf_queue, wf_event *);
 wf_status wf_queue_flush(wf_opencl *, wf_queue);
 wf_status wf_queue_finish(wf_opencl *, wf_queue);
+/* After a failure, before the host's memory goes that the queue may still read or write: waits, if the
+ * driver can. Keeps the last error. */
+void wf_queue_settle(wf_opencl *, wf_queue);
 
 /* *done becomes true when complete; a failed command is WF_ERR_DEVICE. Never blocks. */
 wf_status wf_event_done(wf_event *, bool *done);

@@ -2,6 +2,7 @@
  * queue waits for it; nothing is flushed for its own sake. */
 #include "host/device/opencl.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -189,4 +190,11 @@ wf_status wf_queue_finish(wf_opencl *opencl, wf_queue queue) {
     TRY(WF_CL_WAIT(&opencl->calls, opencl->calls.limit_s, clFinish, (opencl->queue[queue])));
     opencl->flushed[queue] = opencl->submitted[queue];
     return WF_OK;
+}
+
+void wf_queue_settle(wf_opencl *opencl, wf_queue queue) {
+    char said[1024];
+    snprintf(said, sizeof said, "%s", wf_last_error());
+    const wf_status status = wf_queue_finish(opencl, queue);
+    if (status != WF_OK) wf_fail(status, "%s", said);
 }

@@ -186,6 +186,10 @@ wf_status wf_fabric_selftest(wf_fabric *fabric) {
     memset(fabric->sent_messages, 0, sizeof fabric->sent_messages);
 
 destroy_bench:
+    if (status != WF_OK) {
+        wf_queue_settle(fabric->device, WF_QUEUE_SEND);
+        wf_queue_settle(fabric->device, WF_QUEUE_RECEIVE);
+    }
     wf_memory_destroy(b.in);
     wf_memory_destroy(b.out);
     free(b.host);

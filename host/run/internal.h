@@ -107,6 +107,9 @@ const wf_instance *wf_runner_blocked(const wf_runner *);
 /* Puts rank, step and operation before a failure's sentence. */
 wf_status wf_runner_explain(const wf_runner *, const wf_instance *, wf_status);
 
+/* match.c: do the plans of all ranks fit each other? Collective. */
+wf_status wf_runner_match(wf_runner *);
+
 /* trace.c */
 wf_status wf_trace_begin(wf_runner *);  /* room for one more run */
 int64_t wf_trace_start(wf_runner *, const wf_instance *);

@@ -113,58 +113,6 @@ static wf_status check_steps(const wf_runner *r) {
     return WF_OK;
 }
 
-/* ---- do the ranks' plans fit? ---------------------------------------------------------------------------- */
-
-static bool shares_group(const wf_schedule *s, int32_t peer) {
-    for (int32_t i = 0; i < s->nmembers; i++)
-        if (s->members[i] == peer) return true;
-    return false;
-}
-
-/* hashes[peer][lane][0]: what I send to the peer; [1]: what I receive from it. */
-typedef uint64_t channel_hashes[WF_LANES][2];
-
-static void hash_channels(const wf_schedule *s, channel_hashes *mine) {
-    for (int32_t peer = 0; peer < s->ranks; peer++) {
-        if (peer == s->rank || !shares_group(s, peer)) continue;
-        for (int lane = 0; lane < WF_LANES; lane++) {
-            mine[peer][lane][0] = wf_schedule_hash_channel(s, s->rank, peer, (wf_lane)lane);
-            mine[peer][lane][1] = wf_schedule_hash_channel(s, peer, s->rank, (wf_lane)lane);
-        }
-    }
-}
-
-static wf_status match(const wf_schedule *s, const channel_hashes *all) {
-    for (int32_t from = 0; from < s->ranks; from++)
-        for (int32_t to = 0; to < s->ranks; to++)
-            for (int lane = 0; lane < WF_LANES; lane++)
-                if (all[(int64_t)from * s->ranks + to][lane][0] != all[(int64_t)to * s->ranks + from][lane][1])
-                    return wf_fail(WF_ERR_MISMATCH,
-                                   "the plans of ranks %d and %d do not fit: what rank %d sends on lane %s is not what "
-                                   "rank %d expects (are model, shape, layout and options the same?)",
-                                   from, to, from, wf_lane_name((wf_lane)lane), to);
-    return WF_OK;
-}
-
-static wf_status compare_plans(wf_runner *r) {
-    const wf_schedule *const s = r->schedule;
-    const size_t n = (size_t)s->ranks;
-    channel_hashes *const mine = calloc(n, sizeof *mine);
-    channel_hashes *const all = calloc(n * n, sizeof *all);
-    wf_status status;
-    if (!mine || !all) {
-        status = wf_fail(WF_ERR_MEMORY, "no host memory to compare the plans of %d ranks", s->ranks);
-        goto done;
-    }
-    hash_channels(s, mine);
-    TRY_GOTO(wf_fabric_all_gather(r->fabric, mine, (int64_t)(n * sizeof *mine), all), done);
-    status = match(s, all);
-done:
-    free(mine);
-    free(all);
-    return status;
-}
-
 /* ---- life ------------------------------------------------------------------------------------------------ */
 
 static wf_status local_tables(wf_runner *r) {
@@ -187,7 +135,7 @@ static wf_status local_tables(wf_runner *r) {
 /* Everything that can fail on one rank alone is agreed on before the next collective call. */
 static wf_status build(wf_runner *r, wf_store *store) {
     TRY(wf_fabric_agree(r->fabric, local_tables(r)));
-    TRY(compare_plans(r));
+    TRY(wf_runner_match(r));
     wf_status status = wf_runner_set_store(r, store);
     if (status == WF_OK) status = allocate_device(r);
     TRY(wf_fabric_agree(r->fabric, status));
@@ -227,20 +175,24 @@ void wf_runner_destroy(wf_runner *r) {
 
 /* ---- slots ------------------------------------------------------------------------------------------------ */
 
+/* The host's memory may go when this returns: a copy that failed to be waited for must not go on. */
+static wf_status wait_for_copy(wf_opencl *opencl, wf_event *event) {
+    const wf_status status = wf_event_wait(event);
+    wf_event_release(event);
+    if (status != WF_OK) wf_queue_settle(opencl, WF_QUEUE_COMPUTE);
+    return status;
+}
+
 wf_status wf_memory_put(wf_opencl *opencl, wf_memory *memory, int64_t offset_bytes, const void *data, int64_t bytes) {
     wf_event *event = NULL;
     TRY(wf_queue_write(opencl, WF_QUEUE_COMPUTE, memory, offset_bytes, bytes, data, &event));
-    const wf_status status = wf_event_wait(event);
-    wf_event_release(event);
-    return status;
+    return wait_for_copy(opencl, event);
 }
 
 wf_status wf_memory_get(wf_opencl *opencl, wf_memory *memory, int64_t offset_bytes, void *data, int64_t bytes) {
     wf_event *event = NULL;
     TRY(wf_queue_read(opencl, WF_QUEUE_COMPUTE, memory, offset_bytes, bytes, data, &event));
-    const wf_status status = wf_event_wait(event);
-    wf_event_release(event);
-    return status;
+    return wait_for_copy(opencl, event);
 }
 
 /* The slot's instance, of which bytes [from, from + bytes) are wanted. */

@@ -276,6 +276,7 @@ static wf_status try_arrangement(bench *all, bool padded, wf_stream *stream, wf_
         if (all->test->operand[i].access != WF_READ)
             same_bits(&all->image[i], &all->test->operand[i], all->test->count[i], verdict);
 destroy:
+    if (status != WF_OK) wf_queue_settle(all->opencl, WF_QUEUE_COMPUTE);
     destroy_images(all);
     return status;
 }

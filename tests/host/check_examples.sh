@@ -36,6 +36,10 @@ export PKG_CONFIG_PATH=$moved/pkgconfig:$system LD_LIBRARY_PATH=$moved:${LD_LIBR
 
 cc=$(of_makefile CC)
 sanitizers=$(of_makefile WEFT_LDFLAGS)
+if [ -n "$sanitizers" ]; then # as every sanitized program here
+    $cc -c "$top_srcdir/tests/keep_loaded.c" -o "$stage/keep_loaded.o" || exit 99
+    sanitizers="$sanitizers $stage/keep_loaded.o -rdynamic"
+fi
 cp -a "$top_srcdir/examples" "$stage/examples"
 chmod -R u+w "$stage/examples"
 cd "$stage/examples" || exit 99
@@ -61,7 +65,7 @@ else
     echo "  no mpirun: two_ranks and own_loss are built, not run"
 fi
 if command -v cmake >/dev/null; then
-    check 'cmake' cmake -S threads -B threads/build -DCMAKE_PREFIX_PATH="$stage/moved" -DCMAKE_C_FLAGS="$sanitizers -Wall -Werror"
+    check 'cmake' cmake -S threads -B threads/build -DCMAKE_PREFIX_PATH="$stage/moved" -DCMAKE_C_FLAGS='-Wall -Werror' -DCMAKE_EXE_LINKER_FLAGS="$sanitizers"
     check 'cmake --build' cmake --build threads/build
     check 'threads' timeout 240 threads/build/threads 3 6
     sed -i 's/find_package(weft 0.1/find_package(weft 0.9/' threads/CMakeLists.txt

@@ -161,6 +161,7 @@ static void advance_by_hand(step *s, uint32_t phases, int m, bool accumulate) {
 static void compare_orders(rank_thread *t) {
     bool *const same = t->work;
     step a = open_step(t, 0), b = open_step(t, 0);
+    weft_stash_destroy(b.stash[1]);
     weft_args args = plain_args();
     for (int m = 0; m < MICROBATCHES; m++) forward(&a, m);
     for (int m = 0; m < MICROBATCHES; m++) own_loss(&want.weights, &a.rows, m, a.y[m], a.dy[m]);
