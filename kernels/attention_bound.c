@@ -45,17 +45,22 @@ static float at(const wf_tensor *x, int64_t position, int64_t sample, int64_t he
     return (float)*wf_attention_at(x, position, sample, head, e);
 }
 
+/* absolute_out: the sum of absolute values; may be NULL. */
 static float dot(const wf_attention *a, const wf_tensor *x, const wf_tensor *y, int64_t sample,
-                 int64_t head, int64_t query, int64_t key) {
-    float sum = 0;
-    for (int64_t e = 0; e < a->d; e++)
-        sum += at(x, query, sample, head, e) * at(y, key, sample, wf_attention_kv_head(a, head), e);
+                 int64_t head, int64_t query, int64_t key, float *absolute_out) {
+    float sum = 0, absolute = 0;
+    for (int64_t e = 0; e < a->d; e++) {
+        const float product = at(x, query, sample, head, e) * at(y, key, sample, wf_attention_kv_head(a, head), e);
+        sum += product;
+        absolute += fabsf(product);
+    }
+    if (absolute_out) *absolute_out = absolute;
     return sum;
 }
 
 static float score(const wf_attention *a, const wf_tensor *t, int64_t sample, int64_t head,
                    int64_t i, int64_t j) {
-    return dot(a, &t[0], &t[1], sample, head, i, j) * (float)(1 / sqrt((double)a->d));
+    return dot(a, &t[0], &t[1], sample, head, i, j, NULL) * (float)(1 / sqrt((double)a->d));
 }
 
 /* ---- forward --------------------------------------------------------------------------------- */
@@ -146,8 +151,9 @@ static void backward_pair(const wf_attention *a, const wf_tensor *t, const wf_ru
     const float delta = (float)*wf_attention_row(&t[5], sample, head, i);
     const float p = expf(score(a, t, sample, head, i, j) - (float)*wf_attention_row(&t[4], sample, head, i));
     const float keep = (float)wf_attention_keep(a, run, sample, head, i, j);
-    const float dp = keep * dot(a, &t[3], &t[2], sample, head, i, j);
-    const float ds = p * (dp - delta), high = p * (fabsf(dp) + fabsf(delta));
+    float largest; /* dp is a sum itself, and may be small by cancelling */
+    const float dp = keep * dot(a, &t[3], &t[2], sample, head, i, j, &largest);
+    const float ds = p * (dp - delta), high = p * (keep * largest + fabsf(delta));
     for (int64_t e = 0; e < a->d; e++) {
         const float q = at(&t[0], i, sample, head, e), k = at(&t[1], j, sample, kv_head, e);
         const float d_o = at(&t[3], i, sample, head, e);
