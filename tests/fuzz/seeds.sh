@@ -36,5 +36,11 @@ printf '\0\001\0\0\0\002\0\0\0' | seed tokens int32
 printf 'cHello, world.\n\nAnother paragraph.\n' | seed tokens text
 { printf "\003\223NUMPY\001\0v\0{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }"; printf '%60s\n' ' '; printf '\001\0\0\0\002\0\0\0'; } | seed tokens npy
 words tokens NUMPY descr fortran_order shape False True '<i4' '<u2' '<i8' '(2,)'
+printf "{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }\n\001\0\0\0\002\0\0\0" | seed npy int32
+printf "{'descr': '<u2', 'fortran_order': False, 'shape': (3,), } \n\001\0\002\0\377\0" | seed npy uint16
+printf "{\"shape\": (1,), \"fortran_order\": True, \"descr\": \"<i8\"}\n\377\0\0\0\0\0\0\0" | seed npy int64
+printf "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1), }\n0000" | seed npy matrix
+{ printf "\223NUMPY\003\0\070\0\0\0{'descr':'|u1','fortran_order':False,'shape':(),}"; printf '%8s\n0' ' '; } | seed npy scalar
+words npy descr fortran_order shape False True '<i4' '<u2' '<i8' '(2,)' '()' 9223372036854775807 '(1,1,1,1,1,1,1,1,1)'
 { printf 'weft program 1\n\0'; printf '\005\0\0\0\0\0\0\0'; printf '%64s' ' '; printf 'bytes'; } | seed cache one
 words cache 'weft program 1'
