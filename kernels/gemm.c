@@ -3,6 +3,7 @@
  *     simple    local-memory tiles; every problem, any device
  *     direct    a register tile of wide vectors per work-item, B stored [k,n]; for CPUs
  *     dot       the same where A and B both run along k ("nt")
+ *     panel     register tiles again, over operands packed in panels, k cut; for CPUs, all transposes
  *     clblast   the library, then our epilogue in place
  *
  * Sizes and strides are arguments; what is compiled in: transposes, flags, the activation, and the
@@ -96,16 +97,20 @@ static const int64_t band_bytes = 256 << 10;
 /* A lower band would fetch B too often: then a column of B's tiles stays, and all of A goes by. */
 static const int64_t lowest_band = 4;
 
+/* Tiles of `rows` rows in a band, of row_tiles. */
+static int64_t band_of(const wf_problem *p, int64_t rows, int64_t row_tiles) {
+    const int64_t fit = band_bytes / (4 * rows * (p->size[K] + 1));
+    return fit < lowest_band || fit > row_tiles ? row_tiles : fit;
+}
+
 /* Groups of one work-item, one per tile of `rows` x `columns` of C, in bands (gemm_band.clh). */
 static int banded_launch(const wf_problem *p, const char *entry, int32_t rows, int32_t columns,
                          wf_launch *launch) {
     if (p->size[M] == 0 || p->size[N] == 0) return 0;
     const int64_t row_tiles = ceil_div(p->size[M], rows), column_tiles = ceil_div(p->size[N], columns);
-    const int64_t fit = band_bytes / (4 * rows * (p->size[K] + 1));
-    const int64_t band = fit < lowest_band || fit > row_tiles ? row_tiles : fit;
     *launch = (wf_launch){.entry = entry};
     wf_launch_geometry(launch, 1, (const int64_t[1]){row_tiles * column_tiles}, (const int32_t[1]){1});
-    wf_launch_i32(launch, band);
+    wf_launch_i32(launch, band_of(p, rows, row_tiles));
     gemm_arguments(launch, p);
     return 1;
 }
@@ -193,6 +198,78 @@ static int dot_launches(const wf_problem *p, const wf_candidate *c, wf_launch ou
     return banded_launch(p, "gemm_dot", c->value[DOT_ROWS], c->value[DOT_WIDTH], out);
 }
 
+/* ---- panel ----------------------------------------------------------------------------------------- */
+
+enum { PANEL_ROWS, PANEL_VECTORS, PANEL_WIDTH, PANEL_DEPTH, TILES_M, TILES_N, PANEL_PARAMETERS };
+static const wf_parameter panel_parameters[PANEL_PARAMETERS] = {
+    {"ROWS", 6, {14, 6, 12, 8, 4, 10}, "rows of C per register tile"},
+    {"VECTORS", 3, {2, 1, 3}, "vectors of columns of C per register tile"},
+    {"WIDTH", 3, {16, 8, 4}, "floats per vector"},
+    {"DEPTH", 5, {256, 128, 512, 1024, 64}, "k between two rests of the sums in memory"},
+    {"TILES_M", 5, {4, 1, 2, 8, 16}, "register tiles of a work-item, down"},
+    {"TILES_N", 5, {2, 1, 4, 8, 16}, "register tiles of a work-item, across"},
+};
+
+static bool panel_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
+                     const char **why) {
+    (void)p, (void)c;
+    return !is_gpu(device, why);
+}
+
+/* gemm_panel.clh's panels: how many of each operand, and floats of one step of k. */
+typedef struct panels {
+    int64_t row_tiles, column_tiles, a_stride, columns;
+} panels;
+
+static panels panels_of(const wf_problem *p, const wf_candidate *c) {
+    const int32_t *v = c->value, columns = v[PANEL_VECTORS] * v[PANEL_WIDTH];
+    return (panels){.row_tiles = ceil_div(p->size[M], v[PANEL_ROWS]),
+                    .column_tiles = ceil_div(p->size[N], columns),
+                    .a_stride = ceil_div(v[PANEL_ROWS], v[PANEL_WIDTH]) * v[PANEL_WIDTH],
+                    .columns = columns};
+}
+
+static int64_t panel_workspace(const wf_problem *p, const wf_candidate *c) {
+    const panels s = panels_of(p, c);
+    if (p->size[M] == 0 || p->size[N] == 0) return 0;
+    return 4 * p->size[K] * (s.row_tiles * s.a_stride + s.column_tiles * s.columns);
+}
+
+/* k that a work-item packs: short, that all cores have some, long, that its start costs nothing. */
+enum { PACKED_AT_ONCE = 128 };
+
+static void pack_launch(const wf_problem *p, const wf_candidate *c, wf_launch *launch) {
+    const panels s = panels_of(p, c);
+    const int64_t groups = (s.row_tiles + s.column_tiles) * ceil_div(p->size[K], PACKED_AT_ONCE);
+    *launch = (wf_launch){.entry = "gemm_panel_pack"};
+    wf_launch_geometry(launch, 1, &groups, (const int32_t[1]){1});
+    wf_launch_i32(launch, PACKED_AT_ONCE);
+    for (int i = M; i <= K; i++) wf_launch_i32(launch, p->size[i]);
+    wf_launch_view(launch, 0);
+    wf_launch_view(launch, 1);
+    wf_launch_stride(launch, 0, 0);
+    wf_launch_stride(launch, 1, 0);
+    wf_launch_view(launch, WF_WORKSPACE);
+}
+
+static int panel_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    const int32_t *v = c->value;
+    const panels s = panels_of(p, c);
+    int n = 0;
+    if (p->size[M] == 0 || p->size[N] == 0) return 0;
+    if (p->size[K] > 0) pack_launch(p, c, &out[n++]);
+    const int64_t row_blocks = ceil_div(s.row_tiles, v[TILES_M]);
+    const int64_t groups = row_blocks * ceil_div(s.column_tiles, v[TILES_N]);
+    wf_launch *const multiply = &out[n++];
+    *multiply = (wf_launch){.entry = "gemm_panel"};
+    wf_launch_geometry(multiply, 1, &groups, (const int32_t[1]){1});
+    wf_launch_i32(multiply, band_of(p, v[TILES_M] * v[PANEL_ROWS], row_blocks));
+    for (int i = M; i <= K; i++) wf_launch_i32(multiply, p->size[i]);
+    wf_launch_view(multiply, WF_WORKSPACE);
+    epilogue_arguments(multiply, p);
+    return n;
+}
+
 /* ---- clblast ----------------------------------------------------------------------------------------- */
 
 enum { GROUP, CLBLAST_PARAMETERS };
@@ -248,7 +325,7 @@ static int clblast_launches(const wf_problem *p, const wf_candidate *c, wf_launc
 
 /* ---- the table --------------------------------------------------------------------------------------- */
 
-enum { SIMPLE, DIRECT, DOT, CLBLAST, VARIANTS };
+enum { SIMPLE, DIRECT, DOT, PANEL, CLBLAST, VARIANTS };
 static const wf_variant variants[VARIANTS] = {
     [SIMPLE] = {"simple", WF_VARIANT_KERNEL, "gemm_simple.cl", SIMPLE_PARAMETERS, simple_parameters,
                 simple_ok, simple_launches, options, NULL},
@@ -256,6 +333,8 @@ static const wf_variant variants[VARIANTS] = {
                 direct_ok, direct_launches, options, NULL},
     [DOT] = {"dot", WF_VARIANT_KERNEL, "gemm_dot.cl", DOT_PARAMETERS, dot_parameters, dot_ok,
              dot_launches, options, NULL},
+    [PANEL] = {"panel", WF_VARIANT_KERNEL, "gemm_panel.cl", PANEL_PARAMETERS, panel_parameters,
+               panel_ok, panel_launches, options, panel_workspace},
     [CLBLAST] = {"clblast", WF_VARIANT_LIBRARY, "gemm_epilogue.cl", CLBLAST_PARAMETERS,
                  clblast_parameters, clblast_ok, clblast_launches, clblast_options, NULL},
 };

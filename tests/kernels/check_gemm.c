@@ -204,6 +204,23 @@ static const char *const lines[][2] = {
     {"nt.act-grad.gelu", "dot"},
     {"nt.bias", "dot ROWS=2 WIDTH=8 DEPTH=8"},
     {"nt", "dot ROWS=6 WIDTH=4 DEPTH=4"},
+    {"nn", "panel"},
+    {"nt", "panel"},
+    {"tn", "panel"},
+    {"tt.accumulate.bias", "panel"},
+    {"tn.accumulate", "panel"},
+    {"nt.bias.gelu_tanh", "panel"},
+    {"nn.accumulate.bias.gelu", "panel"},
+    {"nt.bias.relu", "panel"},
+    {"tn.bias.silu", "panel"},
+    {"nn.act-grad.gelu_tanh", "panel"},
+    {"nt.accumulate.bias.act-grad.gelu", "panel"},
+    {"nn.act-grad.relu", "panel"},
+    {"tn.act-grad.silu", "panel"},
+    {"nt", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=64 TILES_M=1 TILES_N=1"},
+    {"tn.accumulate", "panel ROWS=6 VECTORS=2 WIDTH=4 DEPTH=64 TILES_M=2 TILES_N=4"},
+    {"tt.accumulate.act-grad.relu", "panel ROWS=12 VECTORS=3 WIDTH=8 DEPTH=64 TILES_M=8 TILES_N=1"},
+    {"nt.accumulate.gelu_tanh", "panel ROWS=8 VECTORS=3 WIDTH=16 DEPTH=128 TILES_M=4 TILES_N=2"},
     {"nn", "clblast"},
     {"nt.accumulate", "clblast"},
     {"tn.bias", "clblast"},
@@ -217,7 +234,8 @@ static const int64_t edges[] = {1,  2,  3,  4,  7,  11, 12, 13, 15, 16, 17, 23, 
 enum { EDGES = sizeof edges / sizeof *edges };
 /* Zeros, ones, one of each long. */
 static const int64_t fixed_sizes[][3] = {{0, 5, 3}, {5, 0, 3},  {6, 7, 0},    {1, 1, 1},
-                                         {1, 67, 5}, {67, 1, 5}, {13, 19, 300}};
+                                         {1, 67, 5}, {67, 1, 5}, {13, 19, 300},
+                                         {131, 161, 129}, {71, 65, 513}};
 enum { FIXED = sizeof fixed_sizes / sizeof *fixed_sizes };
 
 static void choose_size(int i, wf_problem *p) {

@@ -33,6 +33,9 @@ static const struct {
     {"gemm:f32:m33n19k9:nn.act-grad.relu", "direct ROWS=1 VECTORS=2 WIDTH=8"},
     {"gemm:f32:m33n19k9:nn.act-grad.silu", "direct ROWS=6 VECTORS=4 WIDTH=4"},
     {"gemm:f32:m33n19k21:nt.accumulate", "dot ROWS=6 WIDTH=8 DEPTH=8"},
+    {"gemm:f32:m33n42k131:nn.accumulate", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=64 TILES_M=2 TILES_N=2"},
+    {"gemm:f32:m19n37k131:tt.bias", "panel ROWS=6 VECTORS=2 WIDTH=4 DEPTH=64 TILES_M=1 TILES_N=1"},
+    {"gemm:f32:m29n17k20:nt.act-grad.silu", "panel ROWS=14 VECTORS=3 WIDTH=4 DEPTH=256 TILES_M=4 TILES_N=2"},
 
     {"attention:f32:b2s21t37h2kv1d17ho2po16:causal.dropout:p=0.1", NULL},
     {"attention:f32:b1s18h1d33w5:causal", "simple TILE_ROWS=16 TILE_COLS=16 ITEM_ROWS=2 CHUNK=16"},
