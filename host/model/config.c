@@ -5,11 +5,13 @@
  * dozens that do not concern the architecture); those that change what is computed are refused. */
 #include "host/model/config.h"
 
-#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "host/base/file.h"
 #include "host/model/config_fields.h"
+#include "host/model/json.h"
 
 #define MOST_BYTES (16 << 20) /* a configuration is a few KiB; more is another kind of file */
 
@@ -245,17 +247,11 @@ static wf_status read_model(const wf_fields *r, wf_model *out) {
 }
 
 static wf_status load(const char *path, json_t **out) {
-    FILE *const file = fopen(path, "rb");
-    if (!file) return wf_fail(WF_ERR_FILE, "cannot open model configuration %s: %s", path, strerror(errno));
-    json_error_t error;
-    wf_status status = WF_OK;
-    json_t *root = NULL;
-    if (fseek(file, 0, SEEK_END) != 0 || ftell(file) > MOST_BYTES || fseek(file, 0, SEEK_SET) != 0)
-        status = wf_fail(WF_ERR_FILE, "%s: not a file, or larger than any model configuration (16 MiB)", path);
-    else if (!(root = json_loadf(file, JSON_REJECT_DUPLICATES, &error)))
-        status = wf_fail(WF_ERR_FILE, "%s: not JSON: %s in line %d, column %d", path, error.text, error.line, error.column);
-    fclose(file);
-    *out = root;
+    char *text;
+    int64_t bytes;
+    TRY(wf_file_load(path, MOST_BYTES, &text, &bytes));
+    const wf_status status = wf_json_parse(path, text, bytes, out);
+    free(text);
     return status;
 }
 

@@ -1,11 +1,11 @@
 /* config_write.c: a model's config.json, of the family that its weights are written for. Rotary positions
  * are written as rope_theta and rope_scaling, which older and newer versions of transformers read. */
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/base/file.h"
 #include "host/model/config.h"
+#include "host/model/json.h"
 
 static const char *activation_name(int32_t activation) {
     switch (activation) {
@@ -55,11 +55,7 @@ static json_t *llama(const wf_model *m) {
     json_t *const biases = qwen ? json_pack("{s:b}", "use_sliding_window", 0)
                                 : json_pack("{s:b,s:b}", "attention_bias", (m->biases & WF_BIAS_QKV) != 0, "mlp_bias",
                                             (m->biases & WF_BIAS_MLP) != 0);
-    if (root) json_object_update(root, own);
-    if (root) json_object_update(root, biases);
-    json_decref(own);
-    json_decref(biases);
-    return root;
+    return wf_json_join_take(wf_json_join_take(root, own), biases);
 }
 
 static json_t *bert(const wf_model *m) {
@@ -67,9 +63,7 @@ static json_t *bert(const wf_model *m) {
     json_t *const own = json_pack("{s:I,s:f,s:f,s:f,s:s}", "type_vocab_size", (json_int_t)m->types, "layer_norm_eps",
                                   m->norm_epsilon, "hidden_dropout_prob", m->dropout_residual, "attention_probs_dropout_prob",
                                   m->dropout_attention, "position_embedding_type", "absolute");
-    if (root) json_object_update(root, own);
-    json_decref(own);
-    return root;
+    return wf_json_join_take(root, own);
 }
 
 /* A model of a mixture of forms has no family that says so. */
@@ -92,7 +86,7 @@ wf_status wf_config_write(const wf_model *m, const char *path) {
     wf_output out;
     TRY(check_form(m));
     json_t *const root = m->family == WF_FAMILY_LLAMA ? llama(m) : m->family == WF_FAMILY_BERT ? bert(m) : gpt2(m);
-    char *const text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    char *const text = root ? wf_json_print(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
     if (!text) return wf_fail(WF_ERR_MEMORY, "no host memory for %s", path);
     wf_status status = wf_output_open(path, &out);

@@ -7,12 +7,13 @@
  * weft. What is not asked for is not read, either way. */
 #include "host/model/safetensors.h"
 
-#include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "host/base/sizes.h"
+#include "host/model/json.h"
 
 enum {
     MOST_HEADER = 100 * 1000 * 1000, /* the format's own limit */
@@ -207,16 +208,13 @@ static wf_status check_depth(const wf_safetensors *s, const char *text, int64_t 
 }
 
 static wf_status parse_header(wf_safetensors *s, const char *text, int64_t bytes) {
-    json_error_t error;
+    char name[4096];
     if (text[0] != '{')
         return wf_fail(WF_ERR_FILE, "%s is no safetensors file: its header does not begin with {",
                        s->path);
     TRY(check_depth(s, text, bytes));
-    s->header = json_loadb(text, (size_t)bytes, JSON_REJECT_DUPLICATES, &error);
-    if (!s->header)
-        return wf_fail(WF_ERR_FILE, "%s: its header is no JSON: %s, at byte %d", s->path,
-                       error.text, error.position);
-    return WF_OK;
+    snprintf(name, sizeof name, "the header of %s", s->path);
+    return wf_json_parse(name, text, bytes, &s->header);
 }
 
 static wf_status read_header(wf_safetensors *s) {

@@ -1,8 +1,8 @@
 /* shard_index.c: model.safetensors.index.json of a model whose tensors lie in several files. */
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/model/json.h"
 #include "host/model/shards.h"
 
 enum { MOST_BYTES = 100 * 1000 * 1000, MOST_FILES = 10000 };
@@ -64,14 +64,12 @@ static wf_status read_map(const char *path, const json_t *root, wf_shard_index *
 wf_status wf_shard_index_read(const char *path, wf_shard_index *out) {
     char *text;
     int64_t bytes;
-    json_error_t error;
+    json_t *root = NULL;
     wf_shard_index index = {0};
     TRY(wf_file_load(path, MOST_BYTES, &text, &bytes));
-    json_t *const root = json_loadb(text, (size_t)bytes, JSON_REJECT_DUPLICATES, &error);
+    wf_status status = wf_json_parse(path, text, bytes, &root);
     free(text);
-    if (!root)
-        return wf_fail(WF_ERR_FILE, "%s is no JSON: %s in line %d", path, error.text, error.line);
-    const wf_status status = read_map(path, root, &index);
+    if (status == WF_OK) status = read_map(path, root, &index);
     json_decref(root);
     if (status != WF_OK)
         wf_shard_index_free(&index);

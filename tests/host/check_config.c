@@ -104,7 +104,7 @@ static const struct {
     {NULL, "\"add_cross_attention\": 1", WF_ERR_FILE, "field add_cross_attention is 1"},
     {NULL, "\"scale_attn_weights\": false", WF_ERR_UNSUPPORTED, "field scale_attn_weights is false"},
     {NULL, "\"tie_word_embeddings\": 1", WF_ERR_FILE, "field tie_word_embeddings is 1"},
-    {NULL, "\"n_layer\": 4", WF_ERR_FILE, "not JSON"}, /* twice */
+    {NULL, "\"n_layer\": 4", WF_ERR_FILE, "no JSON"}, /* twice */
 };
 
 START_TEST(wrong_fields_are_named) {
@@ -277,7 +277,7 @@ END_TEST
 START_TEST(files_that_are_no_configuration_are_refused) {
     static const struct {
         const char *text, *said;
-    } files[] = {{"", "not JSON"}, {"{\"n_layer\": ", "line 1"}, {"[1]", "not a JSON object"}, {"\xff\xfe", "not JSON"}};
+    } files[] = {{"", "no JSON"}, {"{\"n_layer\": ", "line 1"}, {"[1]", "not a JSON object"}, {"\xff\xfe", "no JSON"}};
     wf_model m;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         ck_assert_int_eq(read_text(files[i].text, &m), WF_ERR_FILE);
