@@ -61,7 +61,8 @@ static wf_status take_share(wf_opencl *opencl, int32_t sharer, int32_t sharers) 
     if (status == WF_OK && !possible) status = wf_fail(WF_ERR_DEVICE, "the driver cannot cut it");
     if (status == WF_OK) status = cut(&opencl->calls, opencl->id, share, &part);
     if (status != WF_OK) {
-        wf_warn("%s is shared by %d ranks uncut: %s", opencl->device.name, (int)sharers, wf_last_error());
+        wf_warn("%s is used uncut, where this rank's share is %d of %d compute units: %s", opencl->device.name, (int)share.count,
+                (int)units, wf_last_error());
         return WF_OK;
     }
     opencl->id = part;
