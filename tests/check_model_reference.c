@@ -108,6 +108,66 @@ START_TEST(gradients_match_differences) {
 }
 END_TEST
 
+enum { ROWS = BATCH * SEQUENCE, WIDTH = 6 };
+
+/* Sum of y dy of the layers alone. */
+static double product_of(const wf_model *model, const reference_tensors *weights, const double *x, const double *dy) {
+    const reference_batch batch = whole_batch();
+    double y[ROWS * WIDTH], sum = 0;
+    reference_blocks(model, weights, &batch, x, y, NULL, NULL, NULL);
+    for (int i = 0; i < ROWS * WIDTH; i++) sum += y[i] * dy[i];
+    return sum;
+}
+
+START_TEST(layers_alone_match_differences) {
+    const wf_model model = form_of(_i);
+    const reference_batch batch = whole_batch();
+    reference_tensors weights = moved_weights(&model), gradients = reference_tensors_create(&model);
+    double x[ROWS * WIDTH], y[ROWS * WIDTH], dy[ROWS * WIDTH], dx[ROWS * WIDTH], largest = 0;
+    const double h = 1e-5;
+    for (int i = 0; i < ROWS * WIDTH; i++) x[i] = sin(1.0 + i * i), dy[i] = cos(3.0 * i);
+    reference_blocks(&model, &weights, &batch, x, y, dy, dx, &gradients);
+    for (int i = 0; i < ROWS * WIDTH; i++) largest = fmax(largest, fabs(dx[i]));
+    for (int i = 0; i < ROWS * WIDTH; i++) {
+        const double kept = x[i];
+        x[i] = kept + h;
+        const double above = product_of(&model, &weights, x, dy);
+        x[i] = kept - h;
+        const double difference = (above - product_of(&model, &weights, x, dy)) / (2 * h);
+        x[i] = kept;
+        ck_assert_msg(fabs(difference - dx[i]) <= 1e-6 * largest, "x %d: %.12g by differences, %.12g by the backward", i, difference, dx[i]);
+    }
+    double *const w = weights.data[WF_T_FC1_WEIGHT], kept = w[7];
+    w[7] = kept + h;
+    const double above = product_of(&model, &weights, x, dy);
+    w[7] = kept - h;
+    const double difference = (above - product_of(&model, &weights, x, dy)) / (2 * h);
+    ck_assert_double_eq_tol(difference, gradients.data[WF_T_FC1_WEIGHT][7], 1e-6 * largest);
+    for (int64_t i = 0; i < reference_count(&model, WF_T_TOKEN_EMBEDDING); i++)
+        ck_assert_double_eq(gradients.data[WF_T_TOKEN_EMBEDDING][i], 0);
+    reference_tensors_destroy(&weights);
+    reference_tensors_destroy(&gradients);
+}
+END_TEST
+
+/* Without dropout and a norm of its own the embedding is a sum of rows, and the layers alone make of it what they make of it
+ * in the model. */
+START_TEST(layers_alone_are_the_models) {
+    const wf_model model = small_model(WF_ACT_GELU_TANH);
+    reference_batch batch = whole_batch();
+    reference_tensors weights = moved_weights(&model);
+    double x[ROWS * WIDTH], y[ROWS * WIDTH], last[ROWS * WIDTH];
+    batch.dropout = false;
+    for (int i = 0; i < ROWS * WIDTH; i++)
+        x[i] = weights.data[WF_T_TOKEN_EMBEDDING][tokens[i / WIDTH] * WIDTH + i % WIDTH] +
+               weights.data[WF_T_POSITION_EMBEDDING][i / WIDTH % SEQUENCE * WIDTH + i % WIDTH];
+    model_reference(&model, &weights, &batch, &(reference_outputs){.last = last}, NULL);
+    reference_blocks(&model, &weights, &batch, x, y, NULL, NULL, NULL);
+    ck_assert_mem_eq(y, last, sizeof y);
+    reference_tensors_destroy(&weights);
+}
+END_TEST
+
 /* Fresh weights know nothing: the loss is about log(vocabulary); the logits' softmax gives it. */
 START_TEST(loss_is_of_the_logits) {
     const wf_model model = small_model(WF_ACT_GELU_TANH);
@@ -230,6 +290,8 @@ int main(void) {
     TCase *tests = tcase_create("model_reference");
     tcase_set_timeout(tests, 60);
     tcase_add_loop_test(tests, gradients_match_differences, 0, FORMS);
+    tcase_add_loop_test(tests, layers_alone_match_differences, 0, FORMS);
+    tcase_add_test(tests, layers_alone_are_the_models);
     tcase_add_test(tests, loss_is_of_the_logits);
     tcase_add_test(tests, causal_and_independent_samples);
     tcase_add_test(tests, both_directions_see_later_tokens);

@@ -574,17 +574,29 @@ static void head_backward(const pass *a, const double *dlogits, double *d) {
     free(dtop), free(dturned), free(dhidden);
 }
 
+static double *first_input(const pass *a) {
+    return a->m->layers ? a->blocks[0].x : a->last;
+}
+
+static void layers_forward(const pass *a) {
+    const int64_t n = a->m->layers;
+    for (int64_t i = 0; i < n; i++) block_forward(a, i, i + 1 < n ? a->blocks[i + 1].x : a->last);
+}
+
+static void layers_backward(const pass *a, double *d) {
+    for (int64_t i = a->m->layers - 1; i >= 0; i--) block_backward(a, i, d);
+}
+
 static void sample_forward(const pass *a, const int32_t *tokens, double *logits) {
-    const wf_model *m = a->m;
-    embed(a, tokens, m->layers ? a->blocks[0].x : a->last);
-    for (int64_t i = 0; i < m->layers; i++) block_forward(a, i, i + 1 < m->layers ? a->blocks[i + 1].x : a->last);
+    embed(a, tokens, first_input(a));
+    layers_forward(a);
     head(a, logits);
 }
 
 static void sample_backward(const pass *a, const int32_t *tokens, const double *dlogits) {
     double *d = zeros(a->s * a->m->hidden);
     head_backward(a, dlogits, d);
-    for (int64_t i = a->m->layers - 1; i >= 0; i--) block_backward(a, i, d);
+    layers_backward(a, d);
     embed_backward(a, tokens, d);
     free(d);
 }
@@ -613,16 +625,21 @@ static void copy_out(const pass *a, const reference_outputs *out, int64_t sample
     if (out->hidden) copy(out->hidden + sample * n, a->hidden, n);
 }
 
+static pass begin(const wf_model *m, const reference_tensors *weights, const reference_batch *batch, reference_tensors *gradients) {
+    pass a = {.m = m, .w = weights, .g = gradients, .s = batch->sequence, .dropout = batch->dropout};
+    for (int i = 0; i < WF_TENSORS && gradients; i++)
+        memset(gradients->data[i], 0, sizeof(double) * (size_t)reference_count(m, i));
+    wf_philox_key(batch->seed, batch->step, a.key);
+    return a;
+}
+
 double model_reference(const wf_model *m, const reference_tensors *weights, const reference_batch *batch,
                        const reference_outputs *outputs, reference_tensors *gradients) {
     const int64_t s = batch->sequence;
     int64_t valid = 0;
     double total = 0;
     for (int64_t i = 0; batch->targets && i < batch->batch * s; i++) valid += batch->targets[i] >= 0;
-    for (int i = 0; i < WF_TENSORS && gradients; i++)
-        memset(gradients->data[i], 0, sizeof(double) * (size_t)reference_count(m, i));
-    pass a = {.m = m, .w = weights, .g = gradients, .s = s, .dropout = batch->dropout};
-    wf_philox_key(batch->seed, batch->step, a.key);
+    pass a = begin(m, weights, batch, gradients);
     double *scores = zeros(s * m->vocabulary);
     for (int64_t b = 0; b < batch->batch; b++) {
         const int32_t *tokens = batch->tokens + b * s;
@@ -636,4 +653,22 @@ double model_reference(const wf_model *m, const reference_tensors *weights, cons
     }
     free(scores);
     return valid ? total / (double)valid : 0;
+}
+
+void reference_blocks(const wf_model *m, const reference_tensors *weights, const reference_batch *batch, const double *x, double *y,
+                      const double *dy, double *dx, reference_tensors *gradients) {
+    const int64_t n = batch->sequence * m->hidden;
+    pass a = begin(m, weights, batch, gradients);
+    for (int64_t b = 0; b < batch->batch; b++) {
+        a.sample = (uint32_t)(batch->sample0 + b);
+        create_blocks(&a);
+        copy(first_input(&a), x + b * n, n);
+        layers_forward(&a);
+        copy(y + b * n, a.last, n);
+        if (gradients) {
+            copy(dx + b * n, dy + b * n, n);
+            layers_backward(&a, dx + b * n);
+        }
+        destroy_blocks(&a);
+    }
 }

@@ -54,6 +54,12 @@ void reference_initialise(const wf_model *, uint64_t seed, reference_tensors *);
 double model_reference(const wf_model *, const reference_tensors *weights, const reference_batch *,
                        const reference_outputs *, reference_tensors *gradients);
 
+/* The layers alone, of batch's samples (its tokens and targets are not looked at): x -> y, all of [batch][sequence]
+ * [hidden]. Where gradients is not NULL: dx from dy, and the gradients of the layers' tensors, written; the
+ * others are 0. */
+void reference_blocks(const wf_model *, const reference_tensors *weights, const reference_batch *, const double *x, double *y,
+                      const double *dy, double *dx, reference_tensors *gradients);
+
 #ifdef __cplusplus
 }
 #endif

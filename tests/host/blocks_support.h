@@ -27,20 +27,28 @@ static inline void must(weft_status status, const char *what) {
 }
 #define MUST(call) must(call, #call)
 
-static inline weft_model *make_model(void) {
+/* The file of this text becomes a model, and what else `use` makes of it. */
+static inline weft_model *make_model_of(const char *text, void (*use)(const char *path)) {
     char path[] = "/tmp/weft-blocks-XXXXXX";
     weft_model *model;
     const int file = mkstemp(path);
     FILE *const f = file < 0 ? NULL : fdopen(file, "w");
     if (!f) abort();
-    fprintf(f,
-            "{\"model_type\": \"gpt2\", \"n_layer\": 3, \"n_embd\": %d, \"n_head\": 6, \"n_inner\": 101, \"n_positions\": 16,"
-            " \"vocab_size\": %d, \"embd_pdrop\": 0.0, \"attn_pdrop\": 0.1, \"resid_pdrop\": 0.1}",
-            HIDDEN, VOCABULARY);
+    fputs(text, f);
     fclose(f);
     MUST(weft_model_create(path, &model));
+    if (use) use(path);
     unlink(path);
     return model;
+}
+
+static inline weft_model *make_model(void) {
+    char text[512];
+    snprintf(text, sizeof text,
+             "{\"model_type\": \"gpt2\", \"n_layer\": 3, \"n_embd\": %d, \"n_head\": 6, \"n_inner\": 101, \"n_positions\": 16,"
+             " \"vocab_size\": %d, \"embd_pdrop\": 0.0, \"attn_pdrop\": 0.1, \"resid_pdrop\": 0.1}",
+             HIDDEN, VOCABULARY);
+    return make_model_of(text, NULL);
 }
 
 static inline void fill_tokens(void) {
