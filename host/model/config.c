@@ -88,42 +88,62 @@ static wf_status read_gpt2(const wf_fields *r, wf_model *m) {
 
 /* ---- llama, mistral, qwen2 ------------------------------------------------------------------------------- */
 
-static wf_status read_llama3(const wf_fields *rope, wf_model *m) {
+static wf_status read_llama3(const wf_fields *r, const wf_fields *rope, wf_model *m) {
+    const json_t *const outside = wf_field_get(r, "original_max_position_embeddings");
     TRY(wf_field_real(rope, "low_freq_factor", 1e-6, 1e6, -1, &m->rope_low_frequency));
     TRY(wf_field_real(rope, "high_freq_factor", 1e-6, 1e6, -1, &m->rope_high_frequency));
     if (m->rope_low_frequency < 0) return wf_field_bad(rope, "low_freq_factor", NULL, "a number");
     if (!(m->rope_high_frequency > m->rope_low_frequency))
         return wf_field_bad(rope, "high_freq_factor", wf_field_get(rope, "high_freq_factor"), "above low_freq_factor");
-    return wf_field_size(rope, "original_max_position_embeddings", IDS, &m->rope_original_positions);
+    TRY(wf_field_size(rope, "original_max_position_embeddings", IDS, &m->rope_original_positions));
+    if (outside && json_integer_value(outside) != m->rope_original_positions) /* the library would take this one */
+        return wf_field_bad(r, "original_max_position_embeddings", outside, "that of the rotary positions");
+    return WF_OK;
 }
 
-static wf_status read_scaling(const wf_fields *rope, wf_model *m) {
-    const json_t *type = wf_field_get(rope, "rope_type");
-    if (!type) type = wf_field_get(rope, "type");
-    const char *const name = type ? json_string_value(type) : "default";
+/* Heads that are turned whole, and every layer's alike. */
+static wf_status check_rotation(const wf_fields *rope) {
+    const char *field;
+    json_t *value;
     double share;
     TRY(wf_field_real(rope, "partial_rotary_factor", 0, 1e30, 1, &share));
     if (share != 1) return wf_field_bad(rope, "partial_rotary_factor", wf_field_get(rope, "partial_rotary_factor"), "1");
+    json_object_foreach((json_t *)rope->root, field, value) {
+        if (!json_is_object(value)) continue;
+        return wf_fail(WF_ERR_UNSUPPORTED, "%s: rotary positions have an object %.64s: those that differ by layer are not computed",
+                       rope->path, field);
+    }
+    return WF_OK;
+}
+
+static wf_status read_scaling(const wf_fields *r, const wf_fields *rope, wf_model *m) {
+    const json_t *type = wf_field_get(rope, "rope_type");
+    if (!type) type = wf_field_get(rope, "type");
+    const char *const name = type ? json_string_value(type) : "default";
+    TRY(check_rotation(rope));
     if (name && strcmp(name, "default") == 0) return WF_OK;
     const bool llama3 = name && strcmp(name, "llama3") == 0;
     if (!llama3 && !(name && strcmp(name, "linear") == 0))
         return wf_field_bad(rope, "rope_type", type, "\"default\", \"linear\" or \"llama3\"");
     if (!wf_field_get(rope, "factor")) return wf_field_bad(rope, "factor", NULL, "a number");
     TRY(wf_field_real(rope, "factor", 1, 1e6, 1, &m->rope_factor));
-    return llama3 ? read_llama3(rope, m) : WF_OK;
+    return llama3 ? read_llama3(r, rope, m) : WF_OK;
 }
 
-/* Newer files say rope_parameters, older ones rope_theta and rope_scaling. */
+/* Newer files say rope_parameters, older ones rope_theta and rope_scaling; of both the library takes the latter. */
 static wf_status read_rope(const wf_fields *r, wf_model *m) {
-    static const char *const objects[] = {"rope_parameters", "rope_scaling"};
+    static const char *const objects[] = {"rope_scaling", "rope_parameters"};
+    const json_t *const share = wf_field_get(r, "partial_rotary_factor");
     m->position_form = WF_POSITIONS_ROPE;
+    if (share && json_number_value(share) != 1) return wf_field_bad(r, "partial_rotary_factor", share, "1");
     TRY(wf_field_real(r, "rope_theta", 1, 1e18, 10000, &m->rope_theta));
     for (size_t i = 0; i < COUNT(objects); i++) {
         const wf_fields rope = {r->path, wf_field_get(r, objects[i])};
         if (!rope.root) continue;
         if (!json_is_object(rope.root)) return wf_field_bad(r, objects[i], rope.root, "an object");
+        if (json_object_size(rope.root) == 0) continue;
         TRY(wf_field_real(&rope, "rope_theta", 1, 1e18, m->rope_theta, &m->rope_theta));
-        return read_scaling(&rope, m);
+        return read_scaling(r, &rope, m);
     }
     return WF_OK;
 }

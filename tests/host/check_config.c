@@ -157,6 +157,13 @@ START_TEST(rotary_positions_old_and_new) {
     ck_assert(m.rope_theta == 5e5);
     m = model_of("llama", "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 2e4}");
     ck_assert(m.rope_theta == 2e4 && m.rope_factor == 0);
+    /* both: the older field's, as the library has it; empty, it is none */
+    m = model_of("llama", "\"rope_theta\": 3e4, \"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 2e4}, "
+                          "\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 2}");
+    ck_assert(m.rope_theta == 3e4 && m.rope_factor == 2);
+    m = model_of("llama", "\"rope_scaling\": {}, \"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 4, \"rope_theta\": 2e4}, "
+                          "\"partial_rotary_factor\": 1.0");
+    ck_assert(m.rope_theta == 2e4 && m.rope_factor == 4);
 }
 END_TEST
 
@@ -196,6 +203,18 @@ static const struct {
     {"llama", "\"rope_scaling\": 3", WF_ERR_FILE, "field rope_scaling is 3"},
     {"llama", "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2}", WF_ERR_FILE, "field rope_type is \"yarn\""},
     {"llama", "\"rope_scaling\": {\"rope_type\": \"dynamic\", \"factor\": 2}", WF_ERR_FILE, "field rope_type is \"dynamic\""},
+    {"llama", "\"rope_scaling\": {\"rope_type\": \"longrope\", \"factor\": 2}", WF_ERR_FILE, "field rope_type is \"longrope\""},
+    {"llama", "\"rope_scaling\": {\"rope_type\": \"proportional\"}", WF_ERR_FILE, "field rope_type is \"proportional\""},
+    {"llama", "\"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [2, 3, 3]}", WF_ERR_FILE, "field rope_type is \"mrope\""},
+    {"llama", "\"rope_scaling\": {\"rope_type\": 3}", WF_ERR_FILE, "field rope_type is 3"},
+    {"llama", "\"rope_parameters\": {\"rope_type\": \"default\"}, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2}", WF_ERR_FILE,
+     "field rope_type is \"yarn\""},
+    {"llama", "\"rope_parameters\": {\"full_attention\": {\"rope_type\": \"linear\", \"factor\": 2}}", WF_ERR_UNSUPPORTED,
+     "an object full_attention"},
+    {"llama", "\"partial_rotary_factor\": 0.5", WF_ERR_FILE, "field partial_rotary_factor is 0.5"},
+    {"llama", "\"original_max_position_embeddings\": 32, \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, "
+              "\"low_freq_factor\": 1, \"high_freq_factor\": 4, \"original_max_position_embeddings\": 64}", WF_ERR_FILE,
+     "field original_max_position_embeddings is 32"},
     {"llama", "\"rope_scaling\": {\"type\": \"linear\"}", WF_ERR_FILE, "field factor is missing"},
     {"llama", "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 0.5}", WF_ERR_FILE, "field factor is 0.5"},
     {"llama", "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 1}", WF_ERR_FILE,

@@ -5,12 +5,13 @@
 For each model (all of them): the library's logits, last hidden states and gradients in f64 are the truth; weft's, on 1, 2 and 3
 ranks, may differ by 1e-5 of a tensor's largest magnitude, and what the command `weft run` writes to a file as well; its
 greedy sample is the library's, token by token. Models that weft writes again must hold the same bits under
-the same names, whatever the layout. Each comparison is shown to see a fault: one element of each weight, or of one
+the same names, whatever the layout. Scalings of rotary positions that the library knows and weft does not are refused. Each comparison is shown to see a fault: one element of each weight, or of one
 gradient, changed in the truth. Prints one line in Check's format; the exit status is 1 if a check failed.
 
 What it does not do: dropout, training, models of other families."""
 import copy
 import filecmp
+import json
 import os
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ import sys
 import numpy
 import torch
 import transformers
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -66,8 +68,11 @@ def bert(**more):
 LLAMA3_ROPE = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                    original_max_position_embeddings=32)
 
+LINEAR_ROPE = dict(rope_type="linear", rope_theta=20000.0, factor=2.5)
+
 # name: (class of the library, its configuration, how it is stored, what is compared). "shards": cut into several
-# files; a type: of the file's numbers, to which the weights are rounded.
+# files; "old": with the rotary positions' fields of older versions; a type: of the file's numbers, to which the weights are
+# rounded.
 MODELS = {
     "gpt2": (transformers.GPT2LMHeadModel, gpt2(), "", ("logits", "hidden", "gradients")),
     "gpt2-untied": (transformers.GPT2LMHeadModel, gpt2(activation_function="gelu", tie_word_embeddings=False), "",
@@ -77,6 +82,9 @@ MODELS = {
     "llama-other": (transformers.LlamaForCausalLM,
                     llama(num_key_value_heads=1, head_dim=20, attention_bias=True, mlp_bias=True,
                           tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE), "bfloat16", ("logits", "gradients")),
+    "llama-linear": (transformers.LlamaForCausalLM, llama(rope_parameters=LINEAR_ROPE), "", ("logits", "gradients")),
+    "qwen2-linear": (transformers.Qwen2ForCausalLM, other(transformers.Qwen2Config, rope_parameters=LINEAR_ROPE), "old",
+                     ("logits", "gradients")),
     # groups of two: on three ranks each has its own kv head, on two a group is cut
     "llama-groups": (transformers.LlamaForCausalLM, llama(num_key_value_heads=3), "", ("logits", "gradients")),
     # no window (weft refuses one that is shorter than the text); biases of q, k, v alone
@@ -105,6 +113,21 @@ def make(kind, config):
             else:
                 tensor.add_(noise * 0.2)
     return model.eval()
+
+
+def write_as_older_versions(folder, config):
+    """rope_theta, and rope_scaling with a "type": which the library still reads as the same."""
+    path = os.path.join(folder, "config.json")
+    with open(path) as file:
+        fields = json.load(file)
+    rope = fields.pop("rope_parameters")
+    fields["rope_theta"] = rope.pop("rope_theta")
+    fields["rope_scaling"] = {"type": rope.pop("rope_type"), **rope}
+    with open(path, "w") as file:
+        json.dump(fields, file)
+    again = transformers.AutoConfig.from_pretrained(folder).rope_parameters
+    for name, value in config.rope_parameters.items():
+        expect(again[name] == value, f"{folder}: {name} written as older versions do is {again[name]}")
 
 
 # ---- the truth --------------------------------------------------------------------------------------------------
@@ -269,14 +292,17 @@ def main(folder, mpirun, program, command, *only):
         head = numpy.array([BATCH, SEQUENCE], dtype=numpy.int32)
         for part in (head, tokens.numpy(), targets.numpy()):
             file.write(part.astype(numpy.int32).tobytes())
+    check_refusals(folder, command)
     models = {}
     for name in only or MODELS:
         kind, config, stored, _ = MODELS[name]
         models[name] = file = make(kind, config)
-        for word in stored.replace("shards", "").split():  # of a copy, whose table of angles is rounded, too
+        for word in set(stored.split()) - {"shards", "old"}:  # of a copy, whose table of angles is rounded, too
             file = copy.deepcopy(models[name]).to(getattr(torch, word))
             models[name].load_state_dict(file.state_dict())
         file.save_pretrained(os.path.join(folder, name), max_shard_size="100KB" if "shards" in stored else "1GB")
+        if "old" in stored:
+            write_as_older_versions(os.path.join(folder, name), config)
     for ranks, layouts in LAYOUTS.items():
         jobs = os.path.join(folder, "jobs")
         with open(jobs, "w") as file:
@@ -315,6 +341,22 @@ def check_command(folder, name, command, tokens, truth, model):
         for _ in range(8):
             drawn.append(int(model(torch.tensor([drawn])).logits[0, -1].argmax()))
     expect(said.split() == [str(token) for token in drawn], f"{name}: the command goes on with {said}, not {drawn}")
+
+
+def check_refusals(folder, command):
+    """Every scaling of rotary positions that this version of the library knows is computed or refused by name."""
+    known = {"default", "linear", "llama3"}
+    expect(set(ROPE_INIT_FUNCTIONS) > known - {"default"}, f"the library's scalings are {sorted(ROPE_INIT_FUNCTIONS)}")
+    for kind in sorted(known | set(ROPE_INIT_FUNCTIONS)):
+        path = os.path.join(folder, f"scaling-{kind}.json")
+        with open(path, "w") as file:
+            json.dump({**llama().to_dict(), "rope_parameters": {**LLAMA3_ROPE, "rope_type": kind}}, file)
+        run = subprocess.run(["timeout", "60", command, "plan", "--model", path, "--shape", "b1s8"], capture_output=True, text=True)
+        if kind in known:
+            expect(run.returncode == 0, f"scaling {kind}: {run.stderr.strip()}")
+        else:
+            expect(run.returncode == 2 and f'rope_type is "{kind}"' in run.stderr and run.stderr.count("\n") == 1,
+                   f"scaling {kind}: status {run.returncode}, {run.stderr.strip()}")
 
 
 def check_model(folder, name, model, tokens, targets):
