@@ -1,0 +1,326 @@
+/* Fabric over MPI ranks, traffic: random messages on all lanes at once, and mail that is read late or out of turn. Run by
+ * check_fabric.sh on 1 to 4 ranks, with a seed. */
+#include <unistd.h>
+
+#include "host/fabric/mail.h"
+#include "tests/host/fabric_support.h"
+
+/* ---- traffic ---- */
+
+enum { MESSAGES = 60, GUARD = 32 };
+
+typedef struct message {
+    int from, to;
+    wf_lane lane;
+    int64_t bytes, at;
+} message; /* at: in this rank's memory */
+
+static int64_t random_bytes(uint32_t *state) {
+    switch (next_random(state) % 5) {
+    case 0:
+        return 1 + next_random(state) % 7;
+    case 1:
+        return 4096;
+    case 2:
+        return CHUNK - 1 + next_random(state) % 3;
+    default:
+        return 1 + next_random(state) % (3 * CHUNK + 77);
+    }
+}
+
+static int make_messages(uint32_t *state, message *all) {
+    static const wf_lane lanes[] = {WF_LANE_TP, WF_LANE_DP, WF_LANE_PP_SEND_F, WF_LANE_PP_SEND_B};
+    for (int i = 0; i < MESSAGES; i++) {
+        all[i].from = (int)(next_random(state) % (uint32_t)world_ranks);
+        all[i].to =
+            (int)((uint32_t)(all[i].from + 1) + next_random(state) % (uint32_t)(world_ranks - 1)) %
+            world_ranks;
+        all[i].lane = lanes[next_random(state) % 4];
+        all[i].bytes = random_bytes(state);
+    }
+    return MESSAGES;
+}
+
+/* Guard bytes lie around every message. */
+static int64_t lay_out(message *all, bool sends) {
+    int64_t at = GUARD;
+    for (int i = 0; i < MESSAGES; i++)
+        if ((sends ? all[i].from : all[i].to) == world_rank) {
+            all[i].at = at;
+            at += all[i].bytes + GUARD;
+        }
+    return at;
+}
+
+static uint8_t content(int message, int64_t i) {
+    return (
+        uint8_t)((uint32_t)(i * 2654435761u + (uint32_t)message * 40503u + (uint32_t)(i >> 11)) >>
+                 13);
+}
+
+static void paint(uint8_t *image, int64_t bytes, const message *all, bool sends) {
+    memset(image, 0xEE, (size_t)bytes);
+    for (int m = 0; m < MESSAGES; m++)
+        for (int64_t i = 0; (sends ? all[m].from : all[m].to) == world_rank && i < all[m].bytes;
+             i++)
+            image[all[m].at + i] = content(m, i);
+}
+
+static wf_lane receiving(wf_lane lane) {
+    return lane == WF_LANE_PP_SEND_F   ? WF_LANE_PP_RECV_F
+           : lane == WF_LANE_PP_SEND_B ? WF_LANE_PP_RECV_B
+                                       : lane;
+}
+
+typedef struct traffic {
+    wf_fabric *fabric;
+    wf_memory *out, *in;
+    message sent[MESSAGES], received[MESSAGES];
+    bool started_send[MESSAGES], started_receive[MESSAGES];
+    wf_transfer *flying[2 * MESSAGES];
+    int nflying, remaining;
+    uint32_t random; /* differs per rank */
+} traffic;
+
+/* The first message not yet started of a random channel of this rank; -1: that channel has none. */
+static int pick(traffic *t, bool sends, int lane) {
+    const bool *const started = sends ? t->started_send : t->started_receive;
+    const int start = (int)(next_random(&t->random) % MESSAGES);
+    int channel = -1;
+    for (int i = 0; i < MESSAGES && channel < 0; i++) {
+        const message *const m = &t->sent[(start + i) % MESSAGES];
+        if ((sends ? m->from : m->to) == world_rank && (lane < 0 || (int)m->lane == lane) &&
+            !started[(start + i) % MESSAGES])
+            channel = (start + i) % MESSAGES;
+    }
+    for (int i = 0; channel >= 0 && i < channel; i++)
+        if (t->sent[i].from == t->sent[channel].from && t->sent[i].to == t->sent[channel].to &&
+            t->sent[i].lane == t->sent[channel].lane && !started[i])
+            return i;
+    return channel;
+}
+
+/* A hop of a send, a receive, or both on one lane. */
+static wf_status start_some(traffic *t, wf_transport_kind kind) {
+    const int way = (int)(next_random(&t->random) % 3);
+    const int s = way != 1 ? pick(t, true, -1) : -1;
+    const bool pipeline = s >= 0 && receiving(t->sent[s].lane) != t->sent[s].lane;
+    const int r = way == 0 || pipeline ? -1 : pick(t, false, s >= 0 ? (int)t->sent[s].lane : -1);
+    if (s < 0 && r < 0) return WF_OK;
+    const wf_lane lane = s >= 0 ? t->sent[s].lane : receiving(t->sent[r].lane);
+    wf_message send = {0}, receive = {0};
+    if (s >= 0) send = (wf_message){t->out, t->sent[s].at, t->sent[s].bytes, t->sent[s].to};
+    if (r >= 0)
+        receive = (wf_message){t->in, t->received[r].at, t->received[r].bytes, t->received[r].from};
+    if (s >= 0) t->started_send[s] = true;
+    if (r >= 0) t->started_receive[r] = true;
+    t->remaining -= (s >= 0) + (r >= 0);
+    return wf_fabric_start(t->fabric, lane, kind, s >= 0 ? &send : NULL, kind,
+                           r >= 0 ? &receive : NULL, &t->flying[t->nflying++]);
+}
+
+static wf_status test_some(traffic *t) {
+    if (t->nflying == 0) return WF_OK;
+    const int i = (int)(next_random(&t->random) % (uint32_t)t->nflying);
+    bool done = false;
+    TRY(wf_fabric_test(t->fabric, &t->flying[i], &done));
+    if (done) t->flying[i] = t->flying[--t->nflying];
+    wf_fabric_pause(t->fabric, done ? 0 : 100);
+    return WF_OK;
+}
+
+static wf_status play(traffic *t, wf_transport_kind kind) {
+    while (t->remaining > 0 || t->nflying > 0) {
+        if (t->remaining > 0 && next_random(&t->random) % 2) TRY(start_some(t, kind));
+        TRY(test_some(t));
+    }
+    return WF_OK;
+}
+
+static wf_status put(wf_memory *memory, const void *data, int64_t bytes) {
+    TRY(wf_queue_write(device, WF_QUEUE_COMPUTE, memory, 0, bytes, data, NULL));
+    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
+}
+
+static wf_status get(wf_memory *memory, void *data, int64_t bytes) {
+    TRY(wf_queue_read(device, WF_QUEUE_COMPUTE, memory, 0, bytes, data, NULL));
+    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
+}
+
+static void check_counters(const wf_fabric *fabric, wf_transport_kind kind, const message *sent) {
+    int64_t bytes[WF_TRANSPORTS], messages[WF_TRANSPORTS], sum = 0, count = 0;
+    wf_fabric_counters(fabric, bytes, messages);
+    for (int i = 0; i < MESSAGES; i++)
+        if (sent[i].from == world_rank) {
+            sum += sent[i].bytes;
+            count++;
+        }
+    bool right = true;
+    for (int k = 0; k < WF_TRANSPORTS; k++)
+        right = right && bytes[k] == (k == (int)kind ? sum : 0) &&
+                messages[k] == (k == (int)kind ? count : 0);
+    verdict(right);
+}
+
+static void random_traffic(wf_transport_kind kind, bool refresh) {
+    traffic *const t = calloc(1, sizeof *t);
+    uint32_t state = seed + (uint32_t)kind;
+    if (world_ranks == 1) {
+        free(t);
+        return;
+    }
+    t->fabric = open_fabric(kind);
+    t->fabric->refresh_windows = refresh;
+    make_messages(&state, t->sent);
+    memcpy(t->received, t->sent, sizeof t->sent);
+    t->random = seed * 31u + (uint32_t)world_rank;
+    for (int i = 0; i < MESSAGES; i++)
+        t->remaining += (t->sent[i].from == world_rank) + (t->sent[i].to == world_rank);
+    const int64_t out_bytes = lay_out(t->sent, true), in_bytes = lay_out(t->received, false);
+    uint8_t *const out = malloc((size_t)out_bytes), *const in = malloc((size_t)in_bytes),
+                   *const expected = malloc((size_t)in_bytes);
+    if (kind == WF_TRANSPORT_WINDOW)
+        good(wf_fabric_window_create(t->fabric, out_bytes, &t->out));
+    else
+        good(wf_memory_create(device, out_bytes, &t->out));
+    good(wf_memory_create(device, in_bytes, &t->in));
+    paint(out, out_bytes, t->sent, true);
+    paint(expected, in_bytes, t->received, false);
+    memset(in, 0xEE, (size_t)in_bytes);
+    good(put(t->out, out, out_bytes));
+    good(put(t->in, in, in_bytes));
+    good(play(t, kind));
+    good(get(t->in, in, in_bytes));
+    verdict(memcmp(in, expected, (size_t)in_bytes) == 0);
+    check_counters(t->fabric, kind, t->sent);
+    if (kind == WF_TRANSPORT_WINDOW)
+        wf_fabric_window_destroy(t->fabric, t->out);
+    else
+        wf_memory_destroy(t->out);
+    wf_memory_destroy(t->in);
+    wf_fabric_destroy(t->fabric);
+    free(out);
+    free(in);
+    free(expected);
+    free(t);
+}
+
+START_TEST(random_traffic_arrives) {
+    random_traffic((wf_transport_kind)_i, false);
+}
+END_TEST
+
+/* As on a device that may keep buffers elsewhere. */
+START_TEST(random_traffic_arrives_from_refreshed_windows) {
+    random_traffic(WF_TRANSPORT_WINDOW, true);
+}
+END_TEST
+
+/* ---- an entry of a mail is read before it is written anew ---- */
+
+static int64_t burst_bytes(int i) {
+    return 1000 + 77 * i;
+}
+
+static wf_status start_burst(wf_fabric *fabric, wf_transport_kind kind, wf_memory *memory,
+                             wf_transfer **transfers) {
+    for (int i = 0, at = 0; i < BURST; at += (int)burst_bytes(i++)) {
+        const wf_message m = {memory, at, burst_bytes(i), 1 - world_rank};
+        const bool sends = world_rank == 0;
+        TRY(wf_fabric_start(fabric, WF_LANE_DP, kind, sends ? &m : NULL, kind, sends ? NULL : &m,
+                            &transfers[i]));
+    }
+    return WF_OK;
+}
+
+/* Tests those still in flight until all are done, or until `until_s`. */
+static wf_status test_burst(wf_fabric *fabric, wf_transfer **transfers, double until_s) {
+    int left = BURST;
+    while (left > 0) {
+        left = 0;
+        for (int i = 0; i < BURST; i++) {
+            bool done = !transfers[i];
+            if (!done) TRY(wf_fabric_test(fabric, &transfers[i], &done));
+            left += !done;
+        }
+        if (wf_clock_s() > until_s) break;
+        wf_fabric_pause(fabric, 100);
+    }
+    return WF_OK;
+}
+
+/* Rank 0 shows its messages and is then away, while rank 1 receives and starts what comes later. */
+START_TEST(a_sender_may_look_late) {
+    const wf_transport_kind kind = (wf_transport_kind)_i;
+    if (world_ranks < 2) return;
+    wf_fabric *const fabric = open_fabric(kind);
+    int64_t bytes = 0;
+    for (int i = 0; i < BURST; i++) bytes += burst_bytes(i);
+    uint8_t *const expected = malloc((size_t)bytes), *const got = calloc(1, (size_t)bytes);
+    for (int64_t i = 0; i < bytes; i++) expected[i] = content(1, i);
+    wf_memory *memory = outgoing(fabric, kind, bytes);
+    wf_transfer *transfers[BURST] = {0};
+    wf_status status = WF_OK;
+    if (world_rank == 0) {
+        status = put(memory, expected, bytes);
+        if (status == WF_OK) status = start_burst(fabric, kind, memory, transfers);
+        if (status == WF_OK) status = test_burst(fabric, transfers, 0);
+    }
+    good(status);
+    if (world_rank == 1) {
+        status = start_burst(fabric, kind, memory, transfers);
+        if (status == WF_OK) status = test_burst(fabric, transfers, wf_clock_s() + 0.1);
+    }
+    good(status);
+    if (world_rank < 2) status = test_burst(fabric, transfers, wf_clock_s() + 2 * PATIENCE_S);
+    good(status);
+    if (world_rank == 1) status = get(memory, got, bytes);
+    verdict(status == WF_OK && (world_rank != 1 || memcmp(got, expected, (size_t)bytes) == 0));
+    give_back(fabric, kind, memory);
+    wf_fabric_destroy(fabric);
+    free(expected);
+    free(got);
+}
+END_TEST
+
+/* The later of two messages is through first. */
+START_TEST(messages_are_over_in_their_order) {
+    const wf_transport *const transport = wf_transports[_i];
+    if (world_ranks < 2) return;
+    wf_fabric *const fabric = open_fabric(transport->kind);
+    for (int way = 0; way < 2; way++) {
+        const int peer = (world_rank + (way ? 1 : world_ranks - 1)) % world_ranks;
+        wf_end *const end = wf_fabric_end(fabric, peer, WF_LANE_DP, transport->kind, way);
+        wf_half early = {.transport = transport,
+                         .end = end,
+                         .sends = way,
+                         .peer = peer,
+                         .lane = WF_LANE_DP,
+                         .sequence = end->closing};
+        wf_half late = early;
+        late.sequence++;
+        const wf_mail *const mail = wf_half_mail(fabric, &early);
+        const _Atomic int64_t *const over = way ? &mail->closed : &mail->completed;
+        const int64_t before = atomic_load(over);
+        wf_mail_close(fabric, &late);
+        verdict(!late.done && atomic_load(over) == before);
+        wf_mail_close(fabric, &early);
+        verdict(early.done && atomic_load(over) == before + 1);
+        wf_mail_close(fabric, &late);
+        verdict(late.done && atomic_load(over) == before + 2);
+    }
+    wf_fabric_destroy(fabric);
+}
+END_TEST
+static TCase *tests(void) {
+    TCase *const all = fabric_case("traffic");
+    tcase_add_loop_test(all, random_traffic_arrives, WF_TRANSPORT_MPI, WF_TRANSPORTS);
+    tcase_add_test(all, random_traffic_arrives_from_refreshed_windows);
+    tcase_add_loop_test(all, a_sender_may_look_late, WF_TRANSPORT_MPI, WF_TRANSPORTS);
+    tcase_add_loop_test(all, messages_are_over_in_their_order, WF_TRANSPORT_STAGED, WF_TRANSPORTS);
+    return all;
+}
+
+int main(int argc, char **argv) {
+    return fabric_main(argc, argv, tests);
+}
