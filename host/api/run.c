@@ -1,4 +1,4 @@
-/* run.c: runs of plans: what goes in, the schedule played, what comes out.
+/* run.c: runs of plans: what goes in, the schedule played, its result. Whether a request is sound says request.c.
  *
  * A run is started, advanced until all of it is submitted and every exchange is over, and finished;
  * the calls that block are loops around these. A plan has one run, made with it, so that a step
@@ -11,56 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/api/objects.h"
+#include "host/api/request.h"
 #include "kernels/philox.h"
 
 void weft_args_init(weft_args *args) {
     *args = (weft_args){
         .learning_rate = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f, .weight_decay = 0.01f, .max_norm = 1.0f};
-}
-
-static bool has_loss(const weft_plan *p) {
-    return !p->blocks && p->mode != WF_MODE_LOGITS && p->mode != WF_MODE_HIDDEN;
-}
-
-/* ---- checks --------------------------------------------------------------------------------------------------- */
-
-static wf_status check_ids(const weft_plan *p, const char *what, const int32_t *ids, bool may_be_negative, int64_t *counted_out) {
-    const int64_t n = p->shape.batch * p->shape.sequence;
-    *counted_out = 0;
-    for (int64_t i = 0; i < n; i++) {
-        *counted_out += ids[i] >= 0;
-        if (ids[i] < p->model.vocabulary && (ids[i] >= 0 || may_be_negative)) continue;
-        return wf_fail(WF_ERR_ARGUMENT, "%s %d of sequence %lld, position %lld, is outside the vocabulary of %lld", what, ids[i],
-                       (long long)(i / p->shape.sequence), (long long)(i % p->shape.sequence), (long long)p->model.vocabulary);
-    }
-    return WF_OK;
-}
-
-static wf_status check_reals(const weft_args *a) {
-    const struct {
-        const char *name;
-        double value, low, high;
-    } reals[] = {{"learning rate", a->learning_rate, 0, 1e30}, {"beta1", a->beta1, 0, 0.99999997},
-                 {"beta2", a->beta2, 0, 0.99999997},           {"epsilon", a->epsilon, 0, 1e30},
-                 {"weight decay", a->weight_decay, 0, 1e30},   {"max_norm", a->max_norm, 0, 1e30}};
-    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
-        if (!(reals[i].value >= reals[i].low && reals[i].value <= reals[i].high))
-            return wf_fail(WF_ERR_ARGUMENT, "a %s of %g is out of range", reals[i].name, reals[i].value);
-    return a->step >= 0 ? WF_OK : wf_fail(WF_ERR_ARGUMENT, "step %lld is negative", (long long)a->step);
-}
-
-static wf_status check_args(const weft_plan *p, const weft_args *a, int64_t *valid_out) {
-    int64_t tokens;
-    *valid_out = 0;
-    TRY(check_reals(a));
-    if (p->blocks) return WF_OK;
-    if (!a->tokens) return wf_fail(WF_ERR_ARGUMENT, "a run needs tokens");
-    TRY(check_ids(p, "token", a->tokens, false, &tokens));
-    if (!has_loss(p)) return WF_OK;
-    if (!a->targets) return wf_fail(WF_ERR_ARGUMENT, "a run with a loss needs targets");
-    TRY(check_ids(p, "target", a->targets, true, valid_out));
-    return *valid_out ? WF_OK : wf_fail(WF_ERR_ARGUMENT, "no target is counted: all are negative");
 }
 
 /* ---- in and out -------------------------------------------------------------------------------------------------- */
@@ -96,29 +52,6 @@ static void fill_values(const weft_args *a, int64_t valid, wf_run_number value[W
     value[WF_RUN_MAX_NORM].f = a->max_norm;
 }
 
-/* The caller's buffers of a block stack: their slots in the schedule, and the phase that uses them. */
-static const struct {
-    const char *name, *slot;
-    wf_phase phase;
-    bool written;
-} bound[WEFT_BUFFERS] = {[WEFT_X] = {"x", "in.x", WF_PHASE_FORWARD, false},
-                         [WEFT_Y] = {"y", "out.y", WF_PHASE_FORWARD, true},
-                         [WEFT_DY] = {"dy", "in.dy", WF_PHASE_BACKWARD, false},
-                         [WEFT_DX] = {"dx", "out.dx", WF_PHASE_BACKWARD, true}};
-
-struct weft_run {
-    weft_plan *plan;
-    bool used, submitted, done;
-    int phase[WF_PHASES], phases, at;   /* still to play: phase[at] is in hand; WF_PHASES: the whole program */
-    wf_run_args args;                   /* of this run; a backward takes those of its forward */
-    weft_stash *stash;
-    weft_params *params;
-    weft_buffer buffer[WEFT_BUFFERS];
-    wf_event *end;                      /* of all that was submitted */
-    int64_t valid;                      /* targets that count */
-    double begin_s, seconds;
-};
-
 static const weft_buffer *buffer_of(const weft_run *r, int slot) {
     return &r->buffer[slot];
 }
@@ -133,26 +66,26 @@ static wf_status stage(weft_run *r, int64_t bytes) {
 static wf_status bind_memory(weft_run *r, int slot, int64_t bytes) {
     weft_plan *const p = r->plan;
     const weft_buffer *const b = buffer_of(r, slot);
-    TRY(wf_memory_point(p->borrowed[slot], b->cl_mem, !bound[slot].written, bound[slot].written));
+    TRY(wf_memory_point(p->borrowed[slot], b->cl_mem, !weft_places[slot].written, weft_places[slot].written));
     if (b->offset_bytes < 0 || b->offset_bytes > wf_memory_bytes(p->borrowed[slot]) - bytes)
-        return wf_fail(WF_ERR_ARGUMENT, "%s takes %lld bytes, but its buffer has %lld, and it begins at byte %lld", bound[slot].name,
+        return wf_fail(WF_ERR_ARGUMENT, "%s takes %lld bytes, but its buffer has %lld, and it begins at byte %lld", weft_places[slot].name,
                        (long long)bytes, (long long)wf_memory_bytes(p->borrowed[slot]), (long long)b->offset_bytes);
-    return wf_runner_set_slot(p->runner, bound[slot].slot, p->borrowed[slot], b->offset_bytes, bytes);
+    return wf_runner_set_slot(p->runner, weft_places[slot].slot, p->borrowed[slot], b->offset_bytes, bytes);
 }
 
 static wf_status bind_host(weft_run *r, int slot, int64_t bytes) {
     weft_plan *const p = r->plan;
     const weft_buffer *const b = buffer_of(r, slot);
     TRY(stage(r, bytes));
-    TRY(wf_runner_set_slot(p->runner, bound[slot].slot, p->staging, 0, bytes));
-    if (bound[slot].written) return WF_OK;
+    TRY(wf_runner_set_slot(p->runner, weft_places[slot].slot, p->staging, 0, bytes));
+    if (weft_places[slot].written) return WF_OK;
     return wf_queue_write(p->context->opencl, WF_QUEUE_COMPUTE, p->staging, 0, bytes, b->host, NULL);
 }
 
 static wf_status bind_slot(weft_run *r, int slot) {
     const weft_buffer *const b = buffer_of(r, slot);
     int64_t bytes;
-    TRY(wf_runner_slot_bytes(r->plan->runner, bound[slot].slot, &bytes));
+    TRY(wf_runner_slot_bytes(r->plan->runner, weft_places[slot].slot, &bytes));
     if (!bytes) return WF_OK; /* a rank without rows */
     return b->cl_mem ? bind_memory(r, slot, bytes) : bind_host(r, slot, bytes);
 }
@@ -161,9 +94,9 @@ static wf_status collect_slot(weft_run *r, int slot) {
     weft_plan *const p = r->plan;
     const weft_buffer *const b = buffer_of(r, slot);
     int64_t bytes;
-    TRY(wf_runner_slot_bytes(p->runner, bound[slot].slot, &bytes));
+    TRY(wf_runner_slot_bytes(p->runner, weft_places[slot].slot, &bytes));
     if (b->cl_mem) return wf_memory_point(p->borrowed[slot], NULL, false, false);
-    if (!bytes || !bound[slot].written || !b->host) return WF_OK;
+    if (!bytes || !weft_places[slot].written || !b->host) return WF_OK;
     return wf_queue_read(p->context->opencl, WF_QUEUE_COMPUTE, p->staging, 0, bytes, b->host, NULL);
 }
 
@@ -191,7 +124,7 @@ static wf_status begin_phase(weft_run *r) {
     wf_run_args args = r->args;
     if (phase != WF_PHASES) {
         for (int slot = 0; slot < WEFT_BUFFERS; slot++)
-            if (bound[slot].phase == kind_of(phase)) TRY(bind_slot(r, slot));
+            if (weft_places[slot].phase == kind_of(phase)) TRY(bind_slot(r, slot));
         if (kind_of(phase) == WF_PHASE_BACKWARD) args = r->stash->args;
     }
     return wf_runner_start(r->plan->runner, &args, (wf_phase)phase);
@@ -203,7 +136,7 @@ static wf_status end_phase(weft_run *r) {
     const int phase = r->phase[r->at];
     if (phase != WF_PHASES) {
         for (int slot = 0; slot < WEFT_BUFFERS; slot++)
-            if (bound[slot].phase == kind_of(phase)) TRY(collect_slot(r, slot));
+            if (weft_places[slot].phase == kind_of(phase)) TRY(collect_slot(r, slot));
         note_phase(r, phase);
     } else if (p->mode == WF_MODE_TRAIN || p->mode == WF_MODE_GRADIENTS) {
         r->params->gradients = WEFT_SUMMED;
@@ -216,76 +149,6 @@ static wf_status end_phase(weft_run *r) {
     TRY(wf_queue_before_caller(opencl, r->end));
     r->submitted = true;
     p->context->running = NULL;
-    return WF_OK;
-}
-
-/* ---- is the request sound? ------------------------------------------------------------------------------------------ */
-
-static wf_status check_buffers(const weft_plan *p, uint32_t phases, const weft_args *a) {
-    const weft_buffer *const given[WEFT_BUFFERS] = {&a->x, &a->y, &a->dy, &a->dx};
-    weft_rows rows;
-    weft_plan_rows(p, &rows);
-    for (int slot = 0; slot < WEFT_BUFFERS; slot++) {
-        const weft_buffer *const b = given[slot];
-        if (!(phases & (bound[slot].phase == WF_PHASE_FORWARD ? WEFT_FORWARD : WEFT_BACKWARD))) continue;
-        if (b->cl_mem && b->host) return wf_fail(WF_ERR_ARGUMENT, "%s lies in OpenCL or in host memory, not in both", bound[slot].name);
-        if (b->cl_mem && b->offset_bytes % 4)
-            return wf_fail(WF_ERR_ARGUMENT, "%s begins at byte %lld, which is no multiple of 4", bound[slot].name,
-                           (long long)b->offset_bytes);
-        if (!b->cl_mem && !b->host && slot != WEFT_DX && rows.positions > 0)
-            return wf_fail(WF_ERR_ARGUMENT, "this phase needs %s", bound[slot].name);
-    }
-    return WF_OK;
-}
-
-static wf_status check_stash(const weft_plan *p, uint32_t phases, const weft_stash *stash) {
-    const bool needed = p->mode != WF_MODE_EVALUATE && (phases & (WEFT_FORWARD | WEFT_BACKWARD));
-    if (!needed) return WF_OK;
-    if (!stash) return wf_fail(WF_ERR_ARGUMENT, "FORWARD and BACKWARD need a stash");
-    if (stash->plan != p) return wf_fail(WF_ERR_ARGUMENT, "this stash was made for another plan");
-    if (phases & WEFT_FORWARD && stash->full)
-        return wf_fail(WF_ERR_ARGUMENT, "this stash holds a forward whose backward has not run");
-    if (phases & WEFT_BACKWARD && !(phases & WEFT_FORWARD) && !stash->full)
-        return wf_fail(WF_ERR_ARGUMENT, "this stash holds no forward for a backward to use");
-    return WF_OK;
-}
-
-static wf_status check_phases(const weft_plan *p, uint32_t phases) {
-    static const char *const names[] = {"WEFT_FORWARD", "WEFT_BACKWARD", "WEFT_FINISH", "WEFT_OPTIMIZE"};
-    if (!phases) return wf_fail(WF_ERR_ARGUMENT, "no phase was asked for");
-    for (int i = 0; i < 32; i++)
-        if (phases & ~p->phases & 1u << i)
-            return wf_fail(WF_ERR_ARGUMENT, "this plan was made without the phase %s (weft_plan_options.phases)",
-                           i < 4 ? names[i] : "that was asked for");
-    return WF_OK;
-}
-
-static wf_status check_blocks(const weft_plan *p, uint32_t phases, const weft_params *params, const weft_stash *stash,
-                              const weft_args *a) {
-    weft_share share;
-    TRY(check_phases(p, phases));
-    TRY(check_stash(p, phases, stash));
-    TRY(check_buffers(p, phases, a));
-    TRY(weft_plan_share(&p->layout, &p->shape, p->rank, &share));
-    if (a->microbatch < 0 || a->microbatch >= share.microbatches)
-        return wf_fail(WF_ERR_ARGUMENT, "no microbatch %lld; the layout has %lld, from 0", (long long)a->microbatch,
-                       (long long)share.microbatches);
-    if (phases & WEFT_BACKWARD && a->accumulate && params->gradients == WEFT_SUMMED)
-        return wf_fail(WF_ERR_ARGUMENT, "the gradients were summed over the ranks already: a step's first backward does not accumulate");
-    return WF_OK;
-}
-
-static wf_status loaded(const weft_plan *p) {
-    if (!p->runner) return wf_fail(WF_ERR_ARGUMENT, "this plan is not loaded: weft_plan_load comes first");
-    return weft_context_usable(p->context);
-}
-
-static wf_status check_start(const weft_plan *p, uint32_t phases, weft_params *params, const weft_stash *stash, const weft_args *a) {
-    TRY(loaded(p));
-    if (p->context->running) return wf_fail(WF_ERR_ARGUMENT, "another run of this context has not been submitted yet: one at a time");
-    if (p->run->used && !p->run->submitted) return wf_fail(WF_ERR_ARGUMENT, "this plan's run is not finished yet");
-    if (p->blocks) return check_blocks(p, phases, params, stash, a);
-    if (phases || stash) return wf_fail(WF_ERR_ARGUMENT, "a plan of a whole model has neither phases nor stashes");
     return WF_OK;
 }
 
@@ -306,7 +169,7 @@ static wf_status send_ids(weft_run *r, const weft_share *share, const weft_args 
     const int64_t each = share->microbatches * share->samples * p->shape.sequence;
     if (p->blocks) return WF_OK;
     TRY(put_ids(p, "tokens", share, a->tokens, p->packed));
-    return has_loss(p) ? put_ids(p, "targets", share, a->targets, p->packed + each) : WF_OK;
+    return weft_plan_has_loss(p) ? put_ids(p, "targets", share, a->targets, p->packed + each) : WF_OK;
 }
 
 static wf_status start(weft_run *r, uint32_t phases, const weft_args *a, const weft_events *wait) {
@@ -315,7 +178,7 @@ static wf_status start(weft_run *r, uint32_t phases, const weft_args *a, const w
     weft_share share;
     bool done = true;
     r->begin_s = wf_clock_s();
-    TRY(check_args(p, a, &r->valid));
+    TRY(weft_args_check(p, a, &r->valid));
     TRY(weft_plan_share(&p->layout, &p->shape, p->rank, &share));
     if (!p->blocks && r->end) TRY(wf_event_done(r->end, &done));
     if (!done) return wf_fail(WF_ERR_ARGUMENT, "this plan's last run is not done yet: advance it until it is");
@@ -353,7 +216,7 @@ static wf_status note(weft_run *r, wf_status status) {
 weft_status weft_run_start(weft_plan *p, uint32_t phases, weft_params *params, weft_stash *stash, const weft_args *args,
                            const weft_events *wait, weft_run **out) {
     if (!params) params = p->params;
-    wf_status status = check_start(p, phases, params, stash, args);
+    wf_status status = weft_run_check(p, phases, params, stash, args);
     if (status != WF_OK) return weft_from(status);
     weft_run *const r = p->run;
     r->params = params;
@@ -429,10 +292,10 @@ weft_status weft_plan_enqueue(weft_plan *p, uint32_t phases, weft_params *params
 static wf_status get_result(weft_plan *p, weft_result *out) {
     weft_run *const r = p->run;
     float loss[2] = {0, 0}, clip[2] = {0, 0};
-    TRY(loaded(p));
+    TRY(weft_plan_loaded(p));
     if (!r->end || !r->submitted) return wf_fail(WF_ERR_ARGUMENT, "this plan has no run whose result could be told");
     TRY(wf_event_wait(r->end));
-    if (has_loss(p)) TRY(wf_runner_read(p->runner, "loss", 0, 0, loss, sizeof loss));
+    if (weft_plan_has_loss(p)) TRY(wf_runner_read(p->runner, "loss", 0, 0, loss, sizeof loss));
     if (p->mode == WF_MODE_TRAIN) TRY(wf_runner_read(p->runner, "clip", 0, 0, clip, sizeof clip));
     if (!r->done) r->seconds = wf_clock_s() - r->begin_s;
     r->done = true;
@@ -489,75 +352,4 @@ void weft_run_destroy(weft_plan *p) {
     p->packed = NULL;
     free(p->run);
     p->run = NULL;
-}
-
-/* ---- stashes ---------------------------------------------------------------------------------------------------------- */
-
-static wf_status create_stash(weft_plan *p, weft_stash *stash) {
-    TRY(loaded(p));
-    if (!p->blocks || p->mode == WF_MODE_EVALUATE)
-        return wf_fail(WF_ERR_ARGUMENT, "only plans of mode WEFT_BLOCKS that have the phase WEFT_BACKWARD take stashes");
-    stash->plan = p;
-    return wf_stash_create(p->context->opencl, p->schedule, &stash->stash);
-}
-
-weft_status weft_stash_create(weft_plan *p, weft_stash **out) {
-    weft_stash *const stash = calloc(1, sizeof *stash);
-    const wf_status status = stash ? create_stash(p, stash) : wf_fail(WF_ERR_MEMORY, "no host memory for a stash");
-    if (status != WF_OK) {
-        free(stash);
-        return weft_from(status);
-    }
-    *out = stash;
-    return WEFT_OK;
-}
-
-void weft_stash_destroy(weft_stash *stash) {
-    if (!stash) return;
-    wf_stash_destroy(stash->stash);
-    free(stash);
-}
-
-int64_t weft_stash_bytes(const weft_stash *stash) {
-    return wf_stash_bytes(stash->stash);
-}
-
-/* ---- logits ------------------------------------------------------------------------------------------------------------ */
-
-/* A token's row of a slot that holds one per token, [microbatch][position][sample]. */
-static wf_status get_row(weft_plan *p, wf_mode mode, const char *slot, int64_t columns, int64_t sample, int64_t position, float *out) {
-    weft_share share;
-    TRY(loaded(p));
-    if (p->blocks || p->mode != mode)
-        return wf_fail(WF_ERR_ARGUMENT, "only plans of mode %s keep what was asked for",
-                       mode == WF_MODE_LOGITS ? "WEFT_LOGITS" : "WEFT_HIDDEN");
-    TRY(weft_plan_share(&p->layout, &p->shape, p->rank, &share));
-    if (position < 0 || position >= p->shape.sequence || sample < share.first ||
-        sample >= share.first + share.microbatches * share.samples)
-        return wf_fail(WF_ERR_ARGUMENT, "no token at sample %lld, position %lld of this rank's %lld sequences of %lld tokens",
-                       (long long)sample, (long long)position, (long long)(share.microbatches * share.samples),
-                       (long long)p->shape.sequence);
-    const int64_t local = sample - share.first, bytes = columns * (int64_t)sizeof(float);
-    const int64_t row = position * share.samples + local % share.samples;
-    return wf_runner_read(p->runner, slot, (int32_t)(local / share.samples), row * bytes, out, bytes);
-}
-
-weft_status weft_plan_logits(weft_plan *p, int64_t sample, int64_t position, float *out) {
-    return weft_from(get_row(p, WF_MODE_LOGITS, "logits", p->model.vocabulary, sample, position, out));
-}
-
-weft_status weft_plan_hidden(weft_plan *p, int64_t sample, int64_t position, float *out) {
-    return weft_from(get_row(p, WF_MODE_HIDDEN, "hidden.all", p->model.hidden, sample, position, out));
-}
-
-weft_status weft_plan_trace(weft_plan *p, bool on) {
-    wf_status status = loaded(p);
-    if (status == WF_OK) status = wf_runner_trace(p->runner, on);
-    return weft_from(status);
-}
-
-weft_status weft_plan_trace_write(weft_plan *p, const char *path) {
-    wf_status status = loaded(p);
-    if (status == WF_OK) status = weft_context_note(p->context, wf_runner_trace_write(p->runner, path));
-    return weft_from(status);
 }
