@@ -2,37 +2,18 @@
  * table that gives equal problems one index. The first error sticks: every later call does nothing,
  * and wf_build_finish returns it, so that lowering reads as straight lines.
  *
- * What is checked here is what one step alone can break: views inside their buffers, operands as
- * the operation says. What needs more than one step or rank is layouts/check.c's. */
-#include "layouts/build.h"
+ * What one step alone can break is checked on its way in, by build_check.c. */
+#include "layouts/building.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct text {
-    struct text *next;
+struct wf_text {
+    struct wf_text *next;
     char bytes[];
-} text;
-
-struct wf_free_list {
-    wf_schedule *schedule;
-    wf_free_list *next;
-    int32_t *freed;             /* ring of the freed instances, oldest first */
-    int32_t first, length, capacity, count, quarantine;
 };
-
-typedef struct wf_builder {
-    wf_status status;
-    char *sentence;
-    int32_t open;               /* segment being built, -1 none */
-    int32_t buffers, views, exchanges, groups, members, steps, segments, calls, problems; /* capacities */
-    int32_t *table;             /* hash table of problems: index + 1, 0 empty; twice as many as problems */
-    int32_t table_size;
-    text *texts;
-    wf_free_list *lists;
-} wf_builder;
 
 /* ---- life ------------------------------------------------------------------------------------- */
 
@@ -56,16 +37,11 @@ wf_status wf_schedule_create(int32_t rank, int32_t ranks, wf_schedule **out) {
 
 static void destroy_builder(wf_builder *b) {
     while (b->texts) {
-        text *next = b->texts->next;
+        wf_text *next = b->texts->next;
         free(b->texts);
         b->texts = next;
     }
-    while (b->lists) {
-        wf_free_list *next = b->lists->next;
-        free(b->lists->freed);
-        free(b->lists);
-        b->lists = next;
-    }
+    wf_free_lists_destroy(b->lists);
     free(b->table);
     free(b->sentence);
     free(b);
@@ -155,7 +131,7 @@ static const char *format_text(wf_schedule *s, const char *format, va_list argum
     va_list again;
     va_copy(again, arguments);
     const int length = vsnprintf(NULL, 0, format, arguments);
-    text *t = length < 0 ? NULL : malloc(sizeof *t + (size_t)length + 1);
+    wf_text *t = length < 0 ? NULL : malloc(sizeof *t + (size_t)length + 1);
     if (t) {
         vsnprintf(t->bytes, (size_t)length + 1, format, again);
         t->next = s->builder->texts;
@@ -258,37 +234,10 @@ wf_view wf_matrix(int32_t buffer, wf_at at, int64_t offset, int64_t rows, int64_
     return wf_array(buffer, at, offset, 2, (const int64_t[]){rows, columns}, (const int64_t[]){row_stride, 1});
 }
 
-static wf_status check_shape(const wf_schedule *s, const char *site, const wf_view *v) {
-    if (v->buffer < 0 || v->buffer >= s->nbuffers)
-        return wf_fail(WF_ERR_INTERNAL, "%s: a view has buffer %d of %d", site, v->buffer, s->nbuffers);
-    const char *name = s->buffers[v->buffer].name;
-    if (v->ndim > WF_DIMS || v->at >= WF_ATS)
-        return wf_fail(WF_ERR_INTERNAL, "%s: the view of %s has %d dimensions, instance by %d", site, name, v->ndim,
-                       v->at);
-    for (int d = 0; d < v->ndim; d++)
-        if (v->extent[d] < 0 || v->stride[d] < 0)
-            return wf_fail(WF_ERR_INTERNAL, "%s: the view of %s has extent %lld, stride %lld", site, name,
-                           (long long)v->extent[d], (long long)v->stride[d]);
-    return WF_OK;
-}
-
-static wf_status check_view(const wf_schedule *s, int32_t segment, const char *site, const wf_view *v) {
-    TRY(check_shape(s, site, v));
-    const wf_buffer *b = &s->buffers[v->buffer];
-    if (b->life == WF_SCRATCH && (b->segment != segment || v->at != WF_AT_NONE))
-        return wf_fail(WF_ERR_INTERNAL, "%s: scratch %s belongs to another segment or is indexed", site, b->name);
-    int64_t first, end;
-    wf_view_span(s, v, &first, &end);
-    if (first < 0 || end > b->bytes)
-        return wf_fail(WF_ERR_INTERNAL, "%s: the view of %s spans bytes %lld to %lld of %lld", site, b->name,
-                       (long long)first, (long long)end, (long long)b->bytes);
-    return WF_OK;
-}
-
 int32_t wf_build_views(wf_schedule *s, const wf_view *views, int32_t nviews) {
     for (int32_t i = 0; i < nviews && !failed(s); i++) {
-        wf_build_fail(s, check_shape(s, "a changed step", &views[i]));
-        if (!failed(s)) wf_build_fail(s, check_view(s, s->buffers[views[i].buffer].segment, "a changed step", &views[i]));
+        wf_build_fail(s, wf_build_check_shape(s, "a changed step", &views[i]));
+        if (!failed(s)) wf_build_fail(s, wf_build_check_view(s, s->buffers[views[i].buffer].segment, "a changed step", &views[i]));
     }
     return append_views(s, views, nviews);
 }
@@ -323,7 +272,7 @@ static void add_step(wf_schedule *s, wf_step step, const char *site, const wf_vi
         return;
     }
     for (int32_t i = 0; i < n; i++) {
-        wf_build_fail(s, check_view(s, s->builder->open, site, &views[i]));
+        wf_build_fail(s, wf_build_check_view(s, s->builder->open, site, &views[i]));
         if (failed(s)) return;
     }
     step.view = append_views(s, views, n);
@@ -367,52 +316,12 @@ int32_t wf_build_problem(wf_schedule *s, const wf_problem *problem) {
     return index;
 }
 
-static wf_status check_operand(const wf_schedule *s, const char *site, const wf_operand *operand,
-                               const wf_view *view) {
-    TRY(check_shape(s, site, view));
-    const wf_buffer *buffer = &s->buffers[view->buffer];
-    if (buffer->dtype != operand->dtype)
-        return wf_fail(WF_ERR_INTERNAL, "%s: operand %s has another dtype than buffer %s", site, operand->name,
-                       buffer->name);
-    if (view->ndim != operand->ndim)
-        return wf_fail(WF_ERR_INTERNAL, "%s: operand %s has %d dimensions, its view of %s %d", site, operand->name,
-                       operand->ndim, buffer->name, view->ndim);
-    for (int d = 0; d < view->ndim; d++)
-        if (view->extent[d] != operand->extent[d])
-            return wf_fail(WF_ERR_INTERNAL, "%s: dimension %d of operand %s is %lld, of its view of %s %lld", site, d,
-                           operand->name, (long long)operand->extent[d], buffer->name, (long long)view->extent[d]);
-    return WF_OK;
-}
-
-/* Counts the operands by access into step; *outputs: elements that are written or updated. */
-static wf_status check_kernel(const wf_schedule *s, const char *site, const wf_problem *problem,
-                              const wf_view *views, int nviews, wf_step *step, int64_t *outputs) {
-    if (wf_problem_check(problem) != WF_OK)
-        return wf_fail(WF_ERR_INTERNAL, "%s: %s", site, wf_last_error());
-    const wf_operation *operation = wf_operations[problem->op];
-    wf_operand operands[WF_OPERANDS];
-    const int n = operation->operands(problem, operands);
-    if (n != nviews)
-        return wf_fail(WF_ERR_INTERNAL, "%s: %s takes %d operands, %d are given", site, operation->name, n, nviews);
-    for (int i = 0; i < n; i++) {
-        TRY(check_operand(s, site, &operands[i], &views[i]));
-        if (operands[i].access == WF_READ) step->reads++;
-        if (operands[i].access == WF_UPDATE) step->updates++;
-        if (operands[i].access == WF_WRITE) step->writes++;
-        if (operands[i].access != WF_READ) *outputs += wf_view_elements(&views[i]);
-        if (i > 0 && operands[i].access < operands[i - 1].access)
-            return wf_fail(WF_ERR_INTERNAL, "%s: operand %s of %s is out of order", site, operands[i].name,
-                           operation->name);
-    }
-    return WF_OK;
-}
-
 void wf_build_kernel(wf_schedule *s, const char *site, const wf_problem *problem, const wf_view *views,
                      int nviews) {
     if (failed(s)) return;
     wf_step step = {.kind = WF_STEP_KERNEL, .lane = WF_LANE_COMPUTE, .exchange = -1};
     int64_t outputs = 0;
-    wf_build_fail(s, check_kernel(s, site, problem, views, nviews, &step, &outputs));
+    wf_build_fail(s, wf_build_check_kernel(s, site, problem, views, nviews, &step, &outputs));
     if (failed(s) || outputs == 0) return;
     step.problem = wf_build_problem(s, problem);
     add_step(s, step, site, views);
@@ -427,22 +336,13 @@ void wf_build_opaque(wf_schedule *s, const char *site, wf_lane lane, const wf_vi
 
 /* ---- exchanges -------------------------------------------------------------------------------- */
 
-static wf_status check_message(const wf_schedule *s, const char *site, const wf_view *view, int32_t peer) {
-    TRY(check_shape(s, site, view));
-    if (peer < 0 || peer >= s->ranks || peer == s->rank)
-        return wf_fail(WF_ERR_INTERNAL, "%s: rank %d exchanges with rank %d of %d", site, s->rank, peer, s->ranks);
-    if (!wf_view_contiguous(view))
-        return wf_fail(WF_ERR_INTERNAL, "%s: the message in %s has gaps", site, s->buffers[view->buffer].name);
-    return WF_OK;
-}
-
 void wf_build_hop(wf_schedule *s, const char *site, wf_lane lane, wf_collective collective, int32_t group,
                   int32_t hop, int32_t to, const wf_view *send, int32_t from, const wf_view *receive) {
     if (failed(s)) return;
     const bool sends = send && wf_view_elements(send) > 0, receives = receive && wf_view_elements(receive) > 0;
     if (!sends && !receives) return;
-    if (sends) wf_build_fail(s, check_message(s, site, send, to));
-    if (receives) wf_build_fail(s, check_message(s, site, receive, from));
+    if (sends) wf_build_fail(s, wf_build_check_message(s, site, send, to));
+    if (receives) wf_build_fail(s, wf_build_check_message(s, site, receive, from));
     const wf_exchange exchange = {.kind = WF_HOP, .collective = (uint8_t)collective, .group = group, .hop = hop,
                                   .to = sends ? to : -1, .from = receives ? from : -1};
     const wf_step step = {.kind = WF_STEP_EXCHANGE, .lane = (uint8_t)lane, .reads = sends, .writes = receives,
@@ -457,53 +357,4 @@ void wf_build_hop(wf_schedule *s, const char *site, wf_lane lane, wf_collective 
 
 void wf_build_call(wf_schedule *s, const wf_call *call) {
     append_calls(s, call, 1);
-}
-
-wf_free_list *wf_free_list_create(wf_schedule *s) {
-    wf_free_list *list = calloc(1, sizeof *list);
-    if (!list) {
-        wf_build_fail(s, wf_fail(WF_ERR_MEMORY, "no host memory for a schedule's free list"));
-        return NULL;
-    }
-    list->schedule = s;
-    list->next = s->builder->lists;
-    return s->builder->lists = list;
-}
-
-int32_t wf_free_list_take(wf_free_list *list) {
-    if (!list) return -1;
-    if (list->length <= list->quarantine) return list->count++;
-    const int32_t instance = list->freed[list->first];
-    list->first = (list->first + 1) % list->capacity;
-    list->length--;
-    return instance;
-}
-
-/* The ring straightened into a larger one. */
-static bool enlarge_ring(wf_free_list *list) {
-    const int32_t capacity = list->capacity ? 2 * list->capacity : 16;
-    int32_t *freed = malloc((size_t)capacity * sizeof *freed);
-    if (!freed) {
-        wf_build_fail(list->schedule, wf_fail(WF_ERR_MEMORY, "no host memory for a schedule's free list"));
-        return false;
-    }
-    for (int32_t i = 0; i < list->length; i++) freed[i] = list->freed[(list->first + i) % list->capacity];
-    free(list->freed);
-    list->freed = freed;
-    list->first = 0;
-    list->capacity = capacity;
-    return true;
-}
-
-void wf_free_list_give(wf_free_list *list, int32_t instance) {
-    if (!list || (list->length == list->capacity && !enlarge_ring(list))) return;
-    list->freed[(list->first + list->length++) % list->capacity] = instance;
-}
-
-void wf_free_list_quarantine(wf_free_list *list, int32_t instances) {
-    if (list) list->quarantine = instances;
-}
-
-int32_t wf_free_list_count(const wf_free_list *list) {
-    return list ? list->count : 0;
 }
