@@ -45,7 +45,7 @@ typedef struct reference_outputs {
 /* Elements of a tensor, all layers together; 0: the model has none. */
 int64_t reference_count(const wf_model *, int tensor);
 reference_tensors reference_tensors_create(const wf_model *);   /* zeros */
-void reference_tensors_destroy(reference_tensors *);
+                                           void reference_tensors_destroy(reference_tensors *);
 /* The model's initial weights, as params are initialised: normals by Philox, ones, zeros. */
 void reference_initialise(const wf_model *, uint64_t seed, reference_tensors *);
 
