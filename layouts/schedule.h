@@ -6,7 +6,7 @@
  * kernel (an operation on views) or an exchange (moves bytes between ranks, never adds).
  *
  * Indices instead of pointers; no device, no MPI. Life: the passes fill it in this order, after
- * which it is immutable and has four readers (run, price, measure, draw):
+ * which it is immutable and has three readers (run, measure, draw):
  *   lower   (layouts/lower*.c)  elementary steps over named buffers
  *   choose  (layouts/choose.c)  fuse; a candidate per kernel; workspace; a transport per exchange
  *   place   (layouts/place.c)   every buffer's allocation and offset
