@@ -22,6 +22,7 @@ typedef struct wf_device {
     int32_t clock_mhz;          /* as the driver says; 0: it does not */
     int32_t compute_units;      /* those this rank may use (its share of a CPU's cores) */
     int32_t max_group;          /* work-items per group that a kernel may be built with */
+    int32_t vector_floats;      /* f32 of a native vector; 0: the driver does not say */
     int64_t local_bytes;        /* local memory per group */
     int64_t global_bytes;       /* global memory of the device */
     int64_t available_bytes;    /* what this rank may plan with: its share, capped by free RAM on CPUs */

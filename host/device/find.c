@@ -71,13 +71,14 @@ static wf_status probe_names(wf_calls *calls, cl_platform_id platform, cl_device
 
 static wf_status probe_sizes(wf_calls *calls, cl_device_id id, wf_device *out) {
     cl_device_type type;
-    cl_uint units, align_bits, clock;
+    cl_uint units, align_bits, clock, floats;
     size_t group;
     cl_ulong local, global, largest;
     cl_bool unified;
     TRY(PROBE(id, CL_DEVICE_TYPE, type));
     TRY(PROBE(id, CL_DEVICE_MAX_COMPUTE_UNITS, units));
     TRY(PROBE(id, CL_DEVICE_MAX_CLOCK_FREQUENCY, clock));
+    TRY(PROBE(id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT, floats));
     TRY(PROBE(id, CL_DEVICE_MAX_WORK_GROUP_SIZE, group));
     TRY(PROBE(id, CL_DEVICE_LOCAL_MEM_SIZE, local));
     TRY(PROBE(id, CL_DEVICE_GLOBAL_MEM_SIZE, global));
@@ -87,6 +88,7 @@ static wf_status probe_sizes(wf_calls *calls, cl_device_id id, wf_device *out) {
     out->type = type_of(type);
     out->compute_units = units > 0 ? (int32_t)units : 1;
     out->clock_mhz = (int32_t)clock;
+    out->vector_floats = (int32_t)floats;
     out->max_group = (int32_t)group;
     out->local_bytes = (int64_t)local;
     out->global_bytes = (int64_t)global;
