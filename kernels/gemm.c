@@ -97,20 +97,16 @@ static const int64_t band_bytes = 256 << 10;
 /* A lower band would fetch B too often: then a column of B's tiles stays, and all of A goes by. */
 static const int64_t lowest_band = 4;
 
-/* Tiles of `rows` rows in a band, of row_tiles. */
-static int64_t band_of(const wf_problem *p, int64_t rows, int64_t row_tiles) {
-    const int64_t fit = band_bytes / (4 * rows * (p->size[K] + 1));
-    return fit < lowest_band || fit > row_tiles ? row_tiles : fit;
-}
-
 /* Groups of one work-item, one per tile of `rows` x `columns` of C, in bands (gemm_band.clh). */
 static int banded_launch(const wf_problem *p, const char *entry, int32_t rows, int32_t columns,
                          wf_launch *launch) {
     if (p->size[M] == 0 || p->size[N] == 0) return 0;
     const int64_t row_tiles = ceil_div(p->size[M], rows), column_tiles = ceil_div(p->size[N], columns);
+    const int64_t fit = band_bytes / (4 * rows * (p->size[K] + 1));
+    const int64_t band = fit < lowest_band || fit > row_tiles ? row_tiles : fit;
     *launch = (wf_launch){.entry = entry};
     wf_launch_geometry(launch, 1, (const int64_t[1]){row_tiles * column_tiles}, (const int32_t[1]){1});
-    wf_launch_i32(launch, band_of(p, rows, row_tiles));
+    wf_launch_i32(launch, band);
     gemm_arguments(launch, p);
     return 1;
 }
@@ -200,73 +196,102 @@ static int dot_launches(const wf_problem *p, const wf_candidate *c, wf_launch ou
 
 /* ---- panel ----------------------------------------------------------------------------------------- */
 
-enum { PANEL_ROWS, PANEL_VECTORS, PANEL_WIDTH, PANEL_DEPTH, TILES_M, TILES_N, PANEL_PARAMETERS };
+enum { PANEL_ROWS, PANEL_VECTORS, PANEL_WIDTH, PANEL_DEPTH, TILES_M, TILES_N, SHARED, PANEL_PARAMETERS };
 static const wf_parameter panel_parameters[PANEL_PARAMETERS] = {
     {"ROWS", 6, {14, 6, 12, 8, 4, 10}, "rows of C per register tile"},
     {"VECTORS", 3, {2, 1, 3}, "vectors of columns of C per register tile"},
     {"WIDTH", 3, {16, 8, 4}, "floats per vector"},
-    {"DEPTH", 5, {256, 128, 512, 1024, 64}, "k between two rests of the sums in memory"},
-    {"TILES_M", 5, {4, 1, 2, 8, 16}, "register tiles of a work-item, down"},
-    {"TILES_N", 5, {2, 1, 4, 8, 16}, "register tiles of a work-item, across"},
+    {"DEPTH", 4, {512, 256, 128, 64}, "k between two rests of the sums in memory"},
+    {"TILES_M", 7, {64, 32, 16, 8, 4, 2, 1}, "register tiles of a work-item, down, at most"},
+    {"TILES_N", 5, {4, 2, 1, 8, 16}, "register tiles of a work-item, across, at most"},
+    {"SHARED", 2, {1, 0}, "A's panels are filled once, in the workspace"},
 };
+
+/* Private memory of a work-item: sums, panels of B, a panel of A. Threads' stacks hold it. */
+static const int64_t most_private_bytes = 1 << 20;
+
+static int64_t private_bytes(const int32_t *v) {
+    const int64_t columns = v[PANEL_VECTORS] * v[PANEL_WIDTH], tiles = v[TILES_M] * v[TILES_N];
+    return 4 * columns * (tiles * v[PANEL_ROWS] + v[TILES_N] * v[PANEL_DEPTH]);
+}
 
 static bool panel_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
                      const char **why) {
-    (void)p, (void)c;
-    return !is_gpu(device, why);
+    (void)p;
+    if (is_gpu(device, why)) return false;
+    if (private_bytes(c->value) > most_private_bytes)
+        return *why = "a work-item's sums and panels are more than 1 MiB", false;
+    return true;
 }
 
-/* gemm_panel.clh's panels: how many of each operand, and floats of one step of k. */
-typedef struct panels {
-    int64_t row_tiles, column_tiles, a_stride, columns;
-} panels;
-
-static panels panels_of(const wf_problem *p, const wf_candidate *c) {
-    const int32_t *v = c->value, columns = v[PANEL_VECTORS] * v[PANEL_WIDTH];
-    return (panels){.row_tiles = ceil_div(p->size[M], v[PANEL_ROWS]),
-                    .column_tiles = ceil_div(p->size[N], columns),
-                    .a_stride = ceil_div(v[PANEL_ROWS], v[PANEL_WIDTH]) * v[PANEL_WIDTH],
-                    .columns = columns};
+/* Floats of one step of k of a panel of A. */
+static int64_t a_stride(const int32_t *v) {
+    return ceil_div(v[PANEL_ROWS], v[PANEL_WIDTH]) * v[PANEL_WIDTH];
 }
 
 static int64_t panel_workspace(const wf_problem *p, const wf_candidate *c) {
-    const panels s = panels_of(p, c);
-    if (p->size[M] == 0 || p->size[N] == 0) return 0;
-    return 4 * p->size[K] * (s.row_tiles * s.a_stride + s.column_tiles * s.columns);
+    const int32_t *v = c->value;
+    if (p->size[M] == 0 || p->size[N] == 0 || !v[SHARED]) return 0;
+    return 4 * p->size[K] * ceil_div(p->size[M], v[PANEL_ROWS]) * a_stride(v);
 }
 
-/* k that a work-item packs: short, that all cores have some, long, that its start costs nothing. */
-enum { PACKED_AT_ONCE = 128 };
-
+/* k that a work-item packs. Along the lanes: few rows, each a page, whose next lanes the next work-item
+ * packs; along k: so many that a work-item's start costs nothing. */
 static void pack_launch(const wf_problem *p, const wf_candidate *c, wf_launch *launch) {
-    const panels s = panels_of(p, c);
-    const int64_t groups = (s.row_tiles + s.column_tiles) * ceil_div(p->size[K], PACKED_AT_ONCE);
+    const int64_t chunk = p->flags & WF_TRANS_A ? 32 : 128;
+    const int64_t groups = ceil_div(p->size[M], c->value[PANEL_ROWS]) * ceil_div(p->size[K], chunk);
     *launch = (wf_launch){.entry = "gemm_panel_pack"};
     wf_launch_geometry(launch, 1, &groups, (const int32_t[1]){1});
-    wf_launch_i32(launch, PACKED_AT_ONCE);
-    for (int i = M; i <= K; i++) wf_launch_i32(launch, p->size[i]);
+    wf_launch_i32(launch, chunk);
+    wf_launch_i32(launch, p->size[M]);
+    wf_launch_i32(launch, p->size[K]);
     wf_launch_view(launch, 0);
-    wf_launch_view(launch, 1);
     wf_launch_stride(launch, 0, 0);
-    wf_launch_stride(launch, 1, 0);
     wf_launch_view(launch, WF_WORKSPACE);
 }
 
-static int panel_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+/* `tiles` in as few blocks of at most `most` as there can be, and those alike. */
+typedef struct blocks {
+    int64_t count, size;
+} blocks;
+
+static blocks blocks_of(int64_t tiles, int64_t most) {
+    const int64_t count = ceil_div(tiles, most), size = ceil_div(tiles, count);
+    return (blocks){.count = ceil_div(tiles, size), .size = size};
+}
+
+static blocks down(const wf_problem *p, const int32_t *v) {
+    return blocks_of(ceil_div(p->size[M], v[PANEL_ROWS]), v[TILES_M]);
+}
+
+static blocks across(const wf_problem *p, const int32_t *v) {
+    return blocks_of(ceil_div(p->size[N], v[PANEL_VECTORS] * v[PANEL_WIDTH]), v[TILES_N]);
+}
+
+static void multiply_launch(const wf_problem *p, const wf_candidate *c, wf_launch *launch) {
     const int32_t *v = c->value;
-    const panels s = panels_of(p, c);
+    const blocks rows = down(p, v), columns = across(p, v);
+    const int64_t groups = rows.count * columns.count;
+    *launch = (wf_launch){.entry = "gemm_panel"};
+    wf_launch_geometry(launch, 1, &groups, (const int32_t[1]){1});
+    wf_launch_i32(launch, rows.size);
+    wf_launch_i32(launch, columns.size);
+    for (int i = M; i <= K; i++) wf_launch_i32(launch, p->size[i]);
+    if (!v[SHARED]) {
+        wf_launch_view(launch, 0);
+        wf_launch_stride(launch, 0, 0);
+    }
+    wf_launch_view(launch, 1);
+    wf_launch_stride(launch, 1, 0);
+    if (v[SHARED]) wf_launch_view(launch, WF_WORKSPACE);
+    epilogue_arguments(launch, p);
+}
+
+static int panel_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
     int n = 0;
     if (p->size[M] == 0 || p->size[N] == 0) return 0;
-    if (p->size[K] > 0) pack_launch(p, c, &out[n++]);
-    const int64_t row_blocks = ceil_div(s.row_tiles, v[TILES_M]);
-    const int64_t groups = row_blocks * ceil_div(s.column_tiles, v[TILES_N]);
-    wf_launch *const multiply = &out[n++];
-    *multiply = (wf_launch){.entry = "gemm_panel"};
-    wf_launch_geometry(multiply, 1, &groups, (const int32_t[1]){1});
-    wf_launch_i32(multiply, band_of(p, v[TILES_M] * v[PANEL_ROWS], row_blocks));
-    for (int i = M; i <= K; i++) wf_launch_i32(multiply, p->size[i]);
-    wf_launch_view(multiply, WF_WORKSPACE);
-    epilogue_arguments(multiply, p);
+    if (p->size[K] > 0 && c->value[SHARED]) pack_launch(p, c, &out[n++]);
+    multiply_launch(p, c, &out[n++]);
     return n;
 }
 
@@ -339,15 +364,45 @@ static const wf_variant variants[VARIANTS] = {
                  clblast_parameters, clblast_ok, clblast_launches, clblast_options, NULL},
 };
 
-static int preferred_variant(const wf_problem *p, const wf_device *device) {
-    if (device->type == WF_DEVICE_GPU) return p->size[K] ? CLBLAST : SIMPLE;
-    if (!(p->flags & WF_TRANS_B)) return DIRECT;
-    return p->flags & WF_TRANS_A ? SIMPLE : DOT;
+/* Where packing pays (benchmarks/NOTES.md has the crossings): below so many columns a tile's vectors are
+ * mostly empty; below so many rows `dot`, which reads both operands as they lie, does less work. */
+enum { FEWEST_COLUMNS = 32, FEWEST_ROWS_NT = 8 };
+
+static bool panel_pays(const wf_problem *p) {
+    const uint32_t transposes = p->flags & (WF_TRANS_A | WF_TRANS_B);
+    if (p->size[K] == 0) return false;
+    if (transposes == (WF_TRANS_A | WF_TRANS_B)) return true; /* against `simple` */
+    return p->size[N] >= FEWEST_COLUMNS && (transposes != WF_TRANS_B || p->size[M] >= FEWEST_ROWS_NT);
+}
+
+/* A's panels are in the workspace, unless each of A is read by one work-item only, or they are so large
+ * that the memory counts for more than the few percent that packing again costs. */
+static const int64_t most_workspace_bytes = 64 << 20;
+
+/* Work-items for each core, so that the last ones to run do not leave cores idle for long. */
+enum { ITEMS_PER_CORE = 8 };
+
+static void prefer_panel(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
+    static const int32_t tiles[][2] = {{64, 4}, {32, 4}, {16, 4}, {16, 2}, {8, 2}, {8, 1}, {4, 1}};
+    enum { SHAPES = sizeof tiles / sizeof *tiles };
+    int32_t *const v = candidate->value;
+    wf_candidate_default(p, PANEL, candidate);
+    v[PANEL_WIDTH] = device->vector_floats >= 16 ? 16 : device->vector_floats >= 8 ? 8 : 4;
+    /* AVX-512 has 32 registers; AVX2 and SSE have 16. */
+    v[PANEL_ROWS] = v[PANEL_WIDTH] == 16 ? 14 : 6;
+    for (int i = 0; i < SHAPES; i++) {
+        v[TILES_M] = tiles[i][0], v[TILES_N] = tiles[i][1];
+        if (down(p, v).count * across(p, v).count >= ITEMS_PER_CORE * (int64_t)device->compute_units) break;
+    }
+    v[SHARED] = across(p, v).count > 1 && panel_workspace(p, candidate) <= most_workspace_bytes;
 }
 
 /* CLBlast knows the GPUs in its database; on CPUs the register tiles win (benchmarks/NOTES.md). */
 static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
-    wf_candidate_default(p, preferred_variant(p, device), candidate);
+    if (device->type == WF_DEVICE_GPU) wf_candidate_default(p, p->size[K] ? CLBLAST : SIMPLE, candidate);
+    else if (panel_pays(p)) prefer_panel(p, device, candidate);
+    else if (!(p->flags & WF_TRANS_B)) wf_candidate_default(p, DIRECT, candidate);
+    else wf_candidate_default(p, p->flags & WF_TRANS_A ? SIMPLE : DOT, candidate);
 }
 
 const wf_operation wf_gemm_operation = {

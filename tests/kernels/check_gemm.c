@@ -218,7 +218,9 @@ static const char *const lines[][2] = {
     {"nn.act-grad.relu", "panel"},
     {"tn.act-grad.silu", "panel"},
     {"nt", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=64 TILES_M=1 TILES_N=1"},
+    {"nn", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=64 TILES_M=4 TILES_N=2 SHARED=0"},
     {"tn.accumulate", "panel ROWS=6 VECTORS=2 WIDTH=4 DEPTH=64 TILES_M=2 TILES_N=4"},
+    {"tn.accumulate", "panel TILES_M=4 TILES_N=2 SHARED=0"},
     {"tt.accumulate.act-grad.relu", "panel ROWS=12 VECTORS=3 WIDTH=8 DEPTH=64 TILES_M=8 TILES_N=1"},
     {"nt.accumulate.gelu_tanh", "panel ROWS=8 VECTORS=3 WIDTH=16 DEPTH=128 TILES_M=4 TILES_N=2"},
     {"nn", "clblast"},
@@ -426,6 +428,36 @@ START_TEST(the_untuned_candidate_runs_here) {
 }
 END_TEST
 
+/* What the operation prefers on described CPUs: by vectors, cores, and where packing does not pay. */
+START_TEST(the_preference_follows_device_and_shape) {
+    static const struct {
+        const char *text, *candidate;
+        int32_t floats, cores;
+    } wants[] = {
+        {"gemm:f32:m1024n1024k1024:nt", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=64 TILES_N=4 SHARED=1", 16, 2},
+        {"gemm:f32:m1024n1024k1024:nt", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=512 TILES_M=8 TILES_N=2 SHARED=1", 8, 64},
+        {"gemm:f32:m1024n1024k1024:nn", "panel ROWS=6 VECTORS=2 WIDTH=4 DEPTH=512 TILES_M=64 TILES_N=4 SHARED=1", 4, 1},
+        {"gemm:f32:m128n1024k1024:nn", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=16 TILES_N=2 SHARED=1", 16, 2},
+        {"gemm:f32:m4096n32k1024:nn", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=16 TILES_N=4 SHARED=0", 16, 2},
+        {"gemm:f32:m50257n768k2048:tn", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=64 TILES_N=4 SHARED=0", 16, 2},
+        {"gemm:f32:m1024n31k1024:nn", "direct ROWS=8 VECTORS=1 WIDTH=16", 16, 2},
+        {"gemm:f32:m7n1024k1024:nt", "dot ROWS=4 WIDTH=4 DEPTH=16", 16, 2},
+        {"gemm:f32:m7n19:nt.bias", "dot ROWS=4 WIDTH=4 DEPTH=16", 16, 2},
+    };
+    for (size_t i = 0; i < sizeof wants / sizeof *wants; i++) {
+        const wf_device device = {.name = "a CPU", .type = WF_DEVICE_CPU, .compute_units = wants[i].cores,
+                                  .vector_floats = wants[i].floats, .max_group = 4096, .local_bytes = 1 << 20};
+        wf_problem p;
+        wf_candidate c;
+        char got[200];
+        ck_ok(wf_problem_parse(wants[i].text, &p));
+        ck_ok(wf_candidate_for_device(&p, &device, &c));
+        wf_candidate_print(&p, &c, got, sizeof got);
+        ck_assert_msg(!strcmp(got, wants[i].candidate), "%s: %s, not %s", wants[i].text, got, wants[i].candidate);
+    }
+}
+END_TEST
+
 int main(int argc, char **argv) {
     seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
     if (wf_opencl_create(&(wf_opencl_options){0}, &opencl) != WF_OK) {
@@ -439,6 +471,7 @@ int main(int argc, char **argv) {
     tcase_add_test(tests, the_reference_is_right_by_hand);
     tcase_add_test(tests, seeded_faults_are_caught);
     tcase_add_test(tests, the_untuned_candidate_runs_here);
+    tcase_add_test(tests, the_preference_follows_device_and_shape);
     tcase_add_test(tests, verify_agrees);
     tcase_add_loop_test(tests, activations_are_accurate_in_their_tails, 0, 2);
     tcase_add_loop_test(tests, every_size_and_epilogue_is_within_the_bound, 0, LINES);

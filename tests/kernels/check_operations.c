@@ -258,9 +258,10 @@ START_TEST(untuned_devices_get_a_candidate_that_is_ok) {
     static const char *const expected[][3] = {{"gemm:f32:m4n5k6:nn", "direct", "clblast"},
                                               {"gemm:f32:m4n5k6:tn", "direct", "clblast"},
                                               {"gemm:f32:m4n5k6:nt", "dot", "clblast"},
-                                              {"gemm:f32:m4n5k6:tt", "simple", "clblast"},
+                                              {"gemm:f32:m4n5k6:tt", "panel", "clblast"},
+                                              {"gemm:f32:m64n65k66:nt", "panel", "clblast"},
                                               {"gemm:f32:m4n5:nt", "dot", "simple"}};
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         ck_assert_int_eq(wf_problem_parse(expected[i][0], &p), WF_OK);
         for (int g = 0; g < 2; g++) {
             ck_assert_int_eq(wf_candidate_for_device(&p, g ? &gpu : &cpu, &c), WF_OK);

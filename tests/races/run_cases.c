@@ -35,6 +35,7 @@ static const struct {
     {"gemm:f32:m33n19k21:nt.accumulate", "dot ROWS=6 WIDTH=8 DEPTH=8"},
     {"gemm:f32:m33n42k131:nn.accumulate", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=64 TILES_M=2 TILES_N=2"},
     {"gemm:f32:m19n37k131:tt.bias", "panel ROWS=6 VECTORS=2 WIDTH=4 DEPTH=64 TILES_M=1 TILES_N=1"},
+    {"gemm:f32:m33n42k131:tn.relu", "panel ROWS=6 VECTORS=1 WIDTH=8 DEPTH=64 TILES_M=2 TILES_N=2 SHARED=0"},
     {"gemm:f32:m29n17k20:nt.act-grad.silu", "panel ROWS=14 VECTORS=3 WIDTH=4 DEPTH=256 TILES_M=4 TILES_N=2"},
 
     {"attention:f32:b2s21t37h2kv1d17ho2po16:causal.dropout:p=0.1", NULL},
