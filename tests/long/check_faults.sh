@@ -72,7 +72,7 @@ run_case() { # run_case RANKS KIND VICTIM SEGMENT WHAT NTH
     above "$took" $((deadline + margin)) && failure "$name: ended only $took s after the fault"
     above "$took" "$slowest" && slowest=$took
     if [ "$2" = plan ]; then
-        grep -Eq '^weft: .*plans of ranks [0-9]+ and [0-9]+ do not fit.* (step|lane) ' "$work/err" || failure "$name: no line names ranks and what differs"
+        grep -Eq '^weft: .*plans of ranks [0-9]+ and [0-9]+ do not fit.* step [a-z0-9.+]+ of ' "$work/err" || failure "$name: no line names ranks and the step that differs"
     else
         # rank N ... step SITE of SEGMENT ..., operation
         grep -Eq '^weft: .*rank [0-9]+.*step [a-z0-9.+]+ of [a-z0-9.]+ .*, (send|receive|[a-z_]+)' "$work/err" || failure "$name: no line names rank, step and operation"
