@@ -2,8 +2,9 @@
  * context opens, a plan is loaded, a step runs, a checkpoint is saved and loaded. Each time: a status and one
  * sentence on every rank that fails, within the deadline; or no failure, and then the same loss to the bit;
  * and nothing left behind. On one rank, or on several under mpirun: then the last rank is hit.
- * Arguments: FEW [SEED]: so many faults of each kind in each phase, spread (0: every one; left out: 1);
+ * Arguments: FEW [SEED [KIND]]: so many faults of each kind, or of one, in each phase, spread (0: every one; left out: 1);
  * or KIND PHASE N: that one fault. */
+#include <ctype.h>
 #include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
@@ -239,7 +240,8 @@ int main(int argc, char **argv) {
     else setenv("WEFT_TIMEOUT_S", "3", 1); /* of the bootstrap, which has no options */
     if (any(!prepare())) return 2;
     count_places();
-    if (argc == 4) {
+    const bool one = argc == 4 && !isdigit((unsigned char)argv[1][0]);
+    if (one) {
         fault((inject_kind)find(inject_names, INJECT_KINDS, argv[1]), (phase)find(phase_names, PHASES, argv[2]), atoll(argv[3]));
     } else if (!failures) {
         const int64_t few = argc > 1 ? atoll(argv[1]) : 1;
@@ -247,7 +249,8 @@ int main(int argc, char **argv) {
         int64_t seed = argc > 2 ? atoll(argv[2]) : (int64_t)time(NULL);
         if (ranks > 1) MPI_Bcast(&seed, 1, MPI_INT64_T, 0, MPI_COMM_WORLD);
         if (rank == 0) fprintf(stderr, "seed %lld\n", (long long)seed);
-        for (int kind = INJECT_CL; kind < INJECT_KINDS; kind++)
+        const int only = argc > 3 ? find(inject_names, INJECT_KINDS, argv[3]) : INJECT_NONE;
+        for (int kind = only ? only : INJECT_CL; kind < (only ? only + 1 : INJECT_KINDS); kind++)
             for (int p = 0; p < PHASES; p++)
                 if (ranks > 1 || kind == INJECT_CL || kind == INJECT_MEMORY)
                     sweep((inject_kind)kind, (phase)p, kind == INJECT_TEST && (!few || few > 24) ? 24 : few, seed);
