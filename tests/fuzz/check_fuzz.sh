@@ -54,6 +54,6 @@ for target in "$@"; do
         grep -v '^#' "$out/$target.log" | tail -n 30
     fi
 done
-rm -rf /dev/shm/weft-fuzz-*
+rm -rf /dev/shm/fuzz-weft-*
 echo "$((100 * (checks - failed) / (checks ? checks : 1)))%: Checks: $checks, Failures: $failed, Errors: 0"
 [ $failed -eq 0 ]

@@ -15,7 +15,7 @@ static void try_file(const char *path) {
     }
     FUZZ_EXPECT(got.step >= 0 && got.data_position >= 0 &&
                 memchr(got.layout, 0, sizeof got.layout));
-    snprintf(to, sizeof to, "/dev/shm/weft-fuzz-progress-%ld", (long)getpid());
+    snprintf(to, sizeof to, "/dev/shm/fuzz-weft-progress-%ld", (long)getpid());
     FUZZ_EXPECT(wf_progress_write(to, &got) == WF_OK && wf_progress_read(to, &again) == WF_OK);
     unlink(to);
     FUZZ_EXPECT(again.step == got.step && again.seed == got.seed &&
