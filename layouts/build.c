@@ -73,7 +73,7 @@ void wf_build_fail(wf_schedule *s, wf_status status) {
     b->sentence = strdup(wf_last_error());
 }
 
-static bool failed(const wf_schedule *s) {
+bool wf_build_failed(const wf_schedule *s) {
     return s->builder->status != WF_OK;
 }
 
@@ -109,7 +109,7 @@ static void *room(wf_schedule *s, void *array, int32_t *capacity, int32_t count,
 /* append_NAME(s, entries, n): copies them behind s->NAME; returns the index of the first, 0 after an error. */
 #define DEFINE_APPEND(type, name)                                                                  \
     static int32_t append_##name(wf_schedule *s, const type *entries, int32_t n) {                 \
-        if (failed(s)) return 0;                                                                   \
+        if (wf_build_failed(s)) return 0;                                                                   \
         type *array = room(s, s->name, &s->builder->name, s->n##name, n, sizeof *array);           \
         if (!array && n > 0) return 0;                                                             \
         s->name = array;                                                                           \
@@ -174,7 +174,7 @@ int32_t wf_build_group(wf_schedule *s, int axis, const int32_t *members, int32_t
 
 static int32_t add_buffer(wf_schedule *s, const char *name, wf_life life, wf_class class_, wf_dtype dtype,
                           int64_t elements, int32_t count, int32_t segment) {
-    if (failed(s)) return 0;
+    if (wf_build_failed(s)) return 0;
     int64_t bytes;
     if (elements < 0 || count < 0 || __builtin_mul_overflow(elements, wf_dtype_bytes(dtype), &bytes) ||
         bytes > INT64_MAX / 8 / (count + 1)) {
@@ -195,7 +195,7 @@ int32_t wf_build_scratch_of(wf_schedule *s, int32_t segment, const char *name, w
 }
 
 int32_t wf_build_scratch(wf_schedule *s, const char *name, wf_dtype dtype, int64_t elements) {
-    if (!failed(s) && s->builder->open < 0)
+    if (!wf_build_failed(s) && s->builder->open < 0)
         wf_build_fail(s, wf_fail(WF_ERR_INTERNAL, "scratch %s is outside any segment", name));
     return wf_build_scratch_of(s, s->builder->open, name, WF_CLASS_ACTIVATION, dtype, elements);
 }
@@ -210,7 +210,11 @@ int32_t wf_build_slot(wf_schedule *s, const char *name, wf_class class_, wf_dtyp
 }
 
 void wf_build_pool_count(wf_schedule *s, int32_t buffer, int32_t count) {
-    if (!failed(s)) s->buffers[buffer].count = count;
+    if (!wf_build_failed(s)) s->buffers[buffer].count = count;
+}
+
+void wf_build_owner(wf_schedule *s, int32_t buffer, wf_owner owner) {
+    if (!wf_build_failed(s)) s->buffers[buffer].owner = owner;
 }
 
 /* ---- views ------------------------------------------------------------------------------------ */
@@ -235,9 +239,9 @@ wf_view wf_matrix(int32_t buffer, wf_at at, int64_t offset, int64_t rows, int64_
 }
 
 int32_t wf_build_views(wf_schedule *s, const wf_view *views, int32_t nviews) {
-    for (int32_t i = 0; i < nviews && !failed(s); i++) {
+    for (int32_t i = 0; i < nviews && !wf_build_failed(s); i++) {
         wf_build_fail(s, wf_build_check_shape(s, "a changed step", &views[i]));
-        if (!failed(s)) wf_build_fail(s, wf_build_check_view(s, s->buffers[views[i].buffer].segment, "a changed step", &views[i]));
+        if (!wf_build_failed(s)) wf_build_fail(s, wf_build_check_view(s, s->buffers[views[i].buffer].segment, "a changed step", &views[i]));
     }
     return append_views(s, views, nviews);
 }
@@ -255,7 +259,7 @@ int32_t wf_build_segment(wf_schedule *s, const char *format, ...) {
 }
 
 void wf_build_segment_end(wf_schedule *s) {
-    if (failed(s)) return;
+    if (wf_build_failed(s)) return;
     if (s->builder->open < 0) {
         wf_build_fail(s, wf_fail(WF_ERR_INTERNAL, "no segment is open"));
         return;
@@ -266,14 +270,14 @@ void wf_build_segment_end(wf_schedule *s) {
 
 static void add_step(wf_schedule *s, wf_step step, const char *site, const wf_view *views) {
     const int32_t n = step.reads + step.updates + step.writes;
-    if (failed(s)) return;
+    if (wf_build_failed(s)) return;
     if (s->builder->open < 0) {
         wf_build_fail(s, wf_fail(WF_ERR_INTERNAL, "step %s is outside any segment", site));
         return;
     }
     for (int32_t i = 0; i < n; i++) {
         wf_build_fail(s, wf_build_check_view(s, s->builder->open, site, &views[i]));
-        if (failed(s)) return;
+        if (wf_build_failed(s)) return;
     }
     step.view = append_views(s, views, n);
     step.site = wf_build_text(s, "%s", site);
@@ -307,22 +311,22 @@ static void enlarge_table(wf_schedule *s) {
 
 int32_t wf_build_problem(wf_schedule *s, const wf_problem *problem) {
     if (2 * s->nproblems >= s->builder->table_size) enlarge_table(s);
-    if (failed(s)) return 0;
+    if (wf_build_failed(s)) return 0;
     int32_t *entry = table_place(s, problem);
     if (*entry) return *entry - 1;
     const wf_chosen chosen = {.problem = *problem};
     const int32_t index = append_problems(s, &chosen, 1);
-    if (!failed(s)) *entry = index + 1;
+    if (!wf_build_failed(s)) *entry = index + 1;
     return index;
 }
 
 void wf_build_kernel(wf_schedule *s, const char *site, const wf_problem *problem, const wf_view *views,
                      int nviews) {
-    if (failed(s)) return;
+    if (wf_build_failed(s)) return;
     wf_step step = {.kind = WF_STEP_KERNEL, .lane = WF_LANE_COMPUTE, .exchange = -1};
     int64_t outputs = 0;
     wf_build_fail(s, wf_build_check_kernel(s, site, problem, views, nviews, &step, &outputs));
-    if (failed(s) || outputs == 0) return;
+    if (wf_build_failed(s) || outputs == 0) return;
     step.problem = wf_build_problem(s, problem);
     add_step(s, step, site, views);
 }
@@ -338,7 +342,7 @@ void wf_build_opaque(wf_schedule *s, const char *site, wf_lane lane, const wf_vi
 
 void wf_build_hop(wf_schedule *s, const char *site, wf_lane lane, wf_collective collective, int32_t group,
                   int32_t hop, int32_t to, const wf_view *send, int32_t from, const wf_view *receive) {
-    if (failed(s)) return;
+    if (wf_build_failed(s)) return;
     const bool sends = send && wf_view_elements(send) > 0, receives = receive && wf_view_elements(receive) > 0;
     if (!sends && !receives) return;
     if (sends) wf_build_fail(s, wf_build_check_message(s, site, send, to));

@@ -15,6 +15,8 @@ wf_status wf_build_finish(wf_schedule *); /* the first error of the calls below,
 
 /* Makes a failure stick: `status` with this thread's last sentence, unless an earlier one does. */
 void wf_build_fail(wf_schedule *, wf_status status);
+/* An earlier call failed: what it would have appended is not there, and its index means nothing. */
+bool wf_build_failed(const wf_schedule *);
 
 const char *wf_build_text(wf_schedule *, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -76,6 +78,8 @@ void wf_free_list_quarantine(wf_free_list *, int32_t instances);
 int32_t wf_free_list_count(const wf_free_list *);       /* high-water mark, the pools' count */
 /* Sets count of a POOL buffer, before placing. */
 void wf_build_pool_count(wf_schedule *, int32_t buffer, int32_t count);
+/* Who brings the memory of a buffer that is kept. */
+void wf_build_owner(wf_schedule *, int32_t buffer, wf_owner);
 
 #ifdef __cplusplus
 }

@@ -19,6 +19,7 @@ static int32_t member_at(const wf_group *group, int32_t n) {
 /* whole: a matrix without gaps whose rows the shards lie in. */
 static bool legal(wf_schedule *s, const char *site, int32_t group, const wf_view *whole, const wf_rows *shard) {
     wf_status status = WF_OK;
+    if (wf_build_failed(s)) return false;
     if (group < 0 || group >= s->ngroups)
         status = wf_fail(WF_ERR_INTERNAL, "%s: there is no group %d", site, group);
     else if (whole->ndim != 2 || !wf_view_contiguous(whole))

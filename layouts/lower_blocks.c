@@ -19,13 +19,13 @@ typedef struct segments {
 static int32_t caller_slot(wf_lowering *L, const char *name) {
     const int32_t slot =
         wf_build_slot(L->s, name, WF_CLASS_IO, WF_F32, L->own.count * L->model->hidden, 1);
-    if (slot >= 0) L->s->buffers[slot].owner = WF_OWNER_CALLER;
+    wf_build_owner(L->s, slot, WF_OWNER_CALLER);
     return slot;
 }
 
 static void stash(wf_lowering *L, int32_t pool, int64_t count) {
     if (pool < 0) return;
-    L->s->buffers[pool].owner = WF_OWNER_STASH;
+    wf_build_owner(L->s, pool, WF_OWNER_STASH);
     wf_build_pool_count(L->s, pool, (int32_t)count);
 }
 

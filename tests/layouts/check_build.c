@@ -104,6 +104,26 @@ START_TEST(the_first_error_sticks) {
 }
 END_TEST
 
+/* As when the host's memory ends before the first buffer: its index is not to be used. */
+START_TEST(after_an_error_nothing_is_touched) {
+    wf_schedule *s = create(0, 2);
+    const int32_t members[] = {0, 1}, group = wf_build_group(s, 0, members, 2);
+    const wf_rows shard[] = {{0, 2}, {2, 2}};
+    wf_view parts[2] = {{0}};
+    wf_build_fail(s, wf_fail(WF_ERR_MEMORY, "no host memory for the first buffer"));
+    const int32_t slot = wf_build_slot(s, "x", WF_CLASS_IO, WF_F32, 16, 1);
+    const wf_view whole = wf_matrix(slot, WF_AT_NONE, 0, 4, 4, 4);
+    wf_build_owner(s, slot, WF_OWNER_CALLER);
+    wf_build_pool_count(s, slot, 2);
+    wf_build_segment(s, "s");
+    wf_build_reduce_scatter(s, "sum", WF_LANE_TP, group, &whole, shard, parts);
+    wf_build_all_gather(s, "gather", WF_LANE_TP, group, &whole, shard);
+    wf_build_segment_end(s);
+    ck_assert_int_eq(s->nbuffers, 0);
+    refuses(s, "no host memory", "first", "buffer");
+}
+END_TEST
+
 START_TEST(sizes_that_cannot_be_counted_are_refused) {
     wf_schedule *s = create(0, 1);
     wf_build_slot(s, "vast", WF_CLASS_PARAMETER, WF_F32, INT64_MAX / 3, 1);
@@ -201,6 +221,7 @@ int main(void) {
     tcase_add_test(tcase, views_stay_inside_their_buffers);
     tcase_add_test(tcase, scratch_of_another_segment_is_refused);
     tcase_add_test(tcase, the_first_error_sticks);
+    tcase_add_test(tcase, after_an_error_nothing_is_touched);
     tcase_add_test(tcase, sizes_that_cannot_be_counted_are_refused);
     tcase_add_test(tcase, what_has_no_bytes_leaves_no_step);
     tcase_add_test(tcase, messages_with_gaps_are_refused);
