@@ -255,7 +255,7 @@ static void backward_inputs(wf_launch *launch) {
     view_3d(launch, DELTA);
 }
 
-static int backward_launches(const wf_problem *p, int64_t rows, int32_t local, wf_launch *out) {
+static int dq_dkdv_launches(const wf_problem *p, int64_t rows, int32_t local, wf_launch *out) {
     const wf_attention a = wf_attention_sizes(p);
     int n = 0;
     if (begin_launch(&out[n], "attention_dq", tiles(a.s, rows), a.hq, a.b, local)) {
@@ -320,7 +320,7 @@ static int forward_simple(const wf_problem *p, const wf_candidate *c, wf_launch 
 }
 
 static int backward_simple(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
-    return backward_launches(p, c->value[TILE_ROWS], simple_group(c), out);
+    return dq_dkdv_launches(p, c->value[TILE_ROWS], simple_group(c), out);
 }
 
 enum { delta_rows = 16 };
@@ -344,10 +344,15 @@ static int delta_simple(const wf_problem *p, const wf_candidate *c, wf_launch ou
 
 /* ---- variant panel --------------------------------------------------------------------------- */
 
-enum { panel_lanes = 16 };
+enum { PANEL_WIDTH, VECTORS, BLOCK, STEP, PARTS };
 static const wf_parameter panel_parameters[] = {
-    {"STEP", 3, {32, 16, 64}, "rows of the other side between two updates of the sums"},
+    {"WIDTH", 3, {16, 8, 4}, "floats per vector"},
+    {"VECTORS", 3, {2, 1, 4}, "vectors of own rows of a tile"},
+    {"BLOCK", 2, {8, 4}, "rows of the other side, or elements, whose sums are in registers"},
+    {"STEP", 4, {64, 32, 16, 128}, "rows of the other side between two updates of the sums"},
+    {"PARTS", 7, {1, 2, 4, 8, 16, 32, 64}, "of the keys, one work-item each, whose dQ are summed"},
 };
+enum { FORWARD_PARAMETERS = PARTS, BACKWARD_PARAMETERS };
 
 static bool panel_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
                      const char **why) {
@@ -355,17 +360,66 @@ static bool panel_ok(const wf_problem *p, const wf_candidate *c, const wf_device
     return !*why;
 }
 
+static int64_t panel_lanes(const wf_candidate *c) {
+    return c->value[PANEL_WIDTH] * c->value[VECTORS];
+}
+
 static int forward_panel(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
-    return forward_launches(p, panel_lanes, 1, out);
+    return forward_launches(p, panel_lanes(c), 1, out);
+}
+
+/* As attention_backward_panel.cl lays it out: dQ of each part, rows padded. Never nothing, because a
+ * launch names it. */
+static int64_t backward_workspace(const wf_problem *p, const wf_candidate *c) {
+    const wf_attention a = wf_attention_sizes(p);
+    const int32_t *v = c->value;
+    const int64_t row = tiles(a.d, v[PANEL_WIDTH]) * v[PANEL_WIDTH];
+    const int64_t rows = v[PARTS] * a.b * a.hq * (a.s + v[BLOCK] - 1);
+    return 4 * row * (rows ? rows : 1);
 }
 
 static int backward_panel(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
-    return backward_launches(p, panel_lanes, 1, out);
+    const wf_attention a = wf_attention_sizes(p);
+    const int64_t ntiles = key_tiles(&a, panel_lanes(c));
+    int n = 0;
+    if (begin_launch(&out[n], "attention_backward", c->value[PARTS], a.hkv, a.b, 1)) {
+        backward_inputs(&out[n]);
+        view_4d(&out[n], DK);
+        view_4d(&out[n], DV);
+        wf_launch_view(&out[n], WF_WORKSPACE);
+        wf_launch_i32(&out[n], ntiles);
+        common_arguments(&out[n++], &a);
+    }
+    if (begin_launch(&out[n], "attention_dq_sum", a.s, a.hq, a.b, 1)) {
+        view_4d(&out[n], DQ);
+        wf_launch_view(&out[n], WF_WORKSPACE);
+        wf_launch_i32(&out[n++], a.s);
+    }
+    return n;
 }
 
-/* On CPUs nobody has tuned: no barriers, wide vectors. */
+/* On CPUs nobody has tuned: no barriers, vectors as wide as the device's, and as many sums as its registers
+ * hold: 32 with AVX-512, else 16. */
 static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
-    if (device->type == WF_DEVICE_CPU) wf_candidate_default(p, 1, candidate);
+    if (device->type != WF_DEVICE_CPU) return;
+    int32_t *const v = candidate->value;
+    wf_candidate_default(p, 1, candidate);
+    v[PANEL_WIDTH] = device->vector_floats >= 16 ? 16 : device->vector_floats >= 8 ? 8 : 4;
+    v[BLOCK] = v[PANEL_WIDTH] == 16 ? 8 : 4;
+}
+
+/* Work-items for each core, so that the last ones to run do not leave cores idle for long. */
+enum { ITEMS_PER_CORE = 4 };
+
+static void prefer_backward(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
+    const wf_attention a = wf_attention_sizes(p);
+    const int64_t items = ITEMS_PER_CORE * (int64_t)device->compute_units, one = a.b * a.hkv;
+    prefer(p, device, candidate);
+    if (device->type != WF_DEVICE_CPU) return;
+    const int64_t most = key_tiles(&a, panel_lanes(candidate));
+    int32_t parts = 1;
+    while (parts < 64 && parts * one < items && 2 * parts <= most) parts *= 2;
+    candidate->value[PARTS] = parts;
 }
 
 /* ---- tables ---------------------------------------------------------------------------------- */
@@ -376,7 +430,7 @@ static const wf_variant forward_variants[] = {
     {.name = "simple", .source = "attention_simple.cl", .nparameters = COUNT(simple_parameters),
      .parameters = simple_parameters, .ok = forward_simple_ok, .launches = forward_simple,
      .options = options},
-    {.name = "panel", .source = "attention_panel.cl", .nparameters = COUNT(panel_parameters),
+    {.name = "panel", .source = "attention_panel.cl", .nparameters = FORWARD_PARAMETERS,
      .parameters = panel_parameters, .ok = panel_ok, .launches = forward_panel,
      .options = options},
 };
@@ -390,9 +444,9 @@ static const wf_variant backward_variants[] = {
     {.name = "simple", .source = "attention_backward_simple.cl",
      .nparameters = COUNT(simple_parameters), .parameters = simple_parameters,
      .ok = backward_simple_ok, .launches = backward_simple, .options = options},
-    {.name = "panel", .source = "attention_backward_panel.cl",
-     .nparameters = COUNT(panel_parameters), .parameters = panel_parameters, .ok = panel_ok,
-     .launches = backward_panel, .options = options},
+    {.name = "panel", .source = "attention_backward_panel.cl", .nparameters = BACKWARD_PARAMETERS,
+     .parameters = panel_parameters, .ok = panel_ok, .launches = backward_panel, .options = options,
+     .workspace_bytes = backward_workspace},
 };
 
 #define ATTENTION_SIZES                                                                            \
@@ -414,5 +468,5 @@ const wf_operation wf_attention_delta_operation = {
 const wf_operation wf_attention_backward_operation = {
     .name = "attention_backward", ATTENTION_SIZES, .operands = backward_operands,
     .flops = backward_flops, .reference = wf_attention_backward_reference,
-    .tolerance_run = wf_attention_backward_bound, .prefer = prefer, .nvariants = COUNT(backward_variants),
+    .tolerance_run = wf_attention_backward_bound, .prefer = prefer_backward, .nvariants = COUNT(backward_variants),
     .variants = backward_variants};

@@ -39,12 +39,9 @@ typedef JOIN(float, WIDTH) vec;
 #endif
 #endif
 
-/* The fused form where it is one instruction; where it is not, it is emulated, and mad is what kernels use. */
-#ifdef FP_FAST_FMAF
-#define MULTIPLY_ADD(x, a, b) fma(x, a, b)
-#else
-#define MULTIPLY_ADD(x, a, b) mad(x, a, b)
-#endif
+/* As kernels write it: OpenCL C lets the compiler fuse it, and all do where the device has such an
+ * instruction. mad() may become a product and a sum (PoCL), fma() is emulated where there is none. */
+#define MULTIPLY_ADD(x, a, b) ((x) * (a) + (b))
 
 /* One statement per chain: compilers keep arrays in memory where they do not unroll the loop over them. */
 #if CHAINS == 2
