@@ -201,14 +201,14 @@ static const wf_parameter panel_parameters[PANEL_PARAMETERS] = {
     {"ROWS", 6, {14, 6, 12, 8, 4, 10}, "rows of C per register tile"},
     {"VECTORS", 3, {2, 1, 3}, "vectors of columns of C per register tile"},
     {"WIDTH", 3, {16, 8, 4}, "floats per vector"},
-    {"DEPTH", 4, {512, 256, 128, 64}, "k between two rests of the sums in memory"},
-    {"TILES_M", 7, {64, 32, 16, 8, 4, 2, 1}, "register tiles of a work-item, down, at most"},
+    {"DEPTH", 5, {512, 1024, 256, 128, 64}, "k between two rests of the sums in memory"},
+    {"TILES_M", 8, {64, 128, 32, 16, 8, 4, 2, 1}, "register tiles of a work-item, down, at most"},
     {"TILES_N", 5, {4, 2, 1, 8, 16}, "register tiles of a work-item, across, at most"},
     {"SHARED", 2, {1, 0}, "A's panels are filled once, in the workspace"},
 };
 
 /* Private memory of a work-item: sums, panels of B, a panel of A. Threads' stacks hold it. */
-static const int64_t most_private_bytes = 1 << 20;
+static const int64_t most_private_bytes = 5 << 18;
 
 static int64_t private_bytes(const int32_t *v) {
     const int64_t columns = v[PANEL_VECTORS] * v[PANEL_WIDTH], tiles = v[TILES_M] * v[TILES_N];
@@ -220,7 +220,7 @@ static bool panel_ok(const wf_problem *p, const wf_candidate *c, const wf_device
     (void)p;
     if (is_gpu(device, why)) return false;
     if (private_bytes(c->value) > most_private_bytes)
-        return *why = "a work-item's sums and panels are more than 1 MiB", false;
+        return *why = "a work-item's sums and panels are more than 1.25 MiB", false;
     return true;
 }
 
@@ -229,21 +229,38 @@ static int64_t a_stride(const int32_t *v) {
     return ceil_div(v[PANEL_ROWS], v[PANEL_WIDTH]) * v[PANEL_WIDTH];
 }
 
+/* A's panels lie in the workspace for one slab of rows at a time, whole tiles, so that large matrices do not
+ * need as much again. */
+static const int64_t slab_bytes = 32 << 20;
+enum { MOST_SLABS = WF_LAUNCHES / 2 };
+
+static int64_t tile_bytes(const wf_problem *p, const int32_t *v) {
+    return 4 * p->size[K] * a_stride(v);
+}
+
+static int64_t slab_tiles(const wf_problem *p, const int32_t *v) {
+    const int64_t tiles = ceil_div(p->size[M], v[PANEL_ROWS]);
+    if (!v[SHARED] || p->size[K] == 0) return tiles;
+    const int64_t slabs = ceil_div(tiles * tile_bytes(p, v), slab_bytes);
+    return ceil_div(tiles, slabs < tiles ? slabs < MOST_SLABS ? slabs : MOST_SLABS : tiles);
+}
+
 static int64_t panel_workspace(const wf_problem *p, const wf_candidate *c) {
-    const int32_t *v = c->value;
-    if (p->size[M] == 0 || p->size[N] == 0 || !v[SHARED]) return 0;
-    return 4 * p->size[K] * ceil_div(p->size[M], v[PANEL_ROWS]) * a_stride(v);
+    if (p->size[M] == 0 || p->size[N] == 0 || !c->value[SHARED]) return 0;
+    return slab_tiles(p, c->value) * tile_bytes(p, c->value);
 }
 
 /* k that a work-item packs. Along the lanes: few rows, each a page, whose next lanes the next work-item
  * packs; along k: so many that a work-item's start costs nothing. */
-static void pack_launch(const wf_problem *p, const wf_candidate *c, wf_launch *launch) {
-    const int64_t chunk = p->flags & WF_TRANS_A ? 32 : 128;
-    const int64_t groups = ceil_div(p->size[M], c->value[PANEL_ROWS]) * ceil_div(p->size[K], chunk);
+static void pack_launch(const wf_problem *p, const wf_candidate *c, int64_t row0, int64_t end, wf_launch *launch) {
+    const int64_t most = p->flags & WF_TRANS_A ? 32 : 128;
+    const int64_t chunk = most < c->value[PANEL_DEPTH] ? most : c->value[PANEL_DEPTH];
+    const int64_t groups = ceil_div(end - row0, c->value[PANEL_ROWS]) * ceil_div(p->size[K], chunk);
     *launch = (wf_launch){.entry = "gemm_panel_pack"};
     wf_launch_geometry(launch, 1, &groups, (const int32_t[1]){1});
     wf_launch_i32(launch, chunk);
-    wf_launch_i32(launch, p->size[M]);
+    wf_launch_i32(launch, row0);
+    wf_launch_i32(launch, end);
     wf_launch_i32(launch, p->size[K]);
     wf_launch_view(launch, 0);
     wf_launch_stride(launch, 0, 0);
@@ -260,23 +277,26 @@ static blocks blocks_of(int64_t tiles, int64_t most) {
     return (blocks){.count = ceil_div(tiles, size), .size = size};
 }
 
-static blocks down(const wf_problem *p, const int32_t *v) {
-    return blocks_of(ceil_div(p->size[M], v[PANEL_ROWS]), v[TILES_M]);
+static blocks down(const int32_t *v, int64_t rows) {
+    return blocks_of(ceil_div(rows, v[PANEL_ROWS]), v[TILES_M]);
 }
 
 static blocks across(const wf_problem *p, const int32_t *v) {
     return blocks_of(ceil_div(p->size[N], v[PANEL_VECTORS] * v[PANEL_WIDTH]), v[TILES_N]);
 }
 
-static void multiply_launch(const wf_problem *p, const wf_candidate *c, wf_launch *launch) {
+static void multiply_launch(const wf_problem *p, const wf_candidate *c, int64_t row0, int64_t end, wf_launch *launch) {
     const int32_t *v = c->value;
-    const blocks rows = down(p, v), columns = across(p, v);
+    const blocks rows = down(v, end - row0), columns = across(p, v);
     const int64_t groups = rows.count * columns.count;
     *launch = (wf_launch){.entry = "gemm_panel"};
     wf_launch_geometry(launch, 1, &groups, (const int32_t[1]){1});
     wf_launch_i32(launch, rows.size);
     wf_launch_i32(launch, columns.size);
-    for (int i = M; i <= K; i++) wf_launch_i32(launch, p->size[i]);
+    wf_launch_i32(launch, row0);
+    wf_launch_i32(launch, end);
+    wf_launch_i32(launch, p->size[N]);
+    wf_launch_i32(launch, p->size[K]);
     if (!v[SHARED]) {
         wf_launch_view(launch, 0);
         wf_launch_stride(launch, 0, 0);
@@ -288,10 +308,14 @@ static void multiply_launch(const wf_problem *p, const wf_candidate *c, wf_launc
 }
 
 static int panel_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    const int64_t rows = slab_tiles(p, c->value) * c->value[PANEL_ROWS];
     int n = 0;
-    if (p->size[M] == 0 || p->size[N] == 0) return 0;
-    if (p->size[K] > 0 && c->value[SHARED]) pack_launch(p, c, &out[n++]);
-    multiply_launch(p, c, &out[n++]);
+    if (p->size[N] == 0) return 0;
+    for (int64_t row0 = 0; row0 < p->size[M]; row0 += rows) {
+        const int64_t end = row0 + rows < p->size[M] ? row0 + rows : p->size[M];
+        if (p->size[K] > 0 && c->value[SHARED]) pack_launch(p, c, row0, end, &out[n++]);
+        multiply_launch(p, c, row0, end, &out[n++]);
+    }
     return n;
 }
 
@@ -375,26 +399,31 @@ static bool panel_pays(const wf_problem *p) {
     return p->size[N] >= FEWEST_COLUMNS && (transposes != WF_TRANS_B || p->size[M] >= FEWEST_ROWS_NT);
 }
 
-/* A's panels are in the workspace, unless each of A is read by one work-item only, or they are so large
- * that the memory counts for more than the few percent that packing again costs. */
-static const int64_t most_workspace_bytes = 64 << 20;
-
 /* Work-items for each core, so that the last ones to run do not leave cores idle for long. */
-enum { ITEMS_PER_CORE = 8 };
+enum { ITEMS_PER_CORE = 4 };
 
+/* AVX-512 has 32 registers, AVX2 and SSE 16. Where the last tile would be mostly empty, tiles are smaller:
+ * a twentieth of the work is what 8 rows cost over 14. */
+static int32_t panel_rows(int64_t m, int32_t width) {
+    if (width < 16) return 6;
+    const int64_t padded = ceil_div(m, 14) * 14, small = ceil_div(m, 8) * 8;
+    return (padded - small) * 20 > m ? 8 : 14;
+}
+
+/* Blocks as large as leave each core its work-items. A's panels are in the workspace, unless each is
+ * read by one work-item only. */
 static void prefer_panel(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
-    static const int32_t tiles[][2] = {{64, 4}, {32, 4}, {16, 4}, {16, 2}, {8, 2}, {8, 1}, {4, 1}};
+    static const int32_t tiles[][2] = {{128, 4}, {64, 4}, {32, 4}, {16, 4}, {16, 2}, {8, 2}, {8, 1}, {4, 1}};
     enum { SHAPES = sizeof tiles / sizeof *tiles };
     int32_t *const v = candidate->value;
     wf_candidate_default(p, PANEL, candidate);
     v[PANEL_WIDTH] = device->vector_floats >= 16 ? 16 : device->vector_floats >= 8 ? 8 : 4;
-    /* AVX-512 has 32 registers; AVX2 and SSE have 16. */
-    v[PANEL_ROWS] = v[PANEL_WIDTH] == 16 ? 14 : 6;
+    v[PANEL_ROWS] = panel_rows(p->size[M], v[PANEL_WIDTH]);
     for (int i = 0; i < SHAPES; i++) {
         v[TILES_M] = tiles[i][0], v[TILES_N] = tiles[i][1];
-        if (down(p, v).count * across(p, v).count >= ITEMS_PER_CORE * (int64_t)device->compute_units) break;
+        if (down(v, p->size[M]).count * across(p, v).count >= ITEMS_PER_CORE * (int64_t)device->compute_units) break;
     }
-    v[SHARED] = across(p, v).count > 1 && panel_workspace(p, candidate) <= most_workspace_bytes;
+    v[SHARED] = across(p, v).count > 1;
 }
 
 /* CLBlast knows the GPUs in its database; on CPUs the register tiles win (benchmarks/NOTES.md). */

@@ -19,7 +19,8 @@
  * products |  a  | |       |       |  height tiles
  *      +-----+ +-------+-------+
  *      one panel of A is in the first cache while it meets all of b. SHARED: gemm_panel_pack has
- * filled A's panels in the workspace, once for all; else the work-item fills its own.
+ * filled A's panels in the workspace, once for all, for as many rows as it holds (a slab: both
+ * kernels are launched per slab); else the work-item fills its own.
  *
  * Between cuts of k the sums rest in private memory. No local memory, no barrier; work-groups of
  * one work-item. Numerics: f32, one accumulator per element, k ascending, whatever the parameters
@@ -60,18 +61,28 @@ DEFINE_TURN(fill_a, A_SPACE)
 #endif
 
 #if SHARED
-/* Group: (row tile, chunk of k): along the way that A is stored. Panel t begins at t k A_STRIDE. */
+/* Panels in the order that they are read: k's cuts of DEPTH, in each all row tiles. */
+static inline long panel_at(int tile, int p, int tiles, int k) {
+    const int cut = p / DEPTH * DEPTH;
+    return ((long)cut * tiles + (long)tile * min(DEPTH, k - cut) + p - cut) * A_STRIDE;
+}
+
+/* Of the rows row0 to m - 1. Group: (row tile, chunk of k): along the way that A is stored. DEPTH is a
+ * multiple of the chunk. */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
-gemm_panel_pack(int chunk, int m, int k, __global const float *a, long a_offset, long a_stride,
-                __global float *panels, long panels_offset) {
-    const int chunks = (k - 1) / chunk + 1, tiles = (m - 1) / ROWS + 1, group = get_global_id(0);
-    const int t = TRANS_A ? group % tiles : group / chunks,
+gemm_panel_pack(int chunk, int row0, int m, int k, __global const float *a, long a_offset,
+                long a_stride, __global float *panels, long panels_offset) {
+    const int chunks = (k - 1) / chunk + 1, tiles = (m - 1 - row0) / ROWS + 1;
+    const int group = get_global_id(0), t = TRANS_A ? group % tiles : group / chunks,
               c = TRANS_A ? group / tiles : group % chunks;
-    const int p = c * chunk, i0 = t * ROWS;
+    const int p = c * chunk, i0 = row0 + t * ROWS;
     fill_a(a + a_offset + i0 * A_ROW + p * A_STEP, a_stride, m - i0, min(chunk, k - p),
-           panels + panels_offset + ((long)t * k + p) * A_STRIDE, A_STRIDE, 1, 0);
+           panels + panels_offset + panel_at(t, p, tiles, k), A_STRIDE, 1, 0);
 }
 #endif
+
+/* Steps of k that A, which comes from afar, is asked for beforehand. */
+#define AHEAD 16
 
 /* out = (first ? 0 : sums) + the products of `depth` steps of k. */
 static inline void multiply(A_SPACE const float *a, const float *b, int depth, int first,
@@ -85,6 +96,7 @@ static inline void multiply(A_SPACE const float *a, const float *b, int depth, i
         REAL row[VECTORS];
 #pragma unroll
         for (int v = 0; v < VECTORS; v++) row[v] = VLOAD(v, b);
+        WILL_READ(a + AHEAD * A_STRIDE);
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             const REAL scalar = (REAL)(a[r]);
@@ -130,10 +142,12 @@ static inline void finish_tile(epilogue to, const REAL sums[ROWS * VECTORS], int
 #define PANELS_ARGUMENTS
 #endif
 
+/* Of the rows row0 to m - 1. */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
-gemm_panel(int height, int width, int m, int n, int k, A_ARGUMENTS __global const float *b,
-           long b_offset, long b_stride, PANELS_ARGUMENTS EPILOGUE_ARGUMENTS) {
-    const int row_tiles = (m - 1) / ROWS + 1, column_tiles = (n - 1) / COLUMNS + 1;
+gemm_panel(int height, int width, int row0, int m, int n, int k, A_ARGUMENTS
+           __global const float *b, long b_offset, long b_stride, PANELS_ARGUMENTS
+           EPILOGUE_ARGUMENTS) {
+    const int row_tiles = (m - 1 - row0) / ROWS + 1, column_tiles = (n - 1) / COLUMNS + 1;
     const int blocks_across = (column_tiles - 1) / width + 1, group = get_global_id(0);
     const int ti0 = group / blocks_across * height, tj0 = group % blocks_across * width,
               j0 = tj0 * COLUMNS;
@@ -150,10 +164,10 @@ gemm_panel(int height, int width, int m, int n, int k, A_ARGUMENTS __global cons
         fill_b(b + b_offset + j0 * B_COLUMN + p * B_STEP, b_stride, n - j0, depth,
                (float *)b_panels, COLUMNS, tjs, DEPTH * COLUMNS);
         for (int ti = 0; ti < tis; ti++) {
-            const int i0 = (ti0 + ti) * ROWS;
+            const int i0 = row0 + (ti0 + ti) * ROWS;
 #if SHARED
             __global const float *a_panel =
-                panels + panels_offset + ((long)(ti0 + ti) * k + p) * A_STRIDE;
+                panels + panels_offset + panel_at(ti0 + ti, p, row_tiles, k);
 #else
             float *const a_panel = (float *)a_own;
             fill_a(a + a_offset + i0 * A_ROW + p * A_STEP, a_stride, m - i0, depth, a_panel,

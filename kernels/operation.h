@@ -228,7 +228,7 @@ typedef struct wf_argument {
 } wf_argument;
 
 #define WF_ARGUMENTS 64
-#define WF_LAUNCHES 4
+#define WF_LAUNCHES 16
 typedef struct wf_launch {
     const char *entry;      /* kernel name in the variant's source; of a library: its call's name */
     bool library;           /* host/device calls the library instead of a kernel */

@@ -2,6 +2,42 @@
 #include "host/device/opencl.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
+
+/* ---- huge pages ------------------------------------------------------------------------------------------ */
+
+/* A CPU device's buffers are pages of this process. A matrix whose rows are 4096 bytes apart touches a page per
+ * row, and walks of small pages cost up to a twentieth of a GEMM's time (benchmarks/NOTES.md), so large
+ * buffers ask for huge ones, which drivers do not. The driver frees them when it is done with the buffer. */
+#if defined(MADV_HUGEPAGE)
+enum { HUGE_PAGE = 2 << 20, FEWEST_HUGE_PAGES = 2 };
+
+static bool wants_huge_pages(const wf_device *device, int64_t bytes) {
+    return device->type == WF_DEVICE_CPU && device->host_unified && bytes >= (int64_t)FEWEST_HUGE_PAGES * HUGE_PAGE;
+}
+
+static void *huge_pages(int64_t bytes) {
+    const size_t whole = ((size_t)bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    void *const pages = aligned_alloc(HUGE_PAGE, whole);
+    if (pages) (void)madvise(pages, whole, MADV_HUGEPAGE); /* a wish */
+    return pages;
+}
+#else
+static bool wants_huge_pages(const wf_device *device, int64_t bytes) {
+    return (void)device, (void)bytes, false;
+}
+
+static void *huge_pages(int64_t bytes) {
+    return (void)bytes, NULL;
+}
+#endif
+
+static void CL_CALLBACK free_pages(cl_mem mem, void *pages) {
+    (void)mem;
+    free(pages);
+}
+
+/* ---- buffers ----------------------------------------------------------------------------------------------- */
 
 static wf_status create(wf_opencl *opencl, void *host, int64_t bytes, wf_memory **out) {
     wf_memory *memory = calloc(1, sizeof *memory);
@@ -33,7 +69,23 @@ wf_status wf_memory_create(wf_opencl *opencl, int64_t bytes, wf_memory **out) {
     if (bytes > device->available_bytes - opencl->owned_bytes)
         return wf_fail(WF_ERR_MEMORY, "%lld bytes more do not fit: %lld of %lld bytes of %s are taken", (long long)bytes,
                        (long long)opencl->owned_bytes, (long long)device->available_bytes, device->name);
-    return create(opencl, NULL, bytes, out);
+    if (!wants_huge_pages(device, bytes)) return create(opencl, NULL, bytes, out);
+    wf_memory *memory = NULL;
+    void *const pages = huge_pages(bytes);
+    if (!pages) return wf_fail(WF_ERR_MEMORY, "no host memory for a buffer of %lld bytes", (long long)bytes);
+    wf_status status = create(opencl, pages, bytes, &memory);
+    if (status == WF_OK) {
+        memory->host = NULL; /* the driver's from now on */
+        opencl->owned_bytes += bytes;
+        status = WF_CL(&opencl->calls, clSetMemObjectDestructorCallback, (memory->mem, free_pages, pages));
+    }
+    if (status != WF_OK) {
+        wf_memory_destroy(memory);
+        free(pages);
+        return status;
+    }
+    *out = memory;
+    return WF_OK;
 }
 
 wf_status wf_memory_wrap(wf_opencl *opencl, void *host, int64_t bytes, wf_memory **out) {

@@ -428,18 +428,49 @@ START_TEST(the_untuned_candidate_runs_here) {
 }
 END_TEST
 
+/* More rows of A than the workspace holds: slabs, of which the last is shorter; the bias's columns and the rows
+ * of C are the whole matrix's. */
+START_TEST(slabs_of_rows) {
+    static const char *const texts[] = {"gemm:f32:m57601n33k130:nn.bias", "gemm:f32:m57601n33k130:tt.accumulate"};
+    wf_problem p;
+    wf_candidate c;
+    wf_launch launches[WF_LAUNCHES];
+    ck_ok(wf_problem_parse(texts[_i], &p));
+    ck_ok(wf_candidate_parse(&p, "panel TILES_N=1 DEPTH=64", &c));
+    const wf_variant *variant = &wf_operations[p.op]->variants[c.variant];
+    const int n = variant->launches(&p, &c, launches);
+    ck_assert_int_ge(n, 4); /* pack and multiply, more than once */
+    ck_assert_int_le(n, WF_LAUNCHES);
+    ck_assert(variant->workspace_bytes(&p, &c) < 4 * p.size[0] * p.size[2]);
+    check_case(&p, &c, false);
+}
+END_TEST
+
+/* A workspace of any size takes few launches. */
+START_TEST(slabs_are_few) {
+    wf_problem p;
+    wf_candidate c;
+    wf_launch launches[WF_LAUNCHES];
+    ck_ok(wf_problem_parse("gemm:f32:m2000000n256k4096:nt", &p));
+    ck_ok(wf_candidate_parse(&p, "panel", &c));
+    const int n = wf_operations[p.op]->variants[c.variant].launches(&p, &c, launches);
+    ck_assert_int_eq(n, WF_LAUNCHES);
+    ck_assert_int_eq(launches[n - 1].arguments[3].value.i, p.size[0]); /* the last slab ends with the matrix */
+}
+END_TEST
+
 /* What the operation prefers on described CPUs: by vectors, cores, and where packing does not pay. */
 START_TEST(the_preference_follows_device_and_shape) {
     static const struct {
         const char *text, *candidate;
         int32_t floats, cores;
     } wants[] = {
-        {"gemm:f32:m1024n1024k1024:nt", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=64 TILES_N=4 SHARED=1", 16, 2},
-        {"gemm:f32:m1024n1024k1024:nt", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=512 TILES_M=8 TILES_N=2 SHARED=1", 8, 64},
-        {"gemm:f32:m1024n1024k1024:nn", "panel ROWS=6 VECTORS=2 WIDTH=4 DEPTH=512 TILES_M=64 TILES_N=4 SHARED=1", 4, 1},
-        {"gemm:f32:m128n1024k1024:nn", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=16 TILES_N=2 SHARED=1", 16, 2},
-        {"gemm:f32:m4096n32k1024:nn", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=16 TILES_N=4 SHARED=0", 16, 2},
-        {"gemm:f32:m50257n768k2048:tn", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=64 TILES_N=4 SHARED=0", 16, 2},
+        {"gemm:f32:m1024n1024k1024:nt", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=128 TILES_N=4 SHARED=1", 16, 2},
+        {"gemm:f32:m1024n1024k1024:nt", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=512 TILES_M=16 TILES_N=2 SHARED=1", 8, 64},
+        {"gemm:f32:m1024n1024k1024:nn", "panel ROWS=6 VECTORS=2 WIDTH=4 DEPTH=512 TILES_M=128 TILES_N=4 SHARED=1", 4, 1},
+        {"gemm:f32:m128n1024k1024:nn", "panel ROWS=8 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=128 TILES_N=4 SHARED=1", 16, 2},
+        {"gemm:f32:m4096n32k1024:nn", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=32 TILES_N=4 SHARED=0", 16, 2},
+        {"gemm:f32:m50257n768k2048:tn", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=128 TILES_N=4 SHARED=1", 16, 2},
         {"gemm:f32:m1024n31k1024:nn", "direct ROWS=8 VECTORS=1 WIDTH=16", 16, 2},
         {"gemm:f32:m7n1024k1024:nt", "dot ROWS=4 WIDTH=4 DEPTH=16", 16, 2},
         {"gemm:f32:m7n19:nt.bias", "dot ROWS=4 WIDTH=4 DEPTH=16", 16, 2},
@@ -472,6 +503,8 @@ int main(int argc, char **argv) {
     tcase_add_test(tests, seeded_faults_are_caught);
     tcase_add_test(tests, the_untuned_candidate_runs_here);
     tcase_add_test(tests, the_preference_follows_device_and_shape);
+    tcase_add_loop_test(tests, slabs_of_rows, 0, 2);
+    tcase_add_test(tests, slabs_are_few);
     tcase_add_test(tests, verify_agrees);
     tcase_add_loop_test(tests, activations_are_accurate_in_their_tails, 0, 2);
     tcase_add_loop_test(tests, every_size_and_epilogue_is_within_the_bound, 0, LINES);
