@@ -229,7 +229,8 @@ weft_status weft_run_start(weft_plan *p, uint32_t phases, weft_params *params, w
 
 static wf_status advance(weft_run *r, bool *done) {
     bool submitted = false, over = false;
-    *done = false;
+    *done = r->done;
+    if (r->done) return WF_OK;
     do {
         TRY(wf_runner_advance(r->plan->runner, &submitted, &over));
         if (submitted && !r->submitted) TRY(end_phase(r));

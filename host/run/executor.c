@@ -382,7 +382,7 @@ wf_status wf_runner_advance(wf_runner *r, bool *submitted, bool *done) {
     }
     if (status == WF_OK && !moved) status = flush(r);
     if (!moved && r->quiet_s == 0) wf_runner_waits(r);
-    if (status == WF_OK && !is_done(r)) status = count_quiet(r, moved);
+    if (status == WF_OK) status = count_quiet(r, moved); /* a piece without kernels is done while earlier ones run */
     *submitted = status == WF_OK && !r->running;
     *done = status == WF_OK && is_done(r);
     return r->broken = status;
