@@ -349,7 +349,7 @@ static const wf_parameter panel_parameters[] = {
     {"WIDTH", 3, {16, 8, 4}, "floats per vector"},
     {"VECTORS", 3, {2, 1, 4}, "vectors of own rows of a tile"},
     {"BLOCK", 2, {8, 4}, "rows of the other side, or elements, whose sums are in registers"},
-    {"STEP", 4, {64, 32, 16, 128}, "rows of the other side between two updates of the sums"},
+    {"STEP", 4, {32, 64, 16, 128}, "rows of the other side between two updates of the sums"},
     {"PARTS", 7, {1, 2, 4, 8, 16, 32, 64}, "of the keys, one work-item each, whose dQ are summed"},
 };
 enum { FORWARD_PARAMETERS = PARTS, BACKWARD_PARAMETERS };
@@ -416,6 +416,7 @@ static void prefer_backward(const wf_problem *p, const wf_device *device, wf_can
     const int64_t items = ITEMS_PER_CORE * (int64_t)device->compute_units, one = a.b * a.hkv;
     prefer(p, device, candidate);
     if (device->type != WF_DEVICE_CPU) return;
+    candidate->value[STEP] = 64;
     const int64_t most = key_tiles(&a, panel_lanes(candidate));
     int32_t parts = 1;
     while (parts < 64 && parts * one < items && 2 * parts <= most) parts *= 2;

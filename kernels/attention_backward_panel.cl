@@ -20,7 +20,7 @@
 #define ROW         (ROW_VECTORS * WIDTH)
 
 /* The own rows as they are, filled up with zeros: what `returned` reads. */
-static inline void copy_rows(REAL own[LANES][ROW_VECTORS], global const float *x, long stride, int row0,
+INLINE void copy_rows(REAL own[LANES][ROW_VECTORS], global const float *x, long stride, int row0,
                              int n) {
     for (int i = 0; i < LANES; i++) {
         global const float *row = x + clamp(row0 + i, 0, n - 1) * stride;
@@ -35,7 +35,7 @@ static inline void copy_rows(REAL own[LANES][ROW_VECTORS], global const float *x
 
 /* y[k] += sum_i w[k][i] own[i] of `wide` vectors from element e0 on, for BLOCK rows. */
 #define DEFINE_RETURNED(name, wide)                                                                \
-    static inline void name(global float *y, const REAL *w, REAL own[LANES][ROW_VECTORS], int at) { \
+    INLINE void name(global float *y, const REAL *w, REAL own[LANES][ROW_VECTORS], int at) { \
         REAL sum[BLOCK][wide];                                                                     \
         _Pragma("unroll") for (int k = 0; k < BLOCK; k++)                                          \
             _Pragma("unroll") for (int c = 0; c < wide; c++) sum[k][c] =                           \
@@ -56,7 +56,7 @@ DEFINE_RETURNED(returned_block, VECTORS)
 DEFINE_RETURNED(returned_one, 1)
 
 /* The workspace has BLOCK - 1 rows more than there are queries, so that blocks are whole. */
-static inline void returned(global float *y, REAL w[STEP][VECTORS], REAL own[LANES][ROW_VECTORS],
+INLINE void returned(global float *y, REAL w[STEP][VECTORS], REAL own[LANES][ROW_VECTORS],
                             int count) {
     int at = 0;
     for (; at + VECTORS <= ROW_VECTORS; at += VECTORS)
@@ -114,7 +114,7 @@ void attention_backward(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3
                         const int first = first_key(col0 + j, low, keys), end = end_key(col0 + j, high, keys);
                         EACH_VECTOR {
                             const INT row = row0 + v * WIDTH + LANE;
-                            s[j][v] = (row >= first) & (row < end) ? s[j][v] : (REAL)(0.0f);
+                            s[j][v] = ((row >= first) & (row < end)) ? s[j][v] : (REAL)(0.0f);
                         }
                     }
                     EACH_VECTOR {

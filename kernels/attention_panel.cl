@@ -34,7 +34,7 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
         products(p, rows, my_k, k_s, col0, count, keys);
         if (!whole)
             for (int j = 0; j < count; j++)
-                EACH_VECTOR p[j][v] = (col0 + j >= first[v]) & (col0 + j < end[v]) ? p[j][v] : (REAL)(-FLT_MAX);
+                EACH_VECTOR p[j][v] = ((col0 + j >= first[v]) & (col0 + j < end[v])) ? p[j][v] : (REAL)(-FLT_MAX);
         EACH_VECTOR largest[v] = m[v];
         for (int j = 0; j < count; j++) EACH_VECTOR largest[v] = p[j][v] > largest[v] ? p[j][v] : largest[v];
         EACH_VECTOR {
@@ -46,7 +46,7 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
         for (int j = 0; j < count; j++) EACH_VECTOR p[j][v] = exp2_of(p[j][v] * to_base_2 - largest[v]);
         if (!whole)
             for (int j = 0; j < count; j++)
-                EACH_VECTOR p[j][v] = (col0 + j >= first[v]) & (col0 + j < end[v]) ? p[j][v] : (REAL)(0.0f);
+                EACH_VECTOR p[j][v] = ((col0 + j >= first[v]) & (col0 + j < end[v])) ? p[j][v] : (REAL)(0.0f);
         for (int j = 0; j < count; j++) EACH_VECTOR l[v] += p[j][v];
 #if DROPOUT
         REAL keep[STEP][VECTORS];

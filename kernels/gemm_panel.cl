@@ -62,7 +62,7 @@ DEFINE_TURN(fill_a, A_SPACE)
 
 #if SHARED
 /* Panels in the order that they are read: k's cuts of DEPTH, in each all row tiles. */
-static inline long panel_at(int tile, int p, int tiles, int k) {
+INLINE long panel_at(int tile, int p, int tiles, int k) {
     const int cut = p / DEPTH * DEPTH;
     return ((long)cut * tiles + (long)tile * min(DEPTH, k - cut) + p - cut) * A_STRIDE;
 }
@@ -85,7 +85,7 @@ gemm_panel_pack(int chunk, int row0, int m, int k, __global const float *a, long
 #define AHEAD 16
 
 /* out = (first ? 0 : sums) + the products of `depth` steps of k. */
-static inline void multiply(A_SPACE const float *a, const float *b, int depth, int first,
+INLINE void multiply(A_SPACE const float *a, const float *b, int depth, int first,
                             const REAL sums[ROWS * VECTORS], REAL out[ROWS * VECTORS]) {
     REAL acc[ROWS][VECTORS];
 #pragma unroll
@@ -113,7 +113,7 @@ static inline void multiply(A_SPACE const float *a, const float *b, int depth, i
 }
 
 /* Columns that all exist: no branches. */
-static inline void finish_whole(epilogue to, const REAL sums[ROWS * VECTORS], int i0, int j0,
+INLINE void finish_whole(epilogue to, const REAL sums[ROWS * VECTORS], int i0, int j0,
                                 int rows) {
     for (int r = 0; r < rows; r++)
 #pragma unroll
@@ -121,7 +121,7 @@ static inline void finish_whole(epilogue to, const REAL sums[ROWS * VECTORS], in
             finish(to, sums[r * VECTORS + v], i0 + r, j0 + v * WIDTH, WIDTH);
 }
 
-static inline void finish_tile(epilogue to, const REAL sums[ROWS * VECTORS], int i0, int j0, int m,
+INLINE void finish_tile(epilogue to, const REAL sums[ROWS * VECTORS], int i0, int j0, int m,
                                int n) {
     const int rows = min(ROWS, m - i0), vectors = (n - 1 - j0) / WIDTH + 1;
     if (j0 + COLUMNS <= n) {
