@@ -3,6 +3,8 @@
 
     python3 check_block.py                      one rank
     mpirun -np 2 python3 check_block.py         the ranks of mpi4py; the layout is tpN.sp
+    python3 check_block.py --structures         a C program that says how weft.h's structures lie in memory
+    ... | python3 check_block.py --compare      do those below lie so? (ctypes cannot know)
 
 Needs numpy. With pyopencl the context, queue and buffers are Python's own; with mpi4py the communicator is.
 Without one of them it says so and goes on with host memory, or with one rank. WEFT_LIBRARY names libweft.so
@@ -49,7 +51,7 @@ class ContextOptions(Structure):
 
 class PlanOptions(Structure):
     _fields_ = [("model", c_void_p), ("layout", c_void_p), ("batch", c_int64), ("sequence", c_int64), ("mode", c_int),
-                ("rank", c_int32), ("gemm", c_char_p), ("phases", c_uint32)]
+                ("rank", c_int32), ("memory_bytes", c_int64), ("gemm", c_char_p), ("phases", c_uint32)]
 
 
 class Buffer(Structure):
@@ -71,6 +73,29 @@ class TensorInfo(Structure):
     _fields_ = [("name", c_char_p)] + [(name, c_int64) for name in
                                        ("instances", "rows", "columns", "global_rows", "global_columns")]
 
+
+STRUCTURES = {"weft_context_options": ContextOptions, "weft_plan_options": PlanOptions, "weft_buffer": Buffer, "weft_args": Args,
+              "weft_rows": Rows, "weft_tensor_info": TensorInfo}
+if sys.argv[1:] == ["--structures"]:
+    # As C sees them: `check_block.py --structures` prints a program that says where each field lies; with what it prints
+    # as standard input of `--compare` the two are held against each other.
+    print("#include <stddef.h>\n#include <stdio.h>\n#include <weft.h>\nint main(void) {")
+    for c, here in STRUCTURES.items():
+        print(f'    printf("{c} %zu\\n", sizeof({c}));')
+        for name, _ in here._fields_:
+            print(f'    printf("{c}.{name} %zu %zu\\n", offsetof({c}, {name}), sizeof((({c} *)0)->{name}));')
+    print("    return 0;\n}")
+    sys.exit(0)
+if sys.argv[1:] == ["--compare"]:
+    here = []
+    for c, structure in STRUCTURES.items():
+        here.append(f"{c} {ctypes.sizeof(structure)}")
+        here += [f"{c}.{name} {getattr(structure, name).offset} {getattr(structure, name).size}" for name, _ in structure._fields_]
+    there = sys.stdin.read().splitlines()
+    for a, b in zip(here, there):
+        if a != b:
+            say(f"ctypes has {a}, weft.h {b}")
+    sys.exit(0 if here and here == there else 1)
 
 BLOCKS, FORWARD, BACKWARD, FINISH = 16, 1, 2, 4
 vp = c_void_p

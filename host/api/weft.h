@@ -16,6 +16,9 @@
  * Conventions: outputs come last and are written on success only; arguments are borrowed; _destroy
  * takes NULL; calls return a weft_status, 0 is fine, and weft_last_error() gives the sentence.
  * "Collective" calls are made by all ranks of the context, in the same order; the others are local.
+ * Structs and enums are frozen per SONAME: a library in which one of them is larger has another, so that a
+ * program never runs with one that it was not compiled for; bindings that copy them (ctypes) must
+ * compare them with this header. An _init call fills in the defaults: make it before you set fields.
  * Not thread-safe per object. Nothing is printed, nothing global is touched, nothing exits. */
 #ifndef WEFT_H
 #define WEFT_H
