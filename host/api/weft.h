@@ -156,6 +156,32 @@ typedef struct weft_model_info {
  * path or its folder's. A field that is missing or absurd, or asks for what weft does not compute, is
  * WEFT_ERR_FILE or WEFT_ERR_UNSUPPORTED with a sentence naming it. Local. */
 WEFT_API weft_status weft_model_create(const char *preset_or_path, weft_model **out);
+/* The same, filled in: what a config.json can say, and mixtures of forms that no family has (those have
+ * no config.json, so that weft_params_save refuses them; checkpoints need one, too). */
+typedef struct weft_model_options {
+    const char *family;         /* "gpt2", "llama", "bert": whose names files of weights use */
+    int64_t layers, hidden, heads, vocabulary, positions;   /* no defaults */
+    int64_t kv_heads, head_size, features; /* 0: heads; hidden / heads; 4 * hidden */
+    int64_t types;              /* rows of the token type embedding; 0: none */
+    const char *activation;     /* "gelu_tanh", "gelu", "relu", "silu" */
+    const char *norm;           /* "layernorm"; "rmsnorm": no mean, no bias */
+    const char *position_form;  /* "learned": an embedding; "rope": q and k are turned; "none" */
+    const char *head;           /* "linear"; "transform", BERT's; "none": hidden states are the result */
+    bool gated;                 /* MLP: act(x G^T) * (x U^T) */
+    bool post_norm;             /* norms after the residual sums, none after the last layer */
+    bool bidirectional, embedding_norm, tied_head;
+    bool bias_qkv, bias_proj, bias_mlp;
+    double norm_epsilon, init_std;
+    double dropout_embedding, dropout_attention, dropout_residual;
+    /* RoPE: frequencies theta^(-2i / head_size); divided by factor where it is above 1, between the two
+     * frequencies by Llama 3's rule for a model that was trained on original_positions. */
+    double rope_theta, rope_factor, rope_low_frequency, rope_high_frequency;
+    int64_t rope_original_positions;
+} weft_model_options;
+/* What the family's form is, without sizes and without dropout. WEFT_ERR_ARGUMENT names the families. Local. */
+WEFT_API weft_status weft_model_options_init(weft_model_options *, const char *family);
+/* WEFT_ERR_ARGUMENT names the field that is not legal. Local. */
+WEFT_API weft_status weft_model_fill(const weft_model_options *, weft_model **out);
 WEFT_API void weft_model_destroy(weft_model *);
 WEFT_API void weft_model_describe(const weft_model *, weft_model_info *out);
 
