@@ -86,8 +86,9 @@ typedef struct weft_callbacks {
     /* The node (a number that all ranks of a machine share), the rank's place on it and their count.
      * node_ranks 0: every rank counts as a node of its own, and no memory is shared. */
     int32_t node, node_rank, node_ranks;
-    /* Nonblocking. Messages of one (sender, tag) arrive in order and have the length that is expected. Data stays
-     * untouched until `test` says done. Tags are 0 to 2^15 - 1. */
+    /* Nonblocking. Messages of one (sender, tag) meet receives in the order in which those were posted, whichever is
+     * tested first, and have the length that is expected. Data stays untouched until `test` says done. Tags are 0 to
+     * 2^15 - 1. */
     int (*send)(void *user, int32_t to, int32_t tag, const void *data, size_t bytes, void **request_out);
     int (*receive)(void *user, int32_t from, int32_t tag, void *data, size_t bytes, void **request_out);
     /* Never blocks; when *done_out becomes 1 the request is over and forgotten. */
