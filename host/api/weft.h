@@ -96,9 +96,14 @@ typedef struct weft_callbacks {
 } weft_callbacks;
 /* Collective over the ranks. */
 WEFT_API weft_status weft_bootstrap_callbacks(const weft_callbacks *, weft_bootstrap **out);
+/* Local, but for one of weft_mpi.h, whose communicator is freed: collective over its ranks. */
 WEFT_API void weft_bootstrap_destroy(weft_bootstrap *);
 
 /* ---- context ---------------------------------------------------------------------------------------- */
+
+/* Levels of what is logged: a warning is something that its user should know (a damaged checkpoint is
+ * passed over, a CPU is used uncut), a note is what he asked for. */
+typedef enum weft_log_level { WEFT_LOG_WARNING = 1, WEFT_LOG_NOTE = 2 } weft_log_level;
 
 typedef struct weft_context_options {
     const char *device;     /* index, "platform.device", or part of a name; NULL: WEFT_DEVICE, else the best */

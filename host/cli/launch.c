@@ -111,7 +111,7 @@ static int join(int needed, double timeout_s, ranks *out) {
         return out->rank ? EXIT_USAGE
                          : complain(EXIT_USAGE, "%d ranks were started, but %d are needed", out->count, needed);
     }
-    const weft_status status = weft_bootstrap_mpi(MPI_COMM_WORLD, &out->bootstrap);
+    const weft_status status = weft_bootstrap_mpi_within(MPI_COMM_WORLD, timeout_s, &out->bootstrap);
     guard_joined();
     return status ? complain_status(status) : EXIT_FINE;
 }
