@@ -68,6 +68,7 @@ typedef struct wf_fabric_options {
     wf_transport_kind force; /* WF_TRANSPORT_NONE: the fastest whose self-test passes, per pair */
     double timeout_s;        /* deadline of every wait; 0: 60 */
     int64_t chunk_bytes;     /* of staged and mpi; 0: 1 MiB */
+    const wf_log *log;       /* NULL: nothing is said; borrowed */
     wf_board *board;         /* this rank's; NULL: the fabric's own; borrowed */
     struct wf_watchdog *watchdog; /* that is shown the boards of the node's ranks; NULL; borrowed */
 } wf_fabric_options;
