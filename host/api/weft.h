@@ -142,7 +142,8 @@ WEFT_API void weft_context_options_init(weft_context_options *options);
 /* The deadline that a context with this timeout_s has: 0 gives WEFT_TIMEOUT_S, or 60. */
 WEFT_API double weft_timeout(double timeout_s);
 
-/* Collective over the bootstrap's ranks. */
+/* Collective over the bootstrap's ranks. WEFT_ERR_DEVICE, too, where the driver executes programs out of a folder of its
+ * own (PoCL) that somebody else could write to: the sentence names it and what to do. */
 WEFT_API weft_status weft_context_create(const weft_context_options *, const weft_bootstrap *, weft_context **out);
 WEFT_API void weft_context_destroy(weft_context *);
 WEFT_API int32_t weft_context_rank(const weft_context *);
