@@ -39,8 +39,9 @@ const char *wf_env_launcher(void);
 /* The user's cache folder for weft: $XDG_CACHE_HOME/weft or ~/.cache/weft. WF_ERR_FILE when neither
  * variable is set or the path does not fit. */
 wf_status wf_env_cache_home(char *out, size_t out_bytes);
-/* The folder in which PoCL keeps the programs that it builds, by its own rule (3.1 to 6.0):
- * (PoCL asks once per process, when it is first used) $POCL_CACHE_DIR, else pocl/kcache under $XDG_CACHE_HOME, ~/.cache or /tmp. WF_ERR_FILE where it does not fit. */
+/* The folder in which PoCL 3.1 keeps the programs that it builds, by its own rule: $POCL_CACHE_DIR, else
+ * pocl/kcache under $XDG_CACHE_HOME, ~/.cache or /tmp. (PoCL asks once per process, when it is first
+ * used.) WF_ERR_FILE where it does not fit. */
 wf_status wf_env_pocl_cache(char *out, size_t out_bytes);
 
 #ifdef __cplusplus
