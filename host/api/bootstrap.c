@@ -6,9 +6,13 @@
 #include "host/base/env.h"
 
 weft_status weft_bootstrap_mpi(MPI_Comm communicator, weft_bootstrap **out) {
+    return weft_bootstrap_mpi_within(communicator, 0, out);
+}
+
+weft_status weft_bootstrap_mpi_within(MPI_Comm communicator, double timeout_s, weft_bootstrap **out) {
     weft_bootstrap *const b = calloc(1, sizeof *b);
     if (!b) return weft_from(wf_fail(WF_ERR_MEMORY, "no host memory for a bootstrap"));
-    const wf_status status = wf_bootstrap_mpi(&communicator, &b->bootstrap);
+    const wf_status status = wf_bootstrap_mpi_within(&communicator, timeout_s, &b->bootstrap);
     if (status != WF_OK) {
         free(b);
         return weft_from(status);

@@ -92,6 +92,7 @@ static wf_status write_progress(const char *partial, const wf_progress *progress
 static wf_status save(weft_params *p, const char *folder, const weft_progress *progress,
                       int32_t keep) {
     wf_fabric *const fabric = p->context->fabric;
+    const wf_log *const log = &p->context->log;
     const bool writes = wf_fabric_rank(fabric) == 0;
     char partial[WF_PATH_BYTES] = "";
     wf_progress whole = {0};
@@ -101,7 +102,7 @@ static wf_status save(weft_params *p, const char *folder, const weft_progress *p
     TRY(find_optimizer(p, &optimizer));
     fill_in(p, progress, &whole);
     if (writes) {
-        status = wf_checkpoint_begin(folder, progress->step, partial);
+        status = wf_checkpoint_begin(log, folder, progress->step, partial);
         made = status == WF_OK;
     }
     TRY_GOTO(wf_fabric_agree(fabric, status), done);
@@ -110,7 +111,10 @@ static wf_status save(weft_params *p, const char *folder, const weft_progress *p
     TRY_GOTO(wf_fabric_agree(fabric, status), done);
     if (writes) status = wf_checkpoint_commit(folder, progress->step, partial);
     TRY_GOTO(wf_fabric_agree(fabric, status), done);
-    if (writes) wf_checkpoint_prune(folder, progress->step, keep);
+    if (writes)
+        wf_say(log, WF_LOG_CHECKPOINT, "step %lld is saved in %s: %lld bytes", (long long)progress->step, folder,
+                (long long)wf_progress_bytes(&whole));
+    if (writes) wf_checkpoint_prune(log, folder, progress->step, keep);
 done:
     drop(partial, made && status != WF_OK);
     return status;
@@ -134,7 +138,7 @@ static wf_status save_model(weft_params *p, const char *folder) {
     bool made = false;
     wf_status status = WF_OK;
     if (writes) {
-        status = wf_model_folder_begin(folder, partial);
+        status = wf_model_folder_begin(&p->context->log, folder, partial);
         made = status == WF_OK;
     }
     TRY_GOTO(wf_fabric_agree(fabric, status), done);
@@ -272,22 +276,24 @@ fail:
 }
 
 /* The newest that is whole; those that are not are named aloud. */
-static wf_status find_newest(wf_fabric *fabric, const char *folder, const int64_t *steps,
+static wf_status find_newest(const weft_context *context, const char *folder, const int64_t *steps,
                              int64_t count, char path[WF_PATH_BYTES], wf_progress *out) {
+    wf_fabric *const fabric = context->fabric;
     for (int64_t i = count - 1; i >= 0; i--) {
         TRY(wf_checkpoint_path(folder, steps[i], path));
         const wf_status status = prove(fabric, path, out);
         if (status != WF_ERR_FILE) return status;
         if (wf_fabric_rank(fabric) == 0)
-            wf_warn("checkpoint %s is passed over: %s", path, wf_last_error());
+            wf_warn(&context->log, WF_LOG_CHECKPOINT, "checkpoint %s is passed over: %s", path, wf_last_error());
     }
     return wf_fail(WF_ERR_FILE,
                    "none of the %lld checkpoints in %s is whole; of the oldest: %.400s",
                    (long long)count, folder, wf_last_error());
 }
 
-static wf_status find(wf_fabric *fabric, const char *given, char path[WF_PATH_BYTES],
+static wf_status find(const weft_context *context, const char *given, char path[WF_PATH_BYTES],
                       wf_progress *out) {
+    wf_fabric *const fabric = context->fabric;
     int64_t *steps = NULL, count = 0;
     wf_status status = strlen(given) < WF_PATH_BYTES
                            ? WF_OK
@@ -296,7 +302,7 @@ static wf_status find(wf_fabric *fabric, const char *given, char path[WF_PATH_BY
     TRY(list(fabric, given, &steps, &count));
     strcpy(path, given);
     status =
-        count < 0 ? prove(fabric, path, out) : find_newest(fabric, given, steps, count, path, out);
+        count < 0 ? prove(fabric, path, out) : find_newest(context, given, steps, count, path, out);
     free(steps);
     return status;
 }
@@ -336,11 +342,14 @@ weft_status weft_params_load(weft_params *p, const char *path) {
 static wf_status load(weft_params *p, const char *given, weft_progress *out) {
     char path[WF_PATH_BYTES], file[WF_PATH_BYTES];
     wf_progress found;
-    TRY(find(p->context->fabric, given, path, &found));
+    TRY(find(p->context, given, path, &found));
     TRY(wf_fabric_agree(
         p->context->fabric,
         wf_path_join(path, wf_checkpoint_file_names[WF_FILE_OPTIMIZER], file, sizeof file)));
     TRY(load_files(p, path, found.file[WF_FILE_OPTIMIZER].there ? file : NULL));
+    if (wf_fabric_rank(p->context->fabric) == 0)
+        wf_say(&p->context->log, WF_LOG_CHECKPOINT, "%s is loaded: step %lld, saved under %s", path, (long long)found.step,
+                *found.layout ? found.layout : "tp1");
     *out = (weft_progress){.step = found.step,
                            .seed = found.seed,
                            .data_position = found.data_position,

@@ -1,5 +1,4 @@
-/* context.c: one rank: its device and its fabric. */
-#include <jansson.h>
+/* context.c: one rank: its device and its fabric; what options and variables say of them. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,22 +28,24 @@ static wf_status find_transport(const char *name, wf_transport_kind *out) {
     return wf_fail(WF_ERR_ARGUMENT, "no transport \"%s\"; known: mpi, staged, window", name);
 }
 
-static wf_status complete(const weft_context_options *given, wf_opencl_options *device, wf_fabric_options *fabric) {
+static wf_status complete(const weft_context_options *given, const wf_log *log, wf_opencl_options *device,
+                          wf_fabric_options *fabric) {
     weft_context_options o;
     weft_context_options_init(&o);
     if (given) o = *given;
-    if (!o.device) o.device = wf_env(WF_ENV_DEVICE);
     if (!o.transport) o.transport = wf_env(WF_ENV_TRANSPORT);
-    if (!o.cache_dir) o.cache_dir = wf_env(WF_ENV_CACHE_DIR);
-    if (o.timeout_s < 0) return wf_fail(WF_ERR_ARGUMENT, "a deadline of %g s is no deadline", o.timeout_s);
+    if (!(o.timeout_s >= 0)) return wf_fail(WF_ERR_ARGUMENT, "a deadline of %g s is no deadline", o.timeout_s);
     if (o.timeout_s == 0) TRY(wf_env_seconds(WF_ENV_TIMEOUT_S, 60, &o.timeout_s));
     *device = (wf_opencl_options){.device = o.device,
+                                  .cache = o.cache,
                                   .cache_dir = o.cache_dir,
+                                  .kernel_dir = o.kernel_dir,
+                                  .log = log,
                                   .profile = o.profile,
                                   .context = o.cl_context,
                                   .device_id = o.cl_device,
                                   .queue = o.cl_queue};
-    *fabric = (wf_fabric_options){.timeout_s = o.timeout_s};
+    *fabric = (wf_fabric_options){.timeout_s = o.timeout_s, .log = log};
     return o.transport ? find_transport(o.transport, &fabric->force) : WF_OK;
 }
 
@@ -66,9 +67,11 @@ static wf_status watch(const weft_context_options *options, weft_context *c, int
 
 static wf_status open_all(const weft_context_options *options, const wf_bootstrap *b, weft_context *c) {
     wf_opencl_options device;
-    wf_fabric_options fabric;
+    wf_fabric_options fabric = {.timeout_s = weft_timeout(0)}; /* for those with wrong options to say so */
     wf_activity before;
-    wf_status status = complete(options, &device, &fabric);
+    wf_status status = options ? wf_log_open(options->log_categories, options->log, options->log_user, &c->log)
+                               : wf_log_open(NULL, NULL, NULL, &c->log);
+    if (status == WF_OK) status = complete(options, &c->log, &device, &fabric);
     if (status == WF_OK) status = watch(options, c, b->rank, &device, &fabric);
     if (status == WF_OK) {
         device.node_rank = b->node_rank;
@@ -156,116 +159,5 @@ weft_status weft_context_sent(const weft_context *c, const char *transport, int6
     wf_fabric_counters(c->fabric, bytes, messages);
     *bytes_out = bytes[kind];
     *messages_out = messages[kind];
-    return WEFT_OK;
-}
-
-/* ---- descriptions ----------------------------------------------------------------------------------------------------- */
-
-static const char *type_name(wf_device_type type) {
-    return type == WF_DEVICE_CPU ? "cpu" : type == WF_DEVICE_GPU ? "gpu" : "other";
-}
-
-static void print_device(FILE *f, int32_t rank, const wf_device *d) {
-    fprintf(f, "rank %d: %s (%s, %s, %s): %d compute units, %.1f GiB available, largest allocation %.1f GiB, %lld KiB local\n",
-            rank, d->name, type_name(d->type), d->platform, d->driver, d->compute_units, (double)d->available_bytes / (1 << 30),
-            (double)d->max_alloc_bytes / (1 << 30), (long long)(d->local_bytes >> 10));
-}
-
-static json_t *json_device(int32_t rank, const wf_device *d) {
-    return json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:I,s:I,s:I,s:b}", "rank", rank, "name", d->name, "vendor", d->vendor,
-                     "platform", d->platform, "driver", d->driver, "type", type_name(d->type), "compute_units",
-                     d->compute_units, "max_group", d->max_group, "local_bytes", (json_int_t)d->local_bytes, "global_bytes",
-                     (json_int_t)d->global_bytes, "available_bytes", (json_int_t)d->available_bytes, "max_alloc_bytes",
-                     (json_int_t)d->max_alloc_bytes, "host_unified", d->host_unified);
-}
-
-static char *text_of(const wf_device *devices, int32_t ranks, const char *transports) {
-    char *text = NULL;
-    size_t bytes;
-    FILE *const f = open_memstream(&text, &bytes);
-    if (!f) return NULL;
-    for (int32_t i = 0; i < ranks; i++) print_device(f, i, &devices[i]);
-    fputs(transports, f);
-    return fclose(f) == 0 ? text : NULL;
-}
-
-static char *json_of(const wf_device *devices, int32_t ranks, const char *transports) {
-    json_t *const list = json_array(), *const lines = json_array();
-    for (int32_t i = 0; i < ranks; i++) json_array_append_new(list, json_device(i, &devices[i]));
-    for (const char *at = transports; *at;) {
-        const size_t n = strcspn(at, "\n");
-        if (n) json_array_append_new(lines, json_stringn(at, n));
-        at += n + (at[n] == '\n');
-    }
-    json_t *const root = json_pack("{s:i,s:o,s:o}", "ranks", ranks, "devices", list, "transports", lines);
-    char *const text = json_dumps(root, JSON_INDENT(1));
-    json_decref(root);
-    return text;
-}
-
-static wf_status describe(weft_context *c, bool json, char **text_out) {
-    const int32_t ranks = wf_fabric_ranks(c->fabric);
-    char *transports = NULL, *text = NULL;
-    wf_device *const devices = calloc((size_t)ranks, sizeof *devices);
-    wf_status status = devices ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory to describe %d ranks", ranks);
-    TRY_GOTO(wf_fabric_agree(c->fabric, status), done);
-    TRY_GOTO(wf_fabric_all_gather(c->fabric, wf_opencl_device(c->opencl), sizeof *devices, devices), done);
-    TRY_GOTO(wf_fabric_describe(c->fabric, &transports), done);
-    if (wf_fabric_rank(c->fabric) == 0) {
-        text = (json ? json_of : text_of)(devices, ranks, transports ? transports : "");
-        if (!text) status = wf_fail(WF_ERR_MEMORY, "no host memory for the description of %d ranks", ranks);
-    }
-done:
-    free(devices);
-    free(transports);
-    if (status == WF_OK) *text_out = text;
-    return status;
-}
-
-weft_status weft_context_describe(weft_context *c, bool json, char **text_out) {
-    const wf_status usable = weft_context_usable(c);
-    if (usable != WF_OK) return weft_from(usable);
-    return weft_from(weft_context_note(c, describe(c, json, text_out)));
-}
-
-static json_t *json_variables(void) {
-    json_t *const list = json_array();
-    for (int v = 0; v < WF_ENVS; v++) {
-        const char *const value = wf_env((wf_env_id)v);
-        json_array_append_new(list, json_pack("{s:s,s:s?,s:s}", "name", wf_env_name((wf_env_id)v), "value", value, "meaning",
-                                              wf_env_meaning((wf_env_id)v)));
-    }
-    return list;
-}
-
-static char *environment_json(const char *devices) {
-    json_t *const root = json_pack("{s:s,s:o,s:o}", "version", WEFT_VERSION, "variables", json_variables(), "devices",
-                                   json_loads(devices, JSON_DECODE_ANY, NULL));
-    char *const text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
-    json_decref(root);
-    return text;
-}
-
-static char *environment_text(const char *devices) {
-    char *text = NULL;
-    size_t bytes;
-    FILE *const f = open_memstream(&text, &bytes);
-    if (!f) return NULL;
-    fprintf(f, "%s", devices);
-    for (int v = 0; v < WF_ENVS; v++) {
-        const char *const value = wf_env((wf_env_id)v);
-        fprintf(f, "%-16s %-12s %s\n", wf_env_name((wf_env_id)v), value ? value : "(unset)", wf_env_meaning((wf_env_id)v));
-    }
-    return fclose(f) == 0 ? text : NULL;
-}
-
-weft_status weft_environment_describe(bool json, char **text_out) {
-    char *devices = NULL;
-    const wf_status status = wf_opencl_list(json, &devices);
-    if (status != WF_OK) return weft_from(status);
-    char *const text = (json ? environment_json : environment_text)(devices);
-    free(devices);
-    if (!text) return weft_from(wf_fail(WF_ERR_MEMORY, "no host memory to describe the environment"));
-    *text_out = text;
     return WEFT_OK;
 }

@@ -5,6 +5,7 @@
 #include "host/api/weft.h"
 
 #include "autotune/defaults.h"
+#include "host/base/log.h"
 #include "host/device/device.h"
 #include "host/fabric/fabric.h"
 #include "host/run/run.h"
@@ -25,6 +26,7 @@ struct weft_layout {
 struct weft_context {
     wf_bootstrap alone;             /* used when the caller gave none */
     bool is_alone;
+    wf_log log;                     /* what is said beside results, and to whom */
     wf_board board;                 /* what this rank is doing */
     struct wf_watchdog *watchdog;   /* NULL where the options want none */
     wf_opencl *opencl;

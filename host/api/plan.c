@@ -125,6 +125,28 @@ static wf_status fill_in(weft_plan *p, const weft_plan_options *o) {
     return weft_plan_check_memory(p);
 }
 
+/* On one line; a plan without a context has the variable's log. */
+static wf_status tell(const weft_plan *p) {
+    static const char *const modes[WF_MODES] = {[WF_MODE_TRAIN] = "train", [WF_MODE_GRADIENTS] = "gradients", [WF_MODE_EVALUATE] = "evaluate",
+                                                [WF_MODE_LOGITS] = "logits", [WF_MODE_HIDDEN] = "hidden"};
+    wf_log of_variable;
+    const wf_log *const log = p->context ? &p->context->log : &of_variable;
+    char layout[128];
+    weft_plan_info i;
+    if (!p->context) TRY(wf_log_open(NULL, NULL, NULL, &of_variable));
+    if (!wf_log_on(log, WF_LOG_PLAN)) return WF_OK;
+    wf_layout_print(&p->layout, layout, sizeof layout);
+    weft_plan_describe(p, &i);
+    wf_say(log, WF_LOG_PLAN,
+            "rank %d of %s, %s%s, b%llds%lld: %lld segments, %lld steps, %lld calls; %.1f MiB device, %.1f window, %.1f host; "
+            "%.3g GFLOP; sends %.2f MiB, %lld messages; hash %016llx",
+            p->rank, layout, p->blocks ? "blocks to " : "", modes[p->mode], (long long)p->shape.batch, (long long)p->shape.sequence,
+            (long long)i.segments, (long long)i.steps, (long long)i.calls, (double)i.device_bytes / 0x1p20,
+            (double)i.window_bytes / 0x1p20, (double)i.host_bytes / 0x1p20, i.flops / 1e9, (double)i.sent_bytes / 0x1p20,
+            (long long)i.messages, (unsigned long long)i.hash);
+    return WF_OK;
+}
+
 weft_status weft_plan_create(weft_context *context, const weft_plan_options *options, weft_plan **out) {
     wf_status status = context ? weft_context_usable(context) : WF_OK;
     if (status != WF_OK) return weft_from(status);
@@ -133,6 +155,7 @@ weft_status weft_plan_create(weft_context *context, const weft_plan_options *opt
     if (p) {
         p->context = context;
         status = fill_in(p, options);
+        if (status == WF_OK) status = tell(p);
     }
     if (context) status = weft_context_note(context, wf_fabric_agree(context->fabric, status));
     if (status != WF_OK) {

@@ -19,7 +19,9 @@
  * Structs and enums are frozen per SONAME: a library in which one of them is larger has another, so that a
  * program never runs with one that it was not compiled for; bindings that copy them (ctypes) must
  * compare them with this header. An _init call fills in the defaults: make it before you set fields.
- * Not thread-safe per object. Nothing is printed, nothing global is touched, nothing exits. */
+ * Not thread-safe per object. Nothing is printed unless WEFT_LOG or log_categories asks for it, nothing
+ * global is touched, nothing exits. Every WEFT_* variable stands in for a field of weft_context_options
+ * that was left out; weft_environment_describe lists them. */
 #ifndef WEFT_H
 #define WEFT_H
 
@@ -100,9 +102,14 @@ typedef struct weft_callbacks {
 } weft_callbacks;
 /* Collective over the ranks. */
 WEFT_API weft_status weft_bootstrap_callbacks(const weft_callbacks *, weft_bootstrap **out);
+/* Local, but for one of weft_mpi.h, whose communicator is freed: collective over its ranks. */
 WEFT_API void weft_bootstrap_destroy(weft_bootstrap *);
 
 /* ---- context ---------------------------------------------------------------------------------------- */
+
+/* Levels of what is logged: a warning is something that its user should know (a damaged checkpoint is
+ * passed over, a CPU is used uncut), a note is what he asked for. */
+typedef enum weft_log_level { WEFT_LOG_WARNING = 1, WEFT_LOG_NOTE = 2 } weft_log_level;
 
 typedef struct weft_context_options {
     const char *device;     /* index, "platform.device", or part of a name; NULL: WEFT_DEVICE, else the best */
@@ -123,20 +130,32 @@ typedef struct weft_context_options {
      * marker and a wait per run, so that a run comes after what he enqueued before it and before what
      * he enqueues later, and is never finished; without it, he orders runs by events. */
     void *cl_context, *cl_device, *cl_queue;
+    const char *cache;      /* program cache: "on", "off", "auto" (off where the driver has its own); NULL: WEFT_CACHE, else auto */
+    const char *kernel_dir; /* for kernel authors: .cl files are read from here; NULL: WEFT_KERNEL_DIR, else the embedded ones */
+    /* What is said beside results, one line each, by category: "plan" (each plan that is made), "fabric"
+     * (each pair of ranks, its transport and why it has no other), "device", "cache", "build", "checkpoint".
+     * log gets the notes of the categories asked for, and every warning, from the thread that calls weft, and
+     * must not call weft. NULL: what was asked for goes to stderr, warnings of these categories too, and
+     * nothing else is printed. log_categories: joined by commas, or "all", or "" for none; NULL: WEFT_LOG, else none. */
+    void (*log)(void *user, int level, const char *category, const char *sentence);
+    void *log_user;
+    const char *log_categories;
 } weft_context_options;
 WEFT_API void weft_context_options_init(weft_context_options *options);
 
 /* The deadline that a context with this timeout_s has: 0 gives WEFT_TIMEOUT_S, or 60. */
 WEFT_API double weft_timeout(double timeout_s);
 
-/* Collective over the bootstrap's ranks. */
+/* Collective over the bootstrap's ranks. WEFT_ERR_DEVICE, too, where the driver executes programs out of a folder of its
+ * own (PoCL) that somebody else could write to: the sentence names it and what to do. */
 WEFT_API weft_status weft_context_create(const weft_context_options *, const weft_bootstrap *, weft_context **out);
 WEFT_API void weft_context_destroy(weft_context *);
 WEFT_API int32_t weft_context_rank(const weft_context *);
 WEFT_API int32_t weft_context_ranks(const weft_context *);
-/* Collective. All ranks' devices, transports, cache; text or JSON. Only rank 0 gets a text, others NULL. */
+/* Collective. All ranks' devices, caches of programs and transports; text or JSON. Only rank 0 gets a text, others NULL. */
 WEFT_API weft_status weft_context_describe(weft_context *, bool json, char **text_out);
-/* Every WEFT_* variable with its value and meaning, and every OpenCL device; opens none. */
+/* Every WEFT_* variable with its value, option and meaning, and every OpenCL device with the folders where
+ * its programs are kept; opens none. */
 WEFT_API weft_status weft_environment_describe(bool json, char **text_out);
 /* Bytes and messages sent so far by this rank over a transport ("mpi", "staged", "window"). */
 WEFT_API weft_status weft_context_sent(const weft_context *, const char *transport, int64_t *bytes_out, int64_t *messages_out);
@@ -263,7 +282,7 @@ typedef struct weft_progress {
  * step the newest `keep` stay (0: all), never fewer than this one. A failure leaves what was there. */
 WEFT_API weft_status weft_checkpoint_save(weft_params *, const char *folder, const weft_progress *, int32_t keep);
 /* Collective. path: one checkpoint, or a folder of them: the newest that is whole (a damaged one is
- * passed over, with a line on stderr). Saved under any layout, loaded under any: the same bits of
+ * passed over, with a warning: see `log`). Saved under any layout, loaded under any: the same bits of
  * weights, m and v; plans that train may be loaded before or after. WEFT_ERR_FILE with a sentence if
  * there is none. Every file is hashed before anything is loaded. */
 WEFT_API weft_status weft_checkpoint_load(weft_params *, const char *path, weft_progress *out);

@@ -6,15 +6,15 @@
 #include <stdlib.h>
 
 static const struct {
-    const char *name, *meaning;
+    const char *name, *option, *meaning;
 } variables[WF_ENVS] = {
-    [WF_ENV_DEVICE] = {"WEFT_DEVICE", "device to use: an index, platform.device, or a part of its name"},
-    [WF_ENV_TRANSPORT] = {"WEFT_TRANSPORT", "force a transport between ranks: window, staged or mpi"},
-    [WF_ENV_TIMEOUT_S] = {"WEFT_TIMEOUT_S", "deadline in seconds of every wait for another rank"},
-    [WF_ENV_CACHE_DIR] = {"WEFT_CACHE_DIR", "folder of the program cache; must belong to its user alone"},
-    [WF_ENV_CACHE] = {"WEFT_CACHE", "program cache: on, off, or auto (off where the driver has its own)"},
-    [WF_ENV_LOG] = {"WEFT_LOG", "what to log on stderr, joined by commas: plan,cache,fabric,device,build or all"},
-    [WF_ENV_KERNEL_DIR] = {"WEFT_KERNEL_DIR", "for kernel authors: read .cl files from here, not the embedded ones"},
+    [WF_ENV_DEVICE] = {"WEFT_DEVICE", "device", "device to use: an index, platform.device, or a part of its name"},
+    [WF_ENV_TRANSPORT] = {"WEFT_TRANSPORT", "transport", "force a transport between ranks: window, staged or mpi"},
+    [WF_ENV_TIMEOUT_S] = {"WEFT_TIMEOUT_S", "timeout_s", "deadline in seconds of every wait for another rank"},
+    [WF_ENV_CACHE_DIR] = {"WEFT_CACHE_DIR", "cache_dir", "folder of the program cache; must belong to its user alone"},
+    [WF_ENV_CACHE] = {"WEFT_CACHE", "cache", "program cache: on, off, or auto (off where the driver has its own)"},
+    [WF_ENV_LOG] = {"WEFT_LOG", "log_categories", "what to log on stderr, joined by commas: plan, fabric, device, cache, build, checkpoint, or all"},
+    [WF_ENV_KERNEL_DIR] = {"WEFT_KERNEL_DIR", "kernel_dir", "for kernel authors: read .cl files from here, not the embedded ones"},
 };
 
 const char *wf_env_name(wf_env_id id) {
@@ -23,6 +23,10 @@ const char *wf_env_name(wf_env_id id) {
 
 const char *wf_env_meaning(wf_env_id id) {
     return variables[id].meaning;
+}
+
+const char *wf_env_option(wf_env_id id) {
+    return variables[id].option;
 }
 
 static const char *nonempty(const char *name) {
@@ -69,5 +73,18 @@ wf_status wf_env_cache_home(char *out, size_t out_bytes) {
     else if (home && *home == '/') length = snprintf(out, out_bytes, "%s/.cache/weft", home);
     if (length < 0 || (size_t)length >= out_bytes)
         return wf_fail(WF_ERR_FILE, "no cache folder: neither XDG_CACHE_HOME nor HOME is a usable path");
+    return WF_OK;
+}
+
+wf_status wf_env_pocl_cache(char *out, size_t out_bytes) {
+    const char *const own = nonempty("POCL_CACHE_DIR"), *const cache = nonempty("XDG_CACHE_HOME"), *const home = getenv("HOME");
+    const char *const off = getenv("POCL_KERNEL_CACHE");
+    const char *const name = off && *off != '1' ? "pocl/uncached" : "pocl/kcache";
+    int length;
+    if (own) length = snprintf(out, out_bytes, "%s", own);
+    else if (cache) length = snprintf(out, out_bytes, "%s/%s", cache, name);
+    else if (home) length = snprintf(out, out_bytes, "%s/.cache/%s", home, name);
+    else length = snprintf(out, out_bytes, "/tmp/%s", name);
+    if (length < 0 || (size_t)length >= out_bytes) return wf_fail(WF_ERR_FILE, "the path of PoCL's cache is too long");
     return WF_OK;
 }

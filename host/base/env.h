@@ -1,5 +1,6 @@
 /* env.h: every environment variable that weft reads, in one table. env.c is the only file that calls
- * getenv (a test greps). Options say the same things and win over these. */
+ * getenv (a test greps). Each variable stands in for an option that was left out, which says the same
+ * and wins over it (tests/host/check_environment.c asks this of every row). */
 #ifndef WF_BASE_ENV_H
 #define WF_BASE_ENV_H
 
@@ -23,9 +24,10 @@ typedef enum wf_env_id {
     WF_ENVS
 } wf_env_id;
 
-/* Name, and meaning in one line, of a variable. */
+/* Name of a variable, meaning in one line, and the field of weft_context_options that says the same. */
 const char *wf_env_name(wf_env_id id);
 const char *wf_env_meaning(wf_env_id id);
+const char *wf_env_option(wf_env_id id);
 /* Its value; NULL when unset or empty. */
 const char *wf_env(wf_env_id id);
 /* A variable that must be a number of seconds > 0; `unset` when it is not there. WF_ERR_ARGUMENT. */
@@ -37,6 +39,10 @@ const char *wf_env_launcher(void);
 /* The user's cache folder for weft: $XDG_CACHE_HOME/weft or ~/.cache/weft. WF_ERR_FILE when neither
  * variable is set or the path does not fit. */
 wf_status wf_env_cache_home(char *out, size_t out_bytes);
+/* The folder in which PoCL 3.1 keeps the programs that it builds, by its own rule: $POCL_CACHE_DIR, else
+ * pocl/kcache under $XDG_CACHE_HOME, ~/.cache or /tmp. (PoCL asks once per process, when it is first
+ * used.) WF_ERR_FILE where it does not fit. */
+wf_status wf_env_pocl_cache(char *out, size_t out_bytes);
 
 #ifdef __cplusplus
 }

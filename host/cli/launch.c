@@ -111,7 +111,7 @@ static int join(int needed, double timeout_s, ranks *out) {
         return out->rank ? EXIT_USAGE
                          : complain(EXIT_USAGE, "%d ranks were started, but %d are needed", out->count, needed);
     }
-    const weft_status status = weft_bootstrap_mpi(MPI_COMM_WORLD, &out->bootstrap);
+    const weft_status status = weft_bootstrap_mpi_within(MPI_COMM_WORLD, timeout_s, &out->bootstrap);
     guard_joined();
     return status ? complain_status(status) : EXIT_FINE;
 }
@@ -159,6 +159,14 @@ int ranks_leave(ranks *ranks, int status) {
     return status;
 }
 
+/* What the library has to say: on stderr, a write per line, so that lines of several ranks do not mix. */
+static void tell(void *user, int level, const char *category, const char *sentence) {
+    char line[1280];
+    snprintf(line, sizeof line, "weft: %s%s%s\n", level == WEFT_LOG_WARNING ? "" : category, level == WEFT_LOG_WARNING ? "" : ": ",
+             sentence);
+    fputs(line, stderr);
+}
+
 weft_status context_open(const context_arguments *a, const ranks *ranks, bool profile, weft_context **out) {
     weft_context_options options;
     weft_context_options_init(&options);
@@ -167,5 +175,6 @@ weft_status context_open(const context_arguments *a, const ranks *ranks, bool pr
     options.timeout_s = a->timeout_s;
     options.profile = profile;
     options.stuck = guard_stuck;
+    options.log = tell;
     return weft_context_create(&options, ranks->bootstrap, out);
 }

@@ -30,7 +30,8 @@ done
 cat <<'END'
 .SH ENVIRONMENT
 .B weft info
-lists every variable that begins with WEFT_, its value and its meaning. Options override variables.
+lists every variable that begins with WEFT_, its value and its meaning. --device, --transport and --timeout override
+theirs; for the library, every variable stands in for a field of weft_context_options that was left out.
 .SH EXIT STATUS
 .IP 0
 done

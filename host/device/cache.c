@@ -12,12 +12,13 @@
 #include <unistd.h>
 
 #include "config.h"
-#include "host/base/env.h"
 #include "host/base/log.h"
+#include "host/base/trust.h"
 
 struct wf_cache {
     int folder;     /* file descriptor */
     char path[512];
+    const wf_log *log;
 };
 
 static const char magic[16] = "weft program 1\n";
@@ -31,26 +32,6 @@ typedef struct header {
 
 /* ---- the folder ------------------------------------------------------------------------------------------ */
 
-/* Drivers that were seen to keep binaries themselves; a second cache only costs (PoCL: 10.7 s against
- * 5.2 s for 24 kernels on 4 ranks). */
-static bool driver_caches(const wf_opencl *opencl) {
-    static const char *const platforms[] = {"Portable Computing Language", "NVIDIA CUDA"};
-    for (size_t i = 0; i < sizeof platforms / sizeof *platforms; i++)
-        if (strcmp(opencl->device.platform, platforms[i]) == 0) return true;
-    return false;
-}
-
-static wf_status is_on(const wf_opencl *opencl, bool *out) {
-    const char *wish = wf_env(WF_ENV_CACHE);
-    *out = false;
-    if (wf_env(WF_ENV_KERNEL_DIR)) return WF_OK; /* its files include others, which the key does not see */
-    *out = !driver_caches(opencl);
-    if (!wish || strcmp(wish, "auto") == 0) return WF_OK;
-    *out = strcmp(wish, "on") == 0;
-    if (*out || strcmp(wish, "off") == 0) return WF_OK;
-    return wf_fail(WF_ERR_ARGUMENT, "%s=%s is none of on, off, auto", wf_env_name(WF_ENV_CACHE), wish);
-}
-
 /* Makes the folder and those above it that are missing, for its user alone. */
 static void make_folders(const char *path) {
     char part[512];
@@ -62,51 +43,47 @@ static void make_folders(const char *path) {
     mkdir(path, 0700);
 }
 
-/* Owned by this user, and nobody else may write? */
-static const char *distrust(const struct stat *status) {
-    if (status->st_uid != geteuid()) return "it belongs to another user";
-    if (status->st_mode & (S_IWGRP | S_IWOTH)) return "others may write to it";
-    return NULL;
-}
-
-static int open_folder(const char *path) {
+static int open_folder(wf_kept *own) {
     struct stat status;
-    make_folders(path);
-    const int folder = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    const char *why = folder < 0 || fstat(folder, &status) != 0 ? strerror(errno) : distrust(&status);
+    make_folders(own->folder);
+    const int folder = open(own->folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    const char *why = folder < 0 || fstat(folder, &status) != 0 ? strerror(errno) : wf_distrust(&status);
     if (!why) return folder;
-    wf_log("cache", "the folder %s is not used: %s", path, why);
+    own->used = false;
+    snprintf(own->why, sizeof own->why, "%s", why);
     if (folder >= 0) close(folder);
     return -1;
 }
 
-wf_status wf_cache_open(wf_opencl *opencl, const char *folder, wf_cache **out) {
-    bool on;
-    char home[512];
+static void tell(const wf_opencl *opencl) {
+    const wf_cache_info *const info = &opencl->kept;
+    wf_say(opencl->calls.log, WF_LOG_CACHE, "the folder %s is %sused: %s", info->own.folder, info->own.used ? "" : "not ",
+            info->own.why);
+    if (*info->keeper)
+        wf_say(opencl->calls.log, WF_LOG_CACHE, "%s keeps programs in %s: %s", info->keeper, info->driver.folder, info->driver.why);
+}
+
+wf_status wf_cache_open(wf_opencl *opencl, const wf_cache_wish *wish, wf_cache **out) {
+    wf_kept *const own = &opencl->kept.own;
+    wf_cache *cache = NULL;
     *out = NULL;
-    TRY(is_on(opencl, &on));
-    if (!on) return WF_OK;
-    if (!folder) folder = wf_env(WF_ENV_CACHE_DIR);
-    if (!folder) {
-        if (wf_env_cache_home(home, sizeof home) != WF_OK) {
-            wf_log("cache", "off: %s", wf_last_error());
-            return WF_OK;
+    TRY(wf_cache_place(opencl->device.platform, wish, &opencl->kept));
+    if (own->used) {
+        cache = calloc(1, sizeof *cache);
+        if (!cache) return wf_fail(WF_ERR_MEMORY, "out of host memory for a program cache");
+        snprintf(cache->path, sizeof cache->path, "%s", own->folder);
+        cache->log = opencl->calls.log;
+        cache->folder = open_folder(own);
+        if (cache->folder < 0) {
+            free(cache);
+            cache = NULL;
         }
-        folder = home;
     }
-    wf_cache *cache = calloc(1, sizeof *cache);
-    if (!cache) return wf_fail(WF_ERR_MEMORY, "out of host memory for a program cache");
-    if ((size_t)snprintf(cache->path, sizeof cache->path, "%s", folder) >= sizeof cache->path) {
-        free(cache);
-        return wf_fail(WF_ERR_ARGUMENT, "the path of the program cache is too long: %s", folder);
-    }
-    cache->folder = open_folder(cache->path);
-    if (cache->folder < 0) {
-        free(cache);
-        return WF_OK;
-    }
-    *out = cache;
-    return WF_OK;
+    tell(opencl);
+    const wf_status status = wf_cache_refuse(&opencl->kept);
+    if (status == WF_OK) *out = cache;
+    else wf_cache_close(cache);
+    return status;
 }
 
 void wf_cache_close(wf_cache *cache) {
@@ -163,7 +140,7 @@ static unsigned char *read_entry(int file, const wf_cache_key *key, size_t *nbyt
     struct stat status;
     header head;
     uint8_t digest[WF_SHA256_BYTES];
-    *why = fstat(file, &status) != 0 || !S_ISREG(status.st_mode) ? "it is no plain file" : distrust(&status);
+    *why = fstat(file, &status) != 0 || !S_ISREG(status.st_mode) ? "it is no plain file" : wf_distrust(&status);
     if (*why) return NULL;
     *why = "it is damaged";
     if (!read_whole(file, &head, sizeof head) || memcmp(head.magic, magic, sizeof magic) != 0) return NULL;
@@ -188,12 +165,12 @@ bool wf_cache_read(wf_cache *cache, const wf_cache_key *key, unsigned char **byt
     name_of(key, name);
     const int file = openat(cache->folder, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (file < 0) {
-        if (errno != ENOENT) wf_log("cache", "%s/%s is not used: %s", cache->path, name, strerror(errno));
+        if (errno != ENOENT) wf_say(cache->log, WF_LOG_CACHE, "%s/%s is not used: %s", cache->path, name, strerror(errno));
         return false;
     }
     *bytes_out = read_entry(file, key, nbytes_out, &why);
     close(file);
-    if (!*bytes_out) wf_log("cache", "%s/%s is not used: %s", cache->path, name, why);
+    if (!*bytes_out) wf_say(cache->log, WF_LOG_CACHE, "%s/%s is not used: %s", cache->path, name, why);
     return *bytes_out != NULL;
 }
 
@@ -227,5 +204,5 @@ void wf_cache_write(wf_cache *cache, const wf_cache_key *key, const unsigned cha
     digest_of(bytes, nbytes, head.digest);
     name_of(key, name);
     if (!write_entry(cache, name, &head, bytes))
-        wf_log("cache", "%s/%s could not be written: %s", cache->path, name, strerror(errno));
+        wf_say(cache->log, WF_LOG_CACHE, "%s/%s could not be written: %s", cache->path, name, strerror(errno));
 }

@@ -11,10 +11,23 @@
 extern "C" {
 #endif
 
-/* Opens the cache by the rule of WEFT_CACHE (auto: off where the driver caches by itself): `folder`,
- * else $WEFT_CACHE_DIR, else the user's. *out is NULL when it is off, or the folder cannot be trusted
- * (a log line says why). Fails only on a malformed variable. */
-wf_status wf_cache_open(wf_opencl *, const char *folder, wf_cache **out);
+/* What the options say; NULL: the variable of that name. */
+typedef struct wf_cache_wish {
+    const char *cache;          /* "on", "off", "auto" */
+    const char *folder;
+    bool text_from_files;       /* kernels are not the embedded ones */
+} wf_cache_wish;
+/* Where programs are kept on a device of this platform, and is the driver's folder sound? Makes nothing.
+ * WF_ERR_ARGUMENT on a malformed wish. (cache_place.c) */
+wf_status wf_cache_place(const char *platform, const wf_cache_wish *, wf_cache_info *out);
+/* WF_ERR_DEVICE where the driver would execute what others may have put into its folder. */
+wf_status wf_cache_refuse(const wf_cache_info *);
+/* Counts files and bytes. */
+void wf_cache_measure(wf_cache_info *);
+
+/* Opens the cache where wf_cache_place says, and the folder is made where it is missing. *out is NULL
+ * when it is off, or the folder cannot be trusted (a log line says why). Refuses as wf_cache_refuse. */
+wf_status wf_cache_open(wf_opencl *, const wf_cache_wish *, wf_cache **out);
 void wf_cache_close(wf_cache *);
 
 /* What an entry's name is made of. */

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "host/base/board.h"
+#include "host/base/log.h"
 #include "host/base/status.h"
 
 #ifdef __cplusplus
@@ -26,6 +27,7 @@ typedef struct wf_calls {
     int64_t peak_bytes;     /* the most at once */
     wf_board *board;        /* where calls that may block are published; NULL: nowhere */
     wf_activity before;     /* what was published before such a call */
+    const wf_log *log;      /* of the same context; NULL: nothing is said */
     double limit_s;         /* how long those may take that wait for the device; 0: as long as they like */
 } wf_calls;
 

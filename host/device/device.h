@@ -5,7 +5,10 @@
 #ifndef WF_DEVICE_DEVICE_H
 #define WF_DEVICE_DEVICE_H
 
+#include <stdio.h>
+
 #include "host/base/board.h"
+#include "host/base/log.h"
 #include "host/base/machine.h"
 #include "host/base/status.h"
 #include "kernels/operation.h"
@@ -25,7 +28,10 @@ typedef enum wf_queue { WF_QUEUE_COMPUTE, WF_QUEUE_SEND, WF_QUEUE_RECEIVE, WF_QU
 typedef struct wf_opencl_options {
     const char *device;         /* "0", "1.0" (platform.device), or a part of a name; NULL: GPUs first, shared out over node ranks */
     int32_t node_rank, node_ranks; /* to share a node's devices and a CPU device's cores fairly; 0: 0 of 1 */
-    const char *cache_dir;      /* program cache; NULL: $XDG_CACHE_HOME/weft or ~/.cache/weft */
+    const char *cache;          /* program cache: "on", "off", "auto"; NULL: WEFT_CACHE */
+    const char *cache_dir;      /* its folder; NULL: WEFT_CACHE_DIR, else $XDG_CACHE_HOME/weft or ~/.cache/weft */
+    const char *kernel_dir;     /* .cl files are read from here; NULL: WEFT_KERNEL_DIR, else the embedded ones */
+    const wf_log *log;          /* NULL: nothing is said; borrowed */
     bool profile;               /* device timestamps for the tracer */
     wf_board *board;            /* where what may block is published; NULL: nowhere; borrowed */
     double timeout_s;           /* that the board gives a wait for the device; 0: no limit */
@@ -33,13 +39,32 @@ typedef struct wf_opencl_options {
     void *queue;                /* the caller's cl_command_queue, see below; NULL: none */
 } wf_opencl_options;
 
-/* Local. WF_ERR_DEVICE with a sentence when there is no device. A CPU device is cut into sub-devices
+/* Local. WF_ERR_DEVICE with a sentence when there is no device, or the driver keeps its programs where
+ * others could put some. A CPU device is cut into sub-devices
  * (or thread counts), one share of the cores per node rank. */
 wf_status wf_opencl_create(const wf_opencl_options *, wf_opencl **out);
 void wf_opencl_destroy(wf_opencl *);
 const wf_device *wf_opencl_device(const wf_opencl *);
-/* Every device of every platform, as text lines or JSON (malloc'ed), without opening one. */
-wf_status wf_opencl_list(bool json, char **text_out);
+/* Every device of every platform, and where its programs are kept, as text lines or JSON (malloc'ed),
+ * without opening one. */
+wf_status wf_opencl_list(const wf_log *, bool json, char **text_out);
+
+/* Where built programs stay between processes. */
+typedef struct wf_kept {
+    bool used;
+    char folder[512];   /* "": none */
+    char why[512];      /* it is used, or not */
+    int64_t files, bytes;
+} wf_kept;
+typedef struct wf_cache_info {
+    wf_kept own;        /* weft's */
+    wf_kept driver;     /* the driver's own; not used: it is not sound, and no device of this driver is opened */
+    char keeper[64];    /* the driver's name; "": it is not known to keep programs */
+} wf_cache_info;
+/* As it is now, files counted. */
+void wf_opencl_cache(const wf_opencl *, wf_cache_info *out);
+void wf_cache_print(const wf_cache_info *, const char *before, FILE *);
+struct json_t *wf_cache_json(const wf_cache_info *);
 
 /* ---- memory ------------------------------------------------------------------------------------------ */
 

@@ -2,7 +2,6 @@
  * a vendor's name. */
 #include "host/device/find.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,7 +167,7 @@ wf_status wf_find_devices(wf_calls *calls, wf_found **out, int32_t *count_out) {
         const int32_t before = count;
         const wf_status status = find_on(calls, platforms[i], (int32_t)i, &found, &count);
         if (status == WF_OK) continue;
-        wf_log("device", "platform %u is left out: %s", (unsigned)i, wf_last_error());
+        wf_say(calls->log, WF_LOG_DEVICE, "platform %u is left out: %s", (unsigned)i, wf_last_error());
         count = before;
         failed = status;
     }
@@ -226,65 +225,5 @@ wf_status wf_find_choose(const wf_found *found, int32_t count, const char *wish,
         *sharer_out = node_rank / matches;
         *sharers_out = (node_ranks - nth + matches - 1) / matches;
     }
-    return WF_OK;
-}
-
-/* ---- the list for people and programs -------------------------------------------------------------- */
-
-static const char *type_name(wf_device_type type) {
-    static const char *const names[] = {"CPU", "GPU", "other"};
-    return names[type];
-}
-
-static json_t *json_of(const wf_found *found, int32_t index) {
-    const wf_device *device = &found->device;
-    char dotted[32];
-    snprintf(dotted, sizeof dotted, "%d.%d", (int)found->platform_index, (int)found->device_index);
-    return json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:b, s:b, s:b}", "index", (int)index,
-                     "id", dotted, "name", device->name, "vendor", device->vendor, "platform", device->platform,
-                     "driver", device->driver, "type", type_name(device->type), "compute_units",
-                     (int)device->compute_units, "max_group", (int)device->max_group, "local_bytes",
-                     (json_int_t)device->local_bytes, "global_bytes", (json_int_t)device->global_bytes,
-                     "max_alloc_bytes", (json_int_t)device->max_alloc_bytes, "host_unified", device->host_unified,
-                     "fp16", device->fp16, "subgroups", device->subgroups);
-}
-
-static char *list_json(const wf_found *found, int32_t count) {
-    json_t *array = json_array();
-    for (int32_t i = 0; array && i < count; i++)
-        if (json_array_append_new(array, json_of(&found[i], i)) != 0) {
-            json_decref(array);
-            return NULL;
-        }
-    char *text = array ? json_dumps(array, JSON_INDENT(2)) : NULL;
-    json_decref(array);
-    return text;
-}
-
-static char *list_text(const wf_found *found, int32_t count) {
-    const size_t line = sizeof(wf_device) + 256;
-    char *text = calloc((size_t)count + 1, line), *at = text;
-    for (int32_t i = 0; text && i < count; i++) {
-        const wf_device *device = &found[i].device;
-        at += snprintf(at, line, "%d  %s: %s, %d compute units, %.1f GiB (largest buffer %.1f GiB), %.0f KiB local; %s, %s\n",
-                       (int)i, type_name(device->type), device->name, (int)device->compute_units,
-                       (double)device->global_bytes / 0x1p30, (double)device->max_alloc_bytes / 0x1p30,
-                       (double)device->local_bytes / 1024, device->platform, device->driver);
-    }
-    return text;
-}
-
-wf_status wf_opencl_list(bool json, char **text_out) {
-    wf_calls calls = {0};
-    wf_found *found;
-    int32_t count;
-    wf_driver_lock();
-    const wf_status status = wf_find_devices(&calls, &found, &count);
-    wf_driver_unlock();
-    if (status != WF_OK) return status;
-    char *text = json ? list_json(found, count) : list_text(found, count);
-    free(found);
-    if (!text) return wf_fail(WF_ERR_MEMORY, "out of host memory for the list of devices");
-    *text_out = text;
     return WF_OK;
 }

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "host/base/env.h"
 #include "host/base/log.h"
@@ -61,7 +62,7 @@ static wf_status take_share(wf_opencl *opencl, int32_t sharer, int32_t sharers) 
     if (status == WF_OK && !possible) status = wf_fail(WF_ERR_DEVICE, "the driver cannot cut it");
     if (status == WF_OK) status = cut(&opencl->calls, opencl->id, share, &part);
     if (status != WF_OK) {
-        wf_warn("%s is used uncut, where this rank's share is %d of %d compute units: %s", opencl->device.name, (int)share.count,
+        wf_warn(opencl->calls.log, WF_LOG_DEVICE, "%s is used uncut, where this rank's share is %d of %d compute units: %s", opencl->device.name, (int)share.count,
                 (int)units, wf_last_error());
         return WF_OK;
     }
@@ -79,7 +80,7 @@ static int64_t available(const wf_device *device, int32_t sharers, int32_t node_
 }
 
 static wf_status choose(wf_opencl *opencl, const wf_opencl_options *options) {
-    const char *wish = options->device ? options->device : wf_env(WF_ENV_DEVICE);
+    const char *const wish = options->device ? options->device : wf_env(WF_ENV_DEVICE);
     const int32_t node_ranks = options->node_ranks > 0 ? options->node_ranks : 1;
     wf_found *found;
     int32_t count, index, sharer, sharers;
@@ -157,6 +158,19 @@ static wf_status open_device(wf_opencl *opencl, const wf_opencl_options *options
     return make_queues(opencl);
 }
 
+/* Sources that are read from files: a wrong folder is said here, on all ranks, not by the first build. */
+static wf_status find_kernels(wf_opencl *opencl, const wf_opencl_options *options) {
+    const char *const folder = options->kernel_dir ? options->kernel_dir : wf_env(WF_ENV_KERNEL_DIR);
+    struct stat what;
+    if (!folder) return WF_OK;
+    if (strlen(folder) > 512 || strchr(folder, ' '))
+        return wf_fail(WF_ERR_ARGUMENT, "the folder of kernels %.64s is too long or holds a blank", folder);
+    if (stat(folder, &what) != 0 || !S_ISDIR(what.st_mode))
+        return wf_fail(WF_ERR_FILE, "there is no folder of kernels %s", folder);
+    opencl->kernel_dir = strdup(folder);
+    return opencl->kernel_dir ? WF_OK : wf_fail(WF_ERR_MEMORY, "out of host memory for a device");
+}
+
 wf_status wf_opencl_create(const wf_opencl_options *options, wf_opencl **out) {
     if (options->node_ranks < 0 || options->node_rank < 0 ||
         options->node_rank >= (options->node_ranks > 0 ? options->node_ranks : 1))
@@ -167,12 +181,16 @@ wf_status wf_opencl_create(const wf_opencl_options *options, wf_opencl **out) {
     opencl->profile = options->profile;
     opencl->calls.board = options->board;
     opencl->calls.limit_s = options->timeout_s;
+    opencl->calls.log = options->log;
+    wf_status status;
+    TRY_GOTO(find_kernels(opencl, options), destroy);
     wf_driver_lock();
-    wf_status status = open_device(opencl, options);
+    status = open_device(opencl, options);
     wf_driver_unlock();
     if (status != WF_OK) goto destroy;
-    TRY_GOTO(wf_cache_open(opencl, options->cache_dir, &opencl->cache), destroy);
-    wf_log("device", "%s: %d compute units%s, %.2f GiB to plan with", opencl->device.name,
+    const wf_cache_wish wish = {options->cache, options->cache_dir, opencl->kernel_dir != NULL};
+    TRY_GOTO(wf_cache_open(opencl, &wish, &opencl->cache), destroy);
+    wf_say(options->log, WF_LOG_DEVICE, "%s: %d compute units%s, %.2f GiB to plan with", opencl->device.name,
            (int)opencl->device.compute_units, opencl->is_share ? " (a share)" : "",
            (double)opencl->device.available_bytes / 0x1p30);
     *out = opencl;
@@ -199,7 +217,13 @@ void wf_opencl_destroy(wf_opencl *opencl) {
     wf_cache_close(opencl->cache);
     if (opencl->caller) clReleaseCommandQueue(opencl->caller);
     if (opencl->context) clReleaseContext(opencl->context);
+    free(opencl->kernel_dir);
     free(opencl);
+}
+
+void wf_opencl_cache(const wf_opencl *opencl, wf_cache_info *out) {
+    *out = opencl->kept;
+    wf_cache_measure(out);
 }
 
 const wf_device *wf_opencl_device(const wf_opencl *opencl) {

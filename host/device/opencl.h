@@ -32,6 +32,8 @@ struct wf_opencl {
     wf_kernel *kernels;         /* list of those alive, for wf_opencl_warm */
     wf_event *free_events;      /* released ones, kept so that running allocates nothing */
     wf_cache *cache;            /* NULL: no program cache */
+    wf_cache_info kept;         /* where programs are, as it was decided when this was opened */
+    char *kernel_dir;           /* NULL: embedded sources */
     int64_t loaded;             /* programs that came out of it */
 };
 

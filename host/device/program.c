@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/base/env.h"
 #include "host/base/log.h"
 
 /* Every kernel is OpenCL C 1.2. */
@@ -34,18 +33,26 @@ static wf_status read_text(const char *folder, const char *name, char **out) {
 }
 
 /* The source text to compile, malloc'ed, and what it adds to the options. */
-static wf_status find_source(const char *name, const char *text, char **text_out, char *more, size_t more_bytes) {
-    const char *folder = text ? NULL : wf_env(WF_ENV_KERNEL_DIR);
+static wf_status find_source(const wf_opencl *opencl, const char *name, const char *text, char **text_out, char *more,
+                             size_t more_bytes) {
+    const char *const folder = text ? NULL : opencl->kernel_dir;
     *more = 0;
     if (folder) {
-        if ((size_t)snprintf(more, more_bytes, " -I%s", folder) >= more_bytes || strchr(folder, ' '))
-            return wf_fail(WF_ERR_ARGUMENT, "%s=%s is too long or holds a blank", wf_env_name(WF_ENV_KERNEL_DIR), folder);
+        snprintf(more, more_bytes, " -I%s", folder);
         return read_text(folder, name, text_out);
     }
     if (!text) text = wf_kernel_source(name);
     if (!text) return wf_fail(WF_ERR_INTERNAL, "no kernel source is named %s", name);
     *text_out = strdup(text);
     return *text_out ? WF_OK : wf_fail(WF_ERR_MEMORY, "out of host memory for a kernel's source");
+}
+
+static void say_lines(const wf_log *log, const char *text) {
+    for (const char *at = text; *at;) {
+        const size_t length = strcspn(at, "\n");
+        wf_say(log, WF_LOG_BUILD, "  %.*s", (int)length, at);
+        at += length + (at[length] == '\n');
+    }
 }
 
 /* The compiler's log: whole in the log, its start in the sentence. */
@@ -56,7 +63,8 @@ static wf_status build_failed(wf_opencl *opencl, cl_program program, const char 
     clGetProgramBuildInfo(program, opencl->id, CL_PROGRAM_BUILD_LOG, 0, NULL, &bytes);
     if (bytes > 0) log = calloc(1, bytes + 1);
     if (log) clGetProgramBuildInfo(program, opencl->id, CL_PROGRAM_BUILD_LOG, bytes, log, NULL);
-    if (log && wf_log_on("build")) fprintf(stderr, "weft: build: %s %s\n%s\n", name, options, log);
+    wf_say(opencl->calls.log, WF_LOG_BUILD, "%s %s does not build: %s", name, options, reason);
+    if (log && wf_log_on(opencl->calls.log, WF_LOG_BUILD)) say_lines(opencl->calls.log, log);
     const wf_status status = wf_fail(WF_ERR_DEVICE, "%s with \"%s\" does not build: %s: %.500s", name, options, reason,
                                      log && *log ? log : "the compiler says nothing");
     free(log);
@@ -71,7 +79,7 @@ static wf_status finish(wf_opencl *opencl, cl_program program, const char *name,
     const wf_status status = wf_calls_end(calls, wf_calls_status("clBuildProgram", code));
     opencl->build_refused = opencl->build_refused || code == CL_BUILD_PROGRAM_FAILURE || code == CL_INVALID_BUILD_OPTIONS;
     if (status != WF_OK) return build_failed(opencl, program, name, options);
-    wf_log("build", "%s %s: %.2f s", name, options, wf_clock_s() - start);
+    wf_say(calls->log, WF_LOG_BUILD, "%s %s: %.2f s", name, options, wf_clock_s() - start);
     return WF_OK;
 }
 
@@ -89,10 +97,11 @@ static bool load(wf_opencl *opencl, const wf_cache_key *key, const char *name, c
     if (status == WF_OK) status = finish(opencl, program, name, options);
     if (status == WF_OK) {
         opencl->loaded++;
+        wf_say(opencl->calls.log, WF_LOG_CACHE, "%s %s came out of the cache", name, options);
         *out = program;
         return true;
     }
-    wf_log("cache", "an entry is not used: %s", wf_last_error());
+    wf_say(opencl->calls.log, WF_LOG_CACHE, "an entry is not used: %s", wf_last_error());
     if (program) clReleaseProgram(program);
     return false;
 }
@@ -126,14 +135,14 @@ static wf_status compile(wf_opencl *opencl, const char *name, const char *text, 
         return status;
     }
     if (opencl->cache && keep(opencl, &key, program) != WF_OK)
-        wf_log("cache", "a program is not kept: %s", wf_last_error());
+        wf_say(opencl->calls.log, WF_LOG_CACHE, "a program is not kept: %s", wf_last_error());
     *out = program;
     return WF_OK;
 }
 
 static wf_status build(wf_opencl *opencl, const char *name, const char *text, const char *options, cl_program *out) {
     char more[600], all[2048], *source = NULL;
-    TRY(find_source(name, text, &source, more, sizeof more));
+    TRY(find_source(opencl, name, text, &source, more, sizeof more));
     wf_status status = WF_OK;
     if ((size_t)snprintf(all, sizeof all, "%s%s %s", language, more, options) >= sizeof all)
         status = wf_fail(WF_ERR_INTERNAL, "the build options of %s are too long", name);

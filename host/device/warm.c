@@ -136,7 +136,7 @@ static wf_status warm(wf_kernel *kernel) {
     const wf_status status = run_on_scratch(small);
     wf_kernel_destroy(small);
     kernel->warmed = status == WF_OK;
-    wf_log("build", "warmed %s %s in %.2f s", kernel->operation->name, kernel->options, wf_clock_s() - start);
+    wf_say(kernel->opencl->calls.log, WF_LOG_BUILD, "warmed %s %s in %.2f s", kernel->operation->name, kernel->options, wf_clock_s() - start);
     return status;
 }
 

@@ -18,7 +18,7 @@ typedef struct request {
 typedef struct bootstrap_mpi {
     MPI_Comm comm;
     wf_mpi_calls calls;
-    double timeout_s; /* of all_gather, which has no options */
+    double timeout_s; /* of all_gather */
     request *free_list;
     wf_bootstrap copy;
 } bootstrap_mpi;
@@ -153,12 +153,18 @@ static wf_status join(bootstrap_mpi *mpi, MPI_Comm comm, int32_t *first_out) {
 }
 
 wf_status wf_bootstrap_mpi(const void *mpi_comm, wf_bootstrap *out) {
+    return wf_bootstrap_mpi_within(mpi_comm, 0, out);
+}
+
+wf_status wf_bootstrap_mpi_within(const void *mpi_comm, double timeout_s, wf_bootstrap *out) {
+    if (!(timeout_s >= 0)) return wf_fail(WF_ERR_ARGUMENT, "a deadline of %g s is no deadline", timeout_s);
     bootstrap_mpi *mpi = calloc(1, sizeof *mpi);
     if (!mpi) return wf_fail(WF_ERR_MEMORY, "no memory for the MPI bootstrap");
     mpi->comm = MPI_COMM_NULL;
     wf_status status;
     int32_t first = 0;
-    TRY_GOTO(wf_env_seconds(WF_ENV_TIMEOUT_S, WF_TIMEOUT_S, &mpi->timeout_s), destroy_mpi);
+    mpi->timeout_s = timeout_s;
+    if (timeout_s == 0) TRY_GOTO(wf_env_seconds(WF_ENV_TIMEOUT_S, WF_TIMEOUT_S, &mpi->timeout_s), destroy_mpi);
     TRY_GOTO(join(mpi, *(const MPI_Comm *)mpi_comm, &first), destroy_mpi);
     TRY_GOTO(number_nodes(&mpi->copy, first), destroy_mpi);
     *out = mpi->copy;

@@ -88,6 +88,7 @@ static wf_status configure(wf_fabric *fabric, wf_opencl *device, const wf_fabric
     if (given->board) fabric->board = given->board;
     else wf_board_start(fabric->board, fabric->rank);
     fabric->everyone.board = fabric->board;
+    fabric->log = given->log;
     fabric->watchdog = given->watchdog;
     fabric->timeout_s = given->timeout_s > 0 ? given->timeout_s : WF_TIMEOUT_S;
     fabric->chunk_bytes = given->chunk_bytes ? given->chunk_bytes : 1 << 20;
@@ -208,6 +209,28 @@ static wf_status choose(wf_fabric *fabric) {
     return WF_OK;
 }
 
+static void print_pair(const wf_fabric *fabric, int32_t rank, int32_t peer, FILE *file) {
+    for (int kind = WF_TRANSPORTS - 1; kind > WF_TRANSPORT_NONE; kind--) {
+        const char *const why = detail(fabric, rank, peer, kind);
+        fprintf(file, "%s %s %s%s%s%s", kind == WF_TRANSPORTS - 1 ? "" : ";", wf_transports[kind]->name,
+                reasons[wf_fabric_verdict(fabric, rank, peer, kind)], why ? " (" : "", why ? why : "", why ? ")" : "");
+    }
+}
+
+/* Each pair once, by the lower of the two. */
+static void tell_pairs(const wf_fabric *fabric) {
+    for (int32_t peer = fabric->rank + 1; peer < fabric->ranks; peer++) {
+        char text[700];
+        FILE *const file = wf_log_on(fabric->log, WF_LOG_FABRIC) ? fmemopen(text, sizeof text, "w") : NULL;
+        if (!file) return;
+        print_pair(fabric, fabric->rank, peer, file);
+        fclose(file);
+        text[sizeof text - 1] = 0;
+        wf_say(fabric->log, WF_LOG_FABRIC, "ranks %d and %d use %s%s:%s", fabric->rank, peer,
+                wf_transports[fabric->peers[peer].chosen]->name, fabric->force ? ", which is forced" : "", text);
+    }
+}
+
 static wf_status gather_verdicts(wf_fabric *fabric) {
     const int64_t row = (int64_t)fabric->ranks * WF_TRANSPORTS;
     uint8_t *const mine = malloc((size_t)row);
@@ -236,6 +259,7 @@ wf_status wf_fabric_create(const wf_bootstrap *boot, wf_opencl *device,
     TRY_GOTO(wf_fabric_selftest(fabric), destroy_fabric);
     TRY_GOTO(gather_verdicts(fabric), destroy_fabric);
     TRY_GOTO(wf_fabric_agree(fabric, choose(fabric)), destroy_fabric);
+    tell_pairs(fabric);
     *out = fabric;
     return WF_OK;
 
@@ -288,12 +312,7 @@ void wf_fabric_destroy(wf_fabric *fabric) {
 
 static void describe_pair(const wf_fabric *fabric, int32_t rank, int32_t peer, FILE *file) {
     fprintf(file, "ranks %d and %d:", rank, peer);
-    for (int kind = WF_TRANSPORTS - 1; kind > WF_TRANSPORT_NONE; kind--) {
-        const char *const why = detail(fabric, rank, peer, kind);
-        fprintf(file, "%s %s %s%s%s%s", kind == WF_TRANSPORTS - 1 ? "" : ";",
-                wf_transports[kind]->name, reasons[wf_fabric_verdict(fabric, rank, peer, kind)],
-                why ? " (" : "", why ? why : "", why ? ")" : "");
-    }
+    print_pair(fabric, rank, peer, file);
     fprintf(file, "\n");
 }
 

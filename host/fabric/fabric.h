@@ -39,6 +39,8 @@ wf_status wf_bootstrap_self(wf_bootstrap *out);
 /* Collective over the communicator (an MPI_Comm by address, so that this header needs no mpi.h);
  * it is duplicated. host/fabric/bootstrap_mpi.c */
 wf_status wf_bootstrap_mpi(const void *mpi_comm, wf_bootstrap *out);
+/* The same with its own deadline; 0: WEFT_TIMEOUT_S, else 60. */
+wf_status wf_bootstrap_mpi_within(const void *mpi_comm, double timeout_s, wf_bootstrap *out);
 
 /* Ranks as threads of this process: one bootstrap for each, out: [ranks]. host/fabric/bootstrap_local.c */
 wf_status wf_bootstrap_local(int32_t ranks, wf_bootstrap *out);
@@ -66,6 +68,7 @@ typedef struct wf_fabric_options {
     wf_transport_kind force; /* WF_TRANSPORT_NONE: the fastest whose self-test passes, per pair */
     double timeout_s;        /* deadline of every wait; 0: 60 */
     int64_t chunk_bytes;     /* of staged and mpi; 0: 1 MiB */
+    const wf_log *log;       /* NULL: nothing is said; borrowed */
     wf_board *board;         /* this rank's; NULL: the fabric's own; borrowed */
     struct wf_watchdog *watchdog; /* that is shown the boards of the node's ranks; NULL; borrowed */
 } wf_fabric_options;

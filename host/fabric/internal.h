@@ -161,6 +161,7 @@ struct wf_fabric {
     int32_t *node_ranks; /* world ranks on my node, ascending */
     wf_share *outboxes;  /* NULL: no shared memory on this node */
     char *why_no_share;
+    const wf_log *log;   /* NULL: nothing is said */
     wf_board *board, own_board; /* board: what is published on */
     const wf_board **boards;    /* [rank]: as wf_members.boards; NULL without outboxes */
     struct wf_watchdog *watchdog;

@@ -75,14 +75,14 @@ static bool is_stale(const char *entry) {
 }
 
 /* Only partial folders whose names begin with `prefix` are looked at. */
-static void remove_stale(const char *folder, const char *prefix) {
+static void remove_stale(const wf_log *log, const char *folder, const char *prefix) {
     char path[WF_PATH_BYTES];
     DIR *const entries = opendir(folder);
     for (const struct dirent *e; entries && (e = readdir(entries));) {
         if (strncmp(e->d_name, prefix, strlen(prefix)) != 0 || !is_stale(e->d_name)) continue;
         if (wf_path_join(folder, e->d_name, path, sizeof path) == WF_OK &&
             wf_folder_remove(path) != WF_OK)
-            wf_warn("what a dead run left cannot be removed: %s", wf_last_error());
+            wf_warn(log, WF_LOG_CHECKPOINT, "what a dead run left cannot be removed: %s", wf_last_error());
     }
     if (entries) closedir(entries);
 }
@@ -137,11 +137,11 @@ wf_status wf_checkpoint_list(const char *folder, int64_t **steps_out, int64_t *c
 /* ---- begin, commit, prune
  * ---------------------------------------------------------------------------------- */
 
-wf_status wf_checkpoint_begin(const char *folder, int64_t step, char partial_out[WF_PATH_BYTES]) {
+wf_status wf_checkpoint_begin(const wf_log *log, const char *folder, int64_t step, char partial_out[WF_PATH_BYTES]) {
     char name[40];
     print_name(step, name);
     TRY(wf_folder_make(folder));
-    remove_stale(folder, ".step-");
+    remove_stale(log, folder, ".step-");
     TRY(partial_path(folder, name, partial_out));
     return make_partial(partial_out);
 }
@@ -163,17 +163,17 @@ static wf_status remove_checkpoint(const char *folder, int64_t step) {
     return wf_folder_remove(away);
 }
 
-void wf_checkpoint_prune(const char *folder, int64_t step, int32_t keep) {
+void wf_checkpoint_prune(const wf_log *log, const char *folder, int64_t step, int32_t keep) {
     int64_t *steps, count, upto = 0;
     if (keep <= 0) return;
     if (wf_checkpoint_list(folder, &steps, &count) != WF_OK) {
-        wf_warn("old checkpoints are not removed: %s", wf_last_error());
+        wf_warn(log, WF_LOG_CHECKPOINT, "old checkpoints are not removed: %s", wf_last_error());
         return;
     }
     while (upto < count && steps[upto] <= step) upto++;
     for (int64_t i = 0; i < upto - keep; i++)
         if (remove_checkpoint(folder, steps[i]) != WF_OK)
-            wf_warn("an old checkpoint is not removed: %s", wf_last_error());
+            wf_warn(log, WF_LOG_CHECKPOINT, "an old checkpoint is not removed: %s", wf_last_error());
     free(steps);
 }
 
@@ -225,12 +225,12 @@ done:
     return status;
 }
 
-wf_status wf_model_folder_begin(const char *path, char partial_out[WF_PATH_BYTES]) {
+wf_status wf_model_folder_begin(const wf_log *log, const char *path, char partial_out[WF_PATH_BYTES]) {
     char parent[WF_PATH_BYTES], name[256], prefix[300];
     TRY(split(path, parent, name));
     TRY(wf_folder_make(parent));
     snprintf(prefix, sizeof prefix, ".%s" PARTIAL, name);
-    remove_stale(parent, prefix);
+    remove_stale(log, parent, prefix);
     TRY(partial_path(parent, name, partial_out));
     TRY(make_partial(partial_out));
     const wf_status status = bring_along(path, partial_out);

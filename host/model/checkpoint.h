@@ -3,6 +3,7 @@
 #ifndef WF_MODEL_CHECKPOINT_H
 #define WF_MODEL_CHECKPOINT_H
 
+#include "host/base/log.h"
 #include "host/model/progress.h"
 
 #ifdef __cplusplus
@@ -17,15 +18,15 @@ wf_status wf_checkpoint_list(const char *folder, int64_t **steps_out, int64_t *c
 wf_status wf_checkpoint_path(const char *folder, int64_t step, char out[WF_PATH_BYTES]);
 
 /* Makes the folder and an empty partial folder in it; removes those that dead runs left behind. */
-wf_status wf_checkpoint_begin(const char *folder, int64_t step, char partial_out[WF_PATH_BYTES]);
+wf_status wf_checkpoint_begin(const wf_log *, const char *folder, int64_t step, char partial_out[WF_PATH_BYTES]);
 /* The partial folder becomes the checkpoint, in one step. */
 wf_status wf_checkpoint_commit(const char *folder, int64_t step, const char *partial);
 /* Removes the oldest of those up to `step` until `keep` of them are left (0: removes none). What
  * cannot be removed is warned of: the checkpoint itself is whole. */
-void wf_checkpoint_prune(const char *folder, int64_t step, int32_t keep);
+void wf_checkpoint_prune(const wf_log *, const char *folder, int64_t step, int32_t keep);
 
 /* The same for a folder of a model, whose other files (a tokenizer's) come along. */
-wf_status wf_model_folder_begin(const char *path, char partial_out[WF_PATH_BYTES]);
+wf_status wf_model_folder_begin(const wf_log *, const char *path, char partial_out[WF_PATH_BYTES]);
 wf_status wf_model_folder_commit(const char *path, const char *partial);
 
 /* Compares sizes at once, then hashes in rounds of some bytes, so that ranks can keep in touch. */

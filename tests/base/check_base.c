@@ -1,5 +1,6 @@
 /* Status, environment, log, sizes, shares, SHA-256. */
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,13 +82,56 @@ START_TEST(the_cache_has_a_home) {
 END_TEST
 
 START_TEST(log_categories_are_words_of_a_list) {
+    wf_log log;
     setenv("WEFT_LOG", "plan,cache", 1);
-    ck_assert(wf_log_on("plan") && wf_log_on("cache"));
-    ck_assert(!wf_log_on("fabric") && !wf_log_on("pla") && !wf_log_on("cach"));
-    setenv("WEFT_LOG", "all", 1);
-    ck_assert(wf_log_on("fabric"));
+    ck_assert_int_eq(wf_log_open(NULL, NULL, NULL, &log), WF_OK);
+    ck_assert(wf_log_on(&log, WF_LOG_PLAN) && wf_log_on(&log, WF_LOG_CACHE) && !wf_log_on(&log, WF_LOG_FABRIC));
+    ck_assert_int_eq(wf_log_open("fabric", NULL, NULL, &log), WF_OK);
+    ck_assert(wf_log_on(&log, WF_LOG_FABRIC) && !wf_log_on(&log, WF_LOG_PLAN));
+    ck_assert_int_eq(wf_log_open("", NULL, NULL, &log), WF_OK);
+    ck_assert_int_eq((int)log.on, 0);
+    ck_assert_int_eq(wf_log_open("all", NULL, NULL, &log), WF_OK);
+    for (int c = 0; c < WF_LOG_CATEGORIES; c++) ck_assert(wf_log_on(&log, (wf_log_category)c));
+    static const char *const wrong[] = {"pla", "planned", "plan,cach", "plan;cache", "ALL"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        setenv("WEFT_LOG", wrong[i], 1);
+        ck_assert_int_eq(wf_log_open(NULL, NULL, NULL, &log), WF_ERR_ARGUMENT);
+        ck_assert_ptr_nonnull(strstr(wf_last_error(), "WEFT_LOG"));
+        ck_assert_int_eq(wf_log_open(wrong[i], NULL, NULL, &log), WF_ERR_ARGUMENT);
+        ck_assert_ptr_nonnull(strstr(wf_last_error(), wrong[i]));
+    }
     unsetenv("WEFT_LOG");
-    ck_assert(!wf_log_on("plan"));
+    ck_assert_int_eq(wf_log_open(NULL, NULL, NULL, &log), WF_OK);
+    ck_assert(!wf_log_on(&log, WF_LOG_PLAN) && !wf_log_on(NULL, WF_LOG_PLAN));
+}
+END_TEST
+
+static char heard[1200];
+static int times, last_level;
+static void hear(void *user, int level, const char *category, const char *sentence) {
+    times++;
+    last_level = level;
+    ck_assert_ptr_eq(user, heard);
+    snprintf(heard, sizeof heard, "%s|%s", category, sentence);
+}
+
+/* Notes that were asked for, warnings always; lines are cut, never broken. */
+START_TEST(the_callers_function_gets_what_is_said) {
+    wf_log log;
+    char text[2000];
+    memset(text, 'x', sizeof text - 1);
+    text[sizeof text - 1] = 0;
+    ck_assert_int_eq(wf_log_open("device", hear, heard, &log), WF_OK);
+    wf_say(&log, WF_LOG_PLAN, "not %d", 1);
+    ck_assert_int_eq(times, 0);
+    wf_say(&log, WF_LOG_DEVICE, "unit %d", 7);
+    ck_assert(times == 1 && last_level == WF_LOG_NOTE);
+    ck_assert_str_eq(heard, "device|unit 7");
+    wf_warn(&log, WF_LOG_CHECKPOINT, "%s", text);
+    ck_assert(times == 2 && last_level == WF_LOG_WARNING && strncmp(heard, "checkpoint|xxx", 14) == 0);
+    ck_assert_int_gt((int)strlen(heard), 1000);
+    wf_warn(NULL, WF_LOG_CHECKPOINT, "nobody");
+    ck_assert_int_eq(times, 2);
 }
 END_TEST
 
@@ -195,6 +239,7 @@ int main(void) {
     tcase_add_test(tests, launchers_are_recognised);
     tcase_add_test(tests, the_cache_has_a_home);
     tcase_add_test(tests, log_categories_are_words_of_a_list);
+    tcase_add_test(tests, the_callers_function_gets_what_is_said);
     tcase_add_test(tests, sizes_say_when_they_overflow);
     tcase_add_test(tests, shares_are_fair);
     tcase_add_test(tests, this_node_has_processors_and_memory);

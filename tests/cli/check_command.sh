@@ -77,9 +77,39 @@ mistake 2 'transport|telepathy' "$weft" train "${small[@]}" --transport telepath
 # results
 fine 'WEFT_' "$weft" info
 fine '^\{' "$weft" info --json
+fine '^   program cache: /.*used \(.*\), [0-9]+ files?, [0-9.]+ MiB$' "$weft" info
+fine '"cache": \{' "$weft" info --json
+fine '"option": "cache_dir"' "$weft" info --json
+fine '^rank 1: program cache: /' "$weft" info --ranks 2
+fine '"cache": \{' "$weft" info --ranks 2 --json
 fine 'passed, 0 failed' "$weft" verify gemm:f32:m17n9k5:nt.bias
 fine 'all-gather' "$weft" plan --layout tp2.sp --explain --check
 fine '"checked":' "$weft" plan --layout tp4.sp.mb2 --json
+
+# WEFT_LOG: each category on its own, on stderr; nothing without it
+logged() { # CATEGORY PATTERN COMMAND...
+    local category=$1 pattern=$2; shift 2
+    run env WEFT_LOG="$category" "$@"
+    [ $status = 0 ] || { fails "WEFT_LOG=$category: exit status $status: $*"; return; }
+    grep -qE "^weft: $category: $pattern" "$scratch/err" || fails "WEFT_LOG=$category says no '$pattern': $*"
+    ! grep -q '^weft: ' "$scratch/out" || fails "WEFT_LOG=$category writes to stdout: $*"
+    ! grep '^weft: ' "$scratch/err" | grep -qv "^weft: $category: " || fails "WEFT_LOG=$category says other things, too: $*"
+}
+logged plan 'rank 1 of tp2.sp, train, b8s128: [0-9]+ segments' "$weft" plan --layout tp2.sp
+logged fabric 'ranks 0 and 1 use window: window passed; staged passed; mpi passed' "$weft" info --ranks 2
+logged fabric 'ranks 0 and 1 use mpi, which is forced: ' "$weft" info --ranks 2 --transport mpi
+logged device '.*compute units' "$weft" info --ranks 2
+logged cache 'the folder .* is (not )?used: ' "$weft" verify gemm:f32:m3n3k3:nt
+run env WEFT_CACHE=on WEFT_CACHE_DIR="$scratch/programs" "$weft" verify gemm:f32:m3n3k3:nt
+WEFT_CACHE=on WEFT_CACHE_DIR=$scratch/programs logged cache 'gemm_simple.cl .* came out of the cache' "$weft" verify gemm:f32:m3n3k3:nt
+logged build 'gemm_simple.cl .*: [0-9.]+ s' "$weft" verify gemm:f32:m3n3k3:nt
+logged checkpoint 'step 3 is saved in ' "$weft" train "${small[@]}" --ranks 2 --checkpoint "$scratch/checkpoints"
+logged checkpoint '.* is loaded: step 3' "$weft" train "${small[@]}" --ranks 2 --checkpoint "$scratch/checkpoints" --resume auto --steps 4
+mistake 2 'WEFT_LOG=planets.*known: plan' env WEFT_LOG=planets "$weft" plan --layout tp2
+truncate -s 100 "$scratch"/checkpoints/step-000000004/model.safetensors
+run "$weft" train "${small[@]}" --ranks 2 --checkpoint "$scratch/checkpoints" --resume auto --steps 4
+grep -q '^weft: checkpoint .*step-000000004 is passed over: ' "$scratch/err" || fails "a damaged checkpoint is passed over without a word"
+
 run "$weft" train "${small[@]}" --ranks 2 --json --seed 3
 [ $status = 0 ] || fails "train --json: exit status $status"
 python=$(command -v python3 || true)

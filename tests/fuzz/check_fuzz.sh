@@ -42,7 +42,7 @@ for target in "$@"; do
         { echo "cannot link $target"; failed=$((failed + 1)); continue; }
     mkdir -p "$out/corpus/$target" "$out/found"
     before=$(find "$out/found" -name "$target-*" | wc -l)
-    WEFT_CACHE=on "$out/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 -close_fd_mask=1 \
+    "$out/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 -close_fd_mask=1 \
         -dict="$out/seeds/$target.dict" -artifact_prefix="$out/found/$target-" "$out/corpus/$target" "$out/seeds/$target" \
         >"$out/$target.log" 2>&1
     status=$?

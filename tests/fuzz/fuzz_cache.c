@@ -44,8 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     wf_cache_key_of(&opencl, "text", "options", &key);
     if (!cache) {
         snprintf(folder, sizeof folder, "/dev/shm/fuzz-weft-cache-%ld", (long)getpid());
-        setenv("WEFT_CACHE", "on", 1);
-        FUZZ_EXPECT(wf_cache_open(&opencl, folder, &cache) == WF_OK && cache);
+        FUZZ_EXPECT(wf_cache_open(&opencl, &(wf_cache_wish){"on", folder}, &cache) == WF_OK && cache);
         wf_sha256_hex(key.digest, hex);
         snprintf(path, sizeof path, "%s/%s.bin", folder, hex);
     }

@@ -19,14 +19,13 @@ static int remove_one(const char *path, const struct stat *status, int type, str
 
 static wf_opencl *open_with(const char *path) {
     wf_opencl *made = NULL;
-    ck_ok(wf_opencl_create(&(wf_opencl_options){.cache_dir = path}, &made));
+    ck_ok(wf_opencl_create(&(wf_opencl_options){.cache = "on", .cache_dir = path}, &made));
     return made;
 }
 
 static void setup(void) {
     snprintf(folder, sizeof folder, "/tmp/weft-cache-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(folder));
-    setenv("WEFT_CACHE", "on", 1);
     opencl = open_with(folder);
     ck_assert_ptr_nonnull(opencl->cache);
 }
@@ -208,15 +207,39 @@ START_TEST(programs_come_out_of_the_cache_and_damaged_ones_from_source) {
 }
 END_TEST
 
-START_TEST(the_variable_says_on_off_or_auto) {
+/* The option, or the variable where it was left out. */
+START_TEST(it_is_on_off_or_automatic) {
+    static const char *const words[] = {"on", "off", "auto"};
+    const bool by_driver = *opencl->kept.keeper;
+    for (int i = 0; i < 3; i++) {
+        wf_opencl *said = NULL, *meant = NULL;
+        const bool used = i == 0 || (i == 2 && !by_driver);
+        setenv("WEFT_CACHE", i == 0 ? "off" : "on", 1);
+        ck_ok(wf_opencl_create(&(wf_opencl_options){.cache = words[i], .cache_dir = folder}, &said));
+        setenv("WEFT_CACHE", words[i], 1);
+        ck_ok(wf_opencl_create(&(wf_opencl_options){.cache_dir = folder}, &meant));
+        ck_assert_msg((said->cache != NULL) == used && (meant->cache != NULL) == used, "\"%s\"", words[i]);
+        wf_opencl_destroy(said);
+        wf_opencl_destroy(meant);
+    }
     wf_opencl *other = NULL;
-    setenv("WEFT_CACHE", "off", 1);
-    other = open_with(folder);
-    ck_assert_ptr_null(other->cache);
-    wf_opencl_destroy(other);
     setenv("WEFT_CACHE", "perhaps", 1);
     ck_fails(WF_ERR_ARGUMENT, wf_opencl_create(&(wf_opencl_options){.cache_dir = folder}, &other));
-    setenv("WEFT_CACHE", "on", 1);
+    unsetenv("WEFT_CACHE");
+    ck_fails(WF_ERR_ARGUMENT, wf_opencl_create(&(wf_opencl_options){.cache = "perhaps", .cache_dir = folder}, &other));
+}
+END_TEST
+
+START_TEST(what_is_kept_is_counted) {
+    char path[256];
+    wf_cache_info info;
+    plant("one", path);
+    plant("another", path);
+    wf_opencl_cache(opencl, &info);
+    ck_assert(info.own.used);
+    ck_assert_str_eq(info.own.folder, folder);
+    ck_assert_int_eq((int)info.own.files, 2);
+    ck_assert_int_gt((int)info.own.bytes, 10);
 }
 END_TEST
 
@@ -231,7 +254,8 @@ int main(void) {
     tcase_add_test(tests, entries_that_others_may_have_written_are_refused);
     tcase_add_test(tests, folders_that_others_may_write_to_are_not_used);
     tcase_add_test(tests, programs_come_out_of_the_cache_and_damaged_ones_from_source);
-    tcase_add_test(tests, the_variable_says_on_off_or_auto);
+    tcase_add_test(tests, it_is_on_off_or_automatic);
+    tcase_add_test(tests, what_is_kept_is_counted);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);

@@ -35,8 +35,8 @@ END_TEST
 
 START_TEST(list_is_text_and_json) {
     char *text = NULL, *json = NULL;
-    ck_ok(wf_opencl_list(false, &text));
-    ck_ok(wf_opencl_list(true, &json));
+    ck_ok(wf_opencl_list(NULL, false, &text));
+    ck_ok(wf_opencl_list(NULL, true, &json));
     ck_assert_ptr_nonnull(strstr(text, "compute units"));
     ck_assert_ptr_nonnull(strstr(json, "\"compute_units\""));
     free(text);

@@ -18,6 +18,20 @@ START_TEST(bootstrap_knows_the_ranks) {
 }
 END_TEST
 
+/* The deadline of a bootstrap over MPI, by option and by variable: the option wins. */
+START_TEST(bootstrap_has_a_deadline_of_its_own) {
+    const MPI_Comm world = MPI_COMM_WORLD;
+    wf_bootstrap own;
+    verdict(wf_bootstrap_mpi_within(&world, -1, &own) == WF_ERR_ARGUMENT && says("-1 s"));
+    setenv("WEFT_TIMEOUT_S", "soon", 1);
+    verdict(wf_bootstrap_mpi(&world, &own) == WF_ERR_ARGUMENT && says("soon"));
+    const wf_status status = wf_bootstrap_mpi_within(&world, 30, &own);
+    unsetenv("WEFT_TIMEOUT_S");
+    verdict(status == WF_OK && own.ranks == world_ranks);
+    own.destroy(own.self);
+}
+END_TEST
+
 START_TEST(bootstrap_checks_lengths) {
     char data[8] = {0};
     void *request = NULL;
@@ -223,6 +237,7 @@ END_TEST
 static TCase *tests(void) {
     TCase *const all = fabric_case("begin");
     tcase_add_test(all, bootstrap_knows_the_ranks);
+    tcase_add_test(all, bootstrap_has_a_deadline_of_its_own);
     tcase_add_test(all, bootstrap_checks_lengths);
     tcase_add_test(all, agree_quotes_the_failing_rank);
     tcase_add_test(all, a_cause_outranks_the_timeouts_it_caused);
