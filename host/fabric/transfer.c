@@ -228,6 +228,10 @@ wf_status wf_fabric_test(wf_fabric *fabric, wf_transfer **transfer_inout, bool *
     return WF_OK;
 }
 
+wf_status wf_fabric_overdue(const wf_fabric *fabric, const wf_transfer *transfer) {
+    return overdue(fabric, transfer->receive.done ? &transfer->send : &transfer->receive);
+}
+
 /* Queues are finished first: a device must not copy into memory that is let go. */
 void wf_fabric_abandon(wf_fabric *fabric) {
     if (fabric->active) {

@@ -321,8 +321,12 @@ static wf_status move_on(wf_runner *r, bool *moved) {
     return WF_OK;
 }
 
-/* What the rank is stuck at: the step that the first blocked lane would do next. */
+/* What the rank is stuck at: a message on its way, whose peer the fabric names; else the step that the first blocked
+ * lane would do next. This clock may run out before the fabric's: a message that moved in part has moved no step. */
 static wf_status stuck(const wf_runner *r, double limit_s) {
+    for (int l = WF_LANES - 1; l >= 0; l--)
+        if (r->lane[l].transfer)
+            return wf_runner_explain(r, &r->lane[l].active, wf_fabric_overdue(r->fabric, r->lane[l].transfer));
     const wf_instance *const i = wf_runner_blocked(r);
     if (i) {
         wf_fail(WF_ERR_TIMEOUT, "no progress for %.1f s", limit_s);
