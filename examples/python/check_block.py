@@ -3,6 +3,7 @@
 
     python3 check_block.py                      one rank
     mpirun -np 2 python3 check_block.py         the ranks of mpi4py; the layout is tpN.sp
+    python3 check_block.py --structures         sizes and offsets of the structures below, as weft's host/api/weft.abi has them
 
 Needs numpy. With pyopencl the context, queue and buffers are Python's own; with mpi4py the communicator is.
 Without one of them it says so and goes on with host memory, or with one rank. WEFT_LIBRARY names libweft.so
@@ -37,7 +38,7 @@ except ImportError:
 
 # ---- weft.h ----------------------------------------------------------------------------------------------
 
-weft = ctypes.CDLL(os.environ.get("WEFT_LIBRARY") or ctypes.util.find_library("weft") or "libweft.so.0")
+weft = ctypes.CDLL(os.environ.get("WEFT_LIBRARY") or ctypes.util.find_library("weft") or "libweft.so.0")  # the SONAME: its structures are frozen
 weft.weft_last_error.restype = c_char_p
 
 
@@ -49,7 +50,7 @@ class ContextOptions(Structure):
 
 class PlanOptions(Structure):
     _fields_ = [("model", c_void_p), ("layout", c_void_p), ("batch", c_int64), ("sequence", c_int64), ("mode", c_int),
-                ("rank", c_int32), ("gemm", c_char_p), ("phases", c_uint32)]
+                ("rank", c_int32), ("memory_bytes", c_int64), ("gemm", c_char_p), ("phases", c_uint32)]
 
 
 class Buffer(Structure):
@@ -70,6 +71,19 @@ class Rows(Structure):
 class TensorInfo(Structure):
     _fields_ = [("name", c_char_p)] + [(name, c_int64) for name in
                                        ("instances", "rows", "columns", "global_rows", "global_columns")]
+
+
+STRUCTURES = {"weft_context_options": ContextOptions, "weft_tensor_info": TensorInfo, "weft_buffer": Buffer,
+              "weft_plan_options": PlanOptions, "weft_rows": Rows, "weft_args": Args}  # in weft.h's order
+
+
+def print_structures():
+    for name, structure in STRUCTURES.items():
+        print(f"struct {name}: {ctypes.sizeof(structure)} bytes")
+        for field, _ in structure._fields_:
+            where = getattr(structure, field)
+            print(f"    {name}.{field}: at {where.offset}, {where.size} bytes")
+    return 0
 
 
 BLOCKS, FORWARD, BACKWARD, FINISH = 16, 1, 2, 4
@@ -249,4 +263,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(print_structures() if sys.argv[1:] == ["--structures"] else main())
