@@ -35,7 +35,7 @@ INLINE void copy_rows(REAL own[LANES][ROW_VECTORS], global const float *x, long 
 
 /* y[k] += sum_i w[k][i] own[i] of `wide` vectors from element e0 on, for BLOCK rows. */
 #define DEFINE_RETURNED(name, wide)                                                                \
-    INLINE void name(global float *y, const REAL *w, REAL own[LANES][ROW_VECTORS], int at) { \
+    INLINE void name(global float *y, REAL w[STEP][VECTORS], int k0, REAL own[LANES][ROW_VECTORS], int at) { \
         REAL sum[BLOCK][wide];                                                                     \
         _Pragma("unroll") for (int k = 0; k < BLOCK; k++)                                          \
             _Pragma("unroll") for (int c = 0; c < wide; c++) sum[k][c] =                           \
@@ -44,7 +44,7 @@ INLINE void copy_rows(REAL own[LANES][ROW_VECTORS], global const float *x, long 
             REAL part[wide];                                                                       \
             _Pragma("unroll") for (int c = 0; c < wide; c++) part[c] = own[i][at + c];             \
             _Pragma("unroll") for (int k = 0; k < BLOCK; k++) {                                    \
-                const REAL scalar = ((const float *)(w + k * VECTORS))[i];                         \
+                const REAL scalar = ((const float *)w[k0 + k])[i];                                 \
                 _Pragma("unroll") for (int c = 0; c < wide; c++) sum[k][c] += scalar * part[c];    \
             }                                                                                      \
         }                                                                                          \
@@ -60,9 +60,9 @@ INLINE void returned(global float *y, REAL w[STEP][VECTORS], REAL own[LANES][ROW
                             int count) {
     int at = 0;
     for (; at + VECTORS <= ROW_VECTORS; at += VECTORS)
-        for (int k = 0; k < count; k += BLOCK) returned_block(y + k * ROW, w[k], own, at);
+        for (int k = 0; k < count; k += BLOCK) returned_block(y + k * ROW, w, k, own, at);
     for (; at < ROW_VECTORS; at++)
-        for (int k = 0; k < count; k += BLOCK) returned_one(y + k * ROW, w[k], own, at);
+        for (int k = 0; k < count; k += BLOCK) returned_one(y + k * ROW, w, k, own, at);
 }
 
 kernel __attribute__((reqd_work_group_size(1, 1, 1)))

@@ -1,8 +1,7 @@
 #!/bin/sh
-# count.sh [--failures] BUILD_DIR...: adds up the "Checks: N, Failures: F, Errors: E" lines of all
+# count.sh [--failures] BUILD_DIR...: adds up the "Checks: N, Failures: F, Errors: E[, Skipped: S]" lines of all
 # test logs into "N passed, N failed, N skipped". A test that failed without such a line counts
-# as one failure; a skipped test counts as one skip, and so does each "SKIP: ..." line of a test that passed for
-# what it could do. --failures shows the ends of failing logs.
+# as one failure; a skipped test counts as one skip, and so does each part that a test skipped (S). --failures shows the ends of failing logs.
 set -eu
 if [ "${1:-}" = --failures ]; then
     shift
@@ -15,15 +14,13 @@ if [ "${1:-}" = --failures ]; then
 fi
 find "$@" -name '*.trs' 2>/dev/null | sort | while read -r result; do
     echo "TRS $(sed -n 's/^:test-result: //p' "$result" | head -n 1)"
-    sed -n 's/^[0-9]*%: Checks: \([0-9]*\), Failures: \([0-9]*\), Errors: \([0-9]*\).*/LINE \1 \2 \3/p; s/^SKIP: .*/PART/p' "${result%.trs}.log" 2>/dev/null || true
+    sed -n 's/^[0-9]*%: Checks: \([0-9]*\), Failures: \([0-9]*\), Errors: \([0-9]*\)\(, Skipped: \)*\([0-9]*\).*/LINE \1 \2 \3 \5/p' "${result%.trs}.log" 2>/dev/null || true
 done | awk '
     function close_test() {
         if (state == "FAIL" || state == "ERROR" || state == "XPASS") { if (!bad) failed++ }
         else if (state == "SKIP") skipped++
         else if (state == "PASS" && !lines) passed++
-        if (state == "PASS") skipped += parts
     }
-    /^TRS/ { close_test(); state = $2; lines = 0; bad = 0; parts = 0 }
-    /^PART/ { parts++ }
-    /^LINE/ { lines++; bad += $3 + $4; passed += $2 - $3 - $4; failed += $3 + $4 }
+    /^TRS/ { close_test(); state = $2; lines = 0; bad = 0 }
+    /^LINE/ { lines++; skipped += state == "SKIP" ? 0 : $5; bad += $3 + $4; passed += $2 - $3 - $4; failed += $3 + $4 }
     END { close_test(); printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit passed == 0 }'

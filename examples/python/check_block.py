@@ -3,8 +3,7 @@
 
     python3 check_block.py                      one rank
     mpirun -np 2 python3 check_block.py         the ranks of mpi4py; the layout is tpN.sp
-    python3 check_block.py --structures         a C program that says how weft.h's structures lie in memory
-    ... | python3 check_block.py --compare      do those below lie so? (ctypes cannot know)
+    python3 check_block.py --structures         sizes and offsets of the structures below, as weft's host/api/weft.abi has them
 
 Needs numpy. With pyopencl the context, queue and buffers are Python's own; with mpi4py the communicator is.
 Without one of them it says so and goes on with host memory, or with one rank. WEFT_LIBRARY names libweft.so
@@ -39,7 +38,7 @@ except ImportError:
 
 # ---- weft.h ----------------------------------------------------------------------------------------------
 
-weft = ctypes.CDLL(os.environ.get("WEFT_LIBRARY") or ctypes.util.find_library("weft") or "libweft.so.0")
+weft = ctypes.CDLL(os.environ.get("WEFT_LIBRARY") or ctypes.util.find_library("weft") or "libweft.so.0")  # the SONAME: its structures are frozen
 weft.weft_last_error.restype = c_char_p
 
 
@@ -75,28 +74,18 @@ class TensorInfo(Structure):
                                        ("instances", "rows", "columns", "global_rows", "global_columns")]
 
 
-STRUCTURES = {"weft_context_options": ContextOptions, "weft_plan_options": PlanOptions, "weft_buffer": Buffer, "weft_args": Args,
-              "weft_rows": Rows, "weft_tensor_info": TensorInfo}
-if sys.argv[1:] == ["--structures"]:
-    # As C sees them: `check_block.py --structures` prints a program that says where each field lies; with what it prints
-    # as standard input of `--compare` the two are held against each other.
-    print("#include <stddef.h>\n#include <stdio.h>\n#include <weft.h>\nint main(void) {")
-    for c, here in STRUCTURES.items():
-        print(f'    printf("{c} %zu\\n", sizeof({c}));')
-        for name, _ in here._fields_:
-            print(f'    printf("{c}.{name} %zu %zu\\n", offsetof({c}, {name}), sizeof((({c} *)0)->{name}));')
-    print("    return 0;\n}")
-    sys.exit(0)
-if sys.argv[1:] == ["--compare"]:
-    here = []
-    for c, structure in STRUCTURES.items():
-        here.append(f"{c} {ctypes.sizeof(structure)}")
-        here += [f"{c}.{name} {getattr(structure, name).offset} {getattr(structure, name).size}" for name, _ in structure._fields_]
-    there = sys.stdin.read().splitlines()
-    for a, b in zip(here, there):
-        if a != b:
-            say(f"ctypes has {a}, weft.h {b}")
-    sys.exit(0 if here and here == there else 1)
+STRUCTURES = {"weft_context_options": ContextOptions, "weft_tensor_info": TensorInfo, "weft_buffer": Buffer,
+              "weft_plan_options": PlanOptions, "weft_rows": Rows, "weft_args": Args}  # in weft.h's order
+
+
+def print_structures():
+    for name, structure in STRUCTURES.items():
+        print(f"struct {name}: {ctypes.sizeof(structure)} bytes")
+        for field, _ in structure._fields_:
+            where = getattr(structure, field)
+            print(f"    {name}.{field}: at {where.offset}, {where.size} bytes")
+    return 0
+
 
 BLOCKS, FORWARD, BACKWARD, FINISH = 16, 1, 2, 4
 vp = c_void_p
@@ -275,4 +264,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(print_structures() if sys.argv[1:] == ["--structures"] else main())

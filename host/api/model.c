@@ -1,4 +1,4 @@
-/* model.c: models of weft.h: a preset by name, or a Hugging Face config.json by path. */
+/* model.c: models of weft.h: a preset by name, a Hugging Face config.json by path, or filled in by the caller. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,17 +33,27 @@ static wf_status find(const char *text, wf_model *out) {
     return wf_fail(WF_ERR_ARGUMENT, "%s, and no file has this name", why);
 }
 
-weft_status weft_model_create(const char *preset_or_path, weft_model **out) {
+static wf_status wrap(const wf_model *model, weft_model **out) {
     weft_model *const m = calloc(1, sizeof *m);
-    if (!m) return weft_from(wf_fail(WF_ERR_MEMORY, "no host memory for a model"));
-    wf_status status = find(preset_or_path, &m->model);
-    if (status == WF_OK) status = wf_model_check(&m->model);
-    if (status != WF_OK) {
-        free(m);
-        return weft_from(status);
-    }
+    if (!m) return wf_fail(WF_ERR_MEMORY, "no host memory for a model");
+    m->model = *model;
     *out = m;
-    return WEFT_OK;
+    return WF_OK;
+}
+
+weft_status weft_model_create(const char *preset_or_path, weft_model **out) {
+    wf_model model;
+    wf_status status = find(preset_or_path, &model);
+    if (status == WF_OK) status = wf_model_check(&model);
+    if (status == WF_OK) status = wrap(&model, out);
+    return weft_from(status);
+}
+
+weft_status weft_model_fill(const weft_model_options *options, weft_model **out) {
+    wf_model model;
+    wf_status status = weft_model_from_options(options, &model);
+    if (status == WF_OK) status = wrap(&model, out);
+    return weft_from(status);
 }
 
 void weft_model_destroy(weft_model *m) {

@@ -87,6 +87,9 @@ static inline weft_status weft_from(wf_status status) {
     return (weft_status)(int)status;
 }
 
+/* The model that options describe (model_fill.c). */
+wf_status weft_model_from_options(const weft_model_options *, wf_model *out);
+
 /* WF_OK, or the refusal of a context that failed before. */
 wf_status weft_context_usable(const weft_context *);
 /* A failure after which the ranks no longer know where they stand makes the context refuse work. */

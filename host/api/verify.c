@@ -5,6 +5,7 @@
 
 #include "host/api/objects.h"
 #include "kernels/cases.h"
+#include "layouts/block.h"
 
 #define SEED 20251123u
 
@@ -72,11 +73,21 @@ static bool is_meant(const char *built_in, const char *text) {
     return !text || (strncmp(built_in, text, length) == 0 && built_in[length] == ':');
 }
 
+/* Their f64 reference is of whole models, and in tests/ only. */
+static wf_status refuse_block(const char *case_text) {
+    if (!case_text || !wf_block_is(case_text)) return WF_OK;
+    return wf_fail(WF_ERR_UNSUPPORTED,
+                   "case '%.120s': verify takes operations; whole blocks are checked against f64 by "
+                   "`make check TESTS=tests/host/check_block_forms`, on this device too, and timed by weft bench",
+                   case_text);
+}
+
 weft_status weft_verify(weft_context *c, const char *case_text, bool all, void (*report)(void *user, const weft_verdict *),
                         void *user) {
     teller t = {report, user, 0};
     bool found = false;
     wf_status status = weft_context_usable(c);
+    if (status == WF_OK) status = refuse_block(case_text);
     for (int i = 0; wf_cases[i] && (!case_text || !strchr(case_text, ':')) && status == WF_OK; i++) {
         if (!is_meant(wf_cases[i], case_text)) continue;
         found = true;

@@ -4,7 +4,7 @@
  * (this rank's weights), a plan (what this rank does for a model, shape and layout), runs.
  *
  *     weft_context_create(&options, bootstrap, &context);
- *     weft_model_create("tiny", &model);
+ *     weft_model_create("tiny", &model);                        or weft_model_fill(&model_options, &model);
  *     weft_layout_parse("tp2.sp", &layout);
  *     weft_params_create(context, model, layout, &params);      weft_params_init(params, seed);
  *     weft_plan_create(context, &plan_options, &plan);          weft_plan_load(plan, params);
@@ -16,12 +16,14 @@
  * Conventions: outputs come last and are written on success only; arguments are borrowed; _destroy
  * takes NULL; calls return a weft_status, 0 is fine, and weft_last_error() gives the sentence.
  * "Collective" calls are made by all ranks of the context, in the same order; the others are local.
- * Structs and enums are frozen per SONAME: a library in which one of them is larger has another, so that a
- * program never runs with one that it was not compiled for; bindings that copy them (ctypes) must
- * compare them with this header. An _init call fills in the defaults: make it before you set fields.
  * Not thread-safe per object. Nothing is printed unless WEFT_LOG or log_categories asks for it, nothing
  * global is touched, nothing exits. Every WEFT_* variable stands in for a field of weft_context_options
- * that was left out; weft_environment_describe lists them. */
+ * that was left out; weft_environment_describe lists them.
+ *
+ * Binaries: the structs and enums of this header, sizes and offsets included, and the signatures of its
+ * calls are frozen for a SONAME (libweft.so.0): another field is another SONAME, new calls are added to it.
+ * So a program loads a library whose structs are those it was compiled with, or none. Who loads it by
+ * name (ctypes, dlopen) names the SONAME, not libweft.so, and copies the structs from host/api/weft.abi. */
 #ifndef WEFT_H
 #define WEFT_H
 
@@ -176,31 +178,38 @@ typedef struct weft_model_info {
  * path or its folder's. A field that is missing or absurd, or asks for what weft does not compute, is
  * WEFT_ERR_FILE or WEFT_ERR_UNSUPPORTED with a sentence naming it. Local. */
 WEFT_API weft_status weft_model_create(const char *preset_or_path, weft_model **out);
-/* The same, filled in: what a config.json can say, and mixtures of forms that no family has (those have
- * no config.json, so that weft_params_save refuses them; checkpoints need one, too). */
+
+/* Which linear layers have biases. */
+typedef enum weft_bias { WEFT_BIAS_QKV = 1, WEFT_BIAS_PROJ = 2, WEFT_BIAS_MLP = 4, WEFT_BIASES_ALL = 7 } weft_bias;
+/* What a config.json can say, said by the caller. A llama: norm, position_form, activation and head_form
+ * "rmsnorm", "rope", "silu", "linear", gated, biases 0. A bert: activation "gelu", head_form "transform",
+ * norm_epsilon 1e-12, types 2, post_norm, bidirectional, embedding_norm. Forms may be mixed, but
+ * weft_params_save refuses a mixture that no config.json of the family can say. */
 typedef struct weft_model_options {
-    const char *family;         /* "gpt2", "llama", "bert": whose names files of weights use */
-    int64_t layers, hidden, heads, vocabulary, positions;   /* no defaults */
-    int64_t kv_heads, head_size, features; /* 0: heads; hidden / heads; 4 * hidden */
+    const char *family;         /* whose names, transposes and config.json its files have: "gpt2" (NULL), "llama", "bert" */
+    int64_t layers, hidden, heads, vocabulary, positions;   /* init: GPT-2's 12, 768, 12, 50257, 1024 */
+    int64_t kv_heads, head_size, features;  /* 0: heads, hidden / heads, 4 * hidden */
     int64_t types;              /* rows of the token type embedding; 0: none */
-    const char *activation;     /* "gelu_tanh", "gelu", "relu", "silu" */
-    const char *norm;           /* "layernorm"; "rmsnorm": no mean, no bias */
-    const char *position_form;  /* "learned": an embedding; "rope": q and k are turned; "none" */
-    const char *head;           /* "linear"; "transform", BERT's; "none": hidden states are the result */
-    bool gated;                 /* MLP: act(x G^T) * (x U^T) */
-    bool post_norm;             /* norms after the residual sums, none after the last layer */
-    bool bidirectional, embedding_norm, tied_head;
-    bool bias_qkv, bias_proj, bias_mlp;
-    double norm_epsilon, init_std;
+    const char *activation;     /* "gelu_tanh" (NULL), "gelu", "relu", "silu" */
+    const char *norm;           /* "layernorm" (NULL), "rmsnorm": no mean, no bias */
+    const char *position_form;  /* "learned" (NULL), "rope", "none" */
+    const char *head_form;      /* "linear" (NULL), "transform": BERT's, "none": WEFT_HIDDEN only */
+    uint32_t biases;            /* weft_bias, joined by |; init: all */
+    bool gated;                 /* MLP: act(gate) * up, as in SwiGLU */
+    bool post_norm;             /* norms after the residual sums, and no last one; else before each half */
+    bool bidirectional;         /* else causal */
+    bool embedding_norm;        /* of the summed embeddings */
+    bool tied_head;             /* the head's matrix is the token embedding; init: true */
+    double norm_epsilon;        /* 0: 1e-5 */
+    double init_std;            /* of weft_params_init; 0: 0.02 */
     double dropout_embedding, dropout_attention, dropout_residual;
-    /* RoPE: frequencies theta^(-2i / head_size); divided by factor where it is above 1, between the two
-     * frequencies by Llama 3's rule for a model that was trained on original_positions. */
+    /* Of "rope" only. theta 0: 10000. Scaling: factor alone is linear; with low and high frequency
+     * factors and original positions it is Llama 3's; factor 0: none. */
     double rope_theta, rope_factor, rope_low_frequency, rope_high_frequency;
     int64_t rope_original_positions;
 } weft_model_options;
-/* What the family's form is, without sizes and without dropout. WEFT_ERR_ARGUMENT names the families. Local. */
-WEFT_API weft_status weft_model_options_init(weft_model_options *, const char *family);
-/* WEFT_ERR_ARGUMENT names the field that is not legal. Local. */
+WEFT_API void weft_model_options_init(weft_model_options *);
+/* WEFT_ERR_ARGUMENT names the field that is not legal. Nothing of the options is kept. Local. */
 WEFT_API weft_status weft_model_fill(const weft_model_options *, weft_model **out);
 WEFT_API void weft_model_destroy(weft_model *);
 WEFT_API void weft_model_describe(const weft_model *, weft_model_info *out);
@@ -405,7 +414,7 @@ WEFT_API weft_status weft_plan_enqueue(weft_plan *, uint32_t phases, weft_params
 
 /* The same for hosts with a loop of their own: neither start nor advance blocks. One run per context
  * is in progress at a time: until it has been submitted no other can start. A plan of a whole model
- * takes phases 0, no params and no stash; it must be done before it starts again. A run's deadline
+ * takes phases 0 and no stash; it must be done before it starts again. A run's deadline
  * counts only the time in which it is advanced. */
 WEFT_API weft_status weft_run_start(weft_plan *, uint32_t phases, weft_params *, weft_stash *, const weft_args *,
                                     const weft_events *wait, weft_run **out);
@@ -437,8 +446,9 @@ typedef struct weft_verdict {
     const char *sentence;
 } weft_verdict;
 /* Every candidate (all = false: every variant at its defaults) of the case, of all built-in cases of an
- * operation when only its name is given ("gemm"), or of the whole built-in list when NULL, against the f64 references on this context's device. `report` is called for
- * each; returns WEFT_ERR_MISMATCH if any failed. Local. */
+ * operation when only its name is given ("gemm"), or of the whole built-in list when NULL, against the f64
+ * references on this context's device. `report` is called for each; returns WEFT_ERR_MISMATCH if any failed,
+ * and WEFT_ERR_UNSUPPORTED for a block: tests/host/check_block_forms checks those. Local. */
 WEFT_API weft_status weft_verify(weft_context *, const char *case_text, bool all,
                                  void (*report)(void *user, const weft_verdict *), void *user);
 

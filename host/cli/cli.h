@@ -51,6 +51,15 @@ typedef struct command {
 extern const command command_info, command_verify, command_bench, command_plan, command_train,
     command_run;
 
+/* What verify and bench say of the texts of operations (kernels/case.c). */
+#define OPERATION_CASES_HELP \
+    "An operation's case is OPERATION:TYPE:SIZES[:FLAGS][:REALS]. Sizes are names with digits, those of 0 left out; flags are\n" \
+    "words joined by dots, GEMM's transposes (nn nt tn tt) and an activation's name among them; reals are name=value joined by\n" \
+    "commas. A gradient is an operation of its own, not a flag:\n" \
+    "  gemm:f32:m65n33k17:nt.bias.gelu              attention:f32:b1s65h2kv1d64:causal    norm:f32:rows61n96:rms:eps=1e-05\n" \
+    "  gemm:f32:m61n125k96:nn.act-grad.gelu         attention_backward:f32:b1s33h1d128    adamw:f32:n1021:decay\n" \
+    "An operation's name alone, as in gemm, stands for its built-in cases, which `weft verify` lists and checks.\n"
+
 /* One sentence on stderr, "weft: ..."; returns the exit status that fits. */
 int complain(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The same for a library status, with weft_last_error(). */

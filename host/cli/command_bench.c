@@ -120,9 +120,12 @@ static int run(int argc, char **argv) {
 
 const command command_bench = {
     "bench", "[CASE...] [--all] [--layout L]", "how fast operations and blocks run, and what part of the device's peaks that is",
-    "A CASE is one text, as in gemm:f32:m512n384k1000:nt or block:f32:b1s1024h1024a16kv16f4096:gelu.layernorm.causal:train; an\n"
-    "operation's name alone stands for its built-in cases; none: a short list of all. On top: this machine's peaks, measured in\n"
-    "the same run. Cases take turns, so that noise hits all alike; the first run of each is not counted. spread: the interquartile\n"
-    "range, of the median. GFLOP/s and GB/s (every operand moved once) are of the minimum; peak: of the peak measured; above 100%\n"
-    "of the bandwidth means that caches hold the operands; launch: what part of the minimum a launch's cost is.",
+    "Without a CASE: a short list of all operations and blocks. On top: this machine's peaks, measured in the same run. Cases\n"
+    "take turns, so that noise hits all alike; the first run of each is not counted. spread: the interquartile range, of the\n"
+    "median. GFLOP/s and GB/s (every operand moved once) are of the minimum; peak: of the peak measured; above 100% of the\n"
+    "bandwidth means that caches hold the operands; launch: what part of the minimum a launch's cost is.\n\n" OPERATION_CASES_HELP
+    "A block's case is block:f32:SIZES:FLAGS:forward, or :train (and backward), under --layout:\n"
+    "  block:f32:b1s1024h1024a16kv16f4096:gelu.layernorm.causal:train\n"
+    "Sizes: b sequences of s tokens, h hidden, a heads; kv heads (a), d head size (h / a), f features (4 h), l layers (1).\n"
+    "Flags: an activation; layernorm or rmsnorm; causal (else both ways), gated, rope, post-norm, no-bias.",
     options, sizeof options / sizeof *options, run};

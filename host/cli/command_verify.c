@@ -58,7 +58,7 @@ static int run(int argc, char **argv) {
 const command command_verify = {
     "verify", "[CASE...] [--all]", "every variant of every operation against its reference, on this device",
     "Runs each variant on random data and compares it with a plain f64 reference: what the owner of\n"
-    "a new GPU runs first. A CASE is one text, as in gemm:f32:m65n33k17:nt.bias; an operation's\n"
-    "name alone, as in gemm, stands for all built-in cases of it. \"0.30 of its bound\": the\n"
-    "largest error is 0.30 of what rounding alone may cause; skip: this variant is not for this problem.",
+    "a new GPU runs first. \"0.30 of its bound\": the largest error is 0.30 of what rounding alone may\n"
+    "cause; skip: this variant is not for this problem. Without a CASE: all built-in ones.\n\n" OPERATION_CASES_HELP
+    "Whole blocks (weft bench's block:...) are checked by `make check TESTS=tests/host/check_block_forms`, not here.",
     options, sizeof options / sizeof *options, run};

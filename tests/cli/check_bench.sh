@@ -79,4 +79,11 @@ mistake 3 'memory|bytes' "$weft" bench copy:f32:rows1000000n1000000
 # an operation's name stands for all its cases, in verify too
 fine 'gate_backward:.*silu' "$weft" verify gate_backward
 mistake 2 "gat" "$weft" verify gat
+mistake 2 'verify takes operations; whole blocks.*check_block_forms' "$weft" verify block:f32:b1s16h32a2:gelu.layernorm.causal:train
+mistake 2 'verify takes operations' "$weft" verify block
+# every case that the helps show as an example is one
+for case in $("$weft" verify --help | grep -o '[a-z_]*:f32:[^ ]*'); do
+    fine ' 0 failed' "$weft" verify "$case"
+done
+fine 'block:f32:b1s1024h1024a16kv16f4096:' "$weft" bench --help
 finish

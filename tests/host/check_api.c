@@ -226,6 +226,37 @@ START_TEST(plans_share_params) {
 }
 END_TEST
 
+/* A plan is loaded once, but its runs may take other params: what they give is what a plan loaded with those gives. */
+START_TEST(a_loaded_plan_takes_other_params) {
+    weft_params *params, *others;
+    weft_plan *plan, *of_others;
+    weft_result mine, want, got;
+    const weft_args a = some_args();
+    const weft_plan_options o = options_of(BATCH, SEQUENCE, WEFT_EVALUATE);
+    must(weft_params_create(context, tiny, one, &params));
+    must(weft_params_init(params, 5));
+    must(weft_params_create(context, tiny, one, &others));
+    must(weft_params_init(others, 6));
+    must(weft_plan_create(context, &o, &plan));
+    must(weft_plan_create(context, &o, &of_others));
+    must(weft_plan_load(plan, params));
+    must(weft_plan_load(of_others, others));
+    expect_sentence(weft_plan_load(plan, others), WEFT_ERR_ARGUMENT, "loaded already");
+    must(weft_plan_run(of_others, &a, &want));
+    must(weft_plan_run(plan, &a, &mine));
+    ck_assert(mine.loss != want.loss);
+    must(weft_plan_enqueue(plan, 0, others, NULL, &a, NULL, NULL));
+    must(weft_plan_result(plan, &got));
+    ck_assert_msg(got.loss == want.loss, "%.9g, not %.9g", got.loss, want.loss);
+    must(weft_plan_run(plan, &a, &got)); /* those of load again */
+    ck_assert_msg(got.loss == mine.loss, "%.9g, not %.9g", got.loss, mine.loss);
+    weft_plan_destroy(of_others);
+    weft_plan_destroy(plan);
+    weft_params_destroy(others);
+    weft_params_destroy(params);
+}
+END_TEST
+
 START_TEST(descriptions_say_what_is_there) {
     char *text;
     must(weft_context_describe(context, false, &text));
@@ -255,6 +286,7 @@ int main(void) {
     tcase_add_test(c, plans_without_a_context_are_pure);
     tcase_add_test(c, runs_refuse_what_is_out_of_range);
     tcase_add_test(c, plans_share_params);
+    tcase_add_test(c, a_loaded_plan_takes_other_params);
     tcase_add_test(c, descriptions_say_what_is_there);
     suite_add_tcase(suite, c);
     SRunner *const runner = srunner_create(suite);
