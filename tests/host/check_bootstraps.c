@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "host/fabric/fabric.h"
+#include "host/fabric/watchdog.h"
 #include "tests/host/blocks_support.h"
 
 static weft_model *model;
@@ -185,6 +186,35 @@ START_TEST(a_rank_that_does_not_come_is_named) {
 }
 END_TEST
 
+/* ---- a watchdog that speaks up while its rank leaves --------------------------------------------------------------------- */
+
+static void note(void *user, const char *sentence) {
+    __atomic_store_n((bool *)user, *sentence != 0, __ATOMIC_RELEASE);
+}
+
+/* The mirror's memory goes when its rank leaves: what the watchdog's thread writes there must come before that or not at
+ * all. ThreadSanitizer judges (make check-threads). */
+START_TEST(a_watchdog_writes_to_no_mirror_that_is_gone) {
+    static wf_board mine;
+    bool said = false;
+    wf_watchdog *w = NULL;
+    wf_board_start(&mine, 0);
+    wf_board_set(&mine, &(wf_activity){.peer = WF_NOBODY, .layer = -1, .microbatch = -1, .limit_s = 1e-3});
+    ck_assert_int_eq(wf_watchdog_start(&mine, note, &said, &w), WF_OK);
+    const double start_s = wf_board_clock_s();
+    while (!__atomic_load_n(&said, __ATOMIC_ACQUIRE) && wf_board_clock_s() - start_s < 60) {
+        wf_board *const mirror = calloc(1, sizeof *mirror);
+        ck_assert_ptr_nonnull(mirror);
+        wf_watchdog_mirror(w, &mine, mirror);
+        usleep(200);
+        wf_watchdog_mirror(w, &mine, NULL);
+        free(mirror);
+    }
+    ck_assert(__atomic_load_n(&said, __ATOMIC_ACQUIRE) && wf_board_reported(&mine));
+    wf_watchdog_stop(w);
+}
+END_TEST
+
 /* ---- callbacks: pipes between threads stand for the caller's network ------------------------------------------------------------------- */
 
 enum { RANKS = 3, MOST_REQUESTS = 512 };
@@ -360,6 +390,7 @@ int main(void) {
     tcase_add_test(c, messages_meet_in_order);
     tcase_add_test(c, sentences_are_each_threads_own);
     tcase_add_test(c, a_rank_that_does_not_come_is_named);
+    tcase_add_test(c, a_watchdog_writes_to_no_mirror_that_is_gone);
     tcase_add_loop_test(c, threads_are_ranks, 0, sizeof layouts / sizeof *layouts);
     tcase_add_test(c, two_jobs_do_not_meet);
     tcase_add_loop_test(c, his_network_connects_ranks, 0, 2);
