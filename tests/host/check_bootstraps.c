@@ -247,16 +247,10 @@ typedef struct his_rank {
     unsigned late; /* of a generator: messages are seen late, each at another time */
 } his_rank;
 
-/* Other threads may wait for this one. */
-static void give_up(const his_rank *me, const char *why) {
-    fprintf(stderr, "the test's own network, rank %d: %s\n", me->rank, why);
-    abort();
-}
-
 static his_request *new_request(his_rank *me) {
     for (int i = 0; i < MOST_REQUESTS; i++)
         if (!me->request[i].used) return &me->request[i];
-    give_up(me, "more requests at once than it has room for");
+    give_up("the test's own network", "more requests at once than it has room for");
     return NULL;
 }
 
@@ -310,7 +304,7 @@ static int his_test(void *user, void *request, int *done_out) {
         message *const m = *at;
         if (m->to != me->rank || m->from != r->peer || m->tag != r->tag) continue;
         *at = m->next;
-        if (m->bytes != r->bytes) give_up(me, "a message of another length than is expected");
+        if (m->bytes != r->bytes) give_up("the test's own network", "a message of another length than is expected");
         memcpy(r->data, m->data, m->bytes);
         free(m);
         *done_out = 1;
@@ -342,7 +336,7 @@ static void on_his_network(int node_ranks, verdict *v) {
     for (int r = 0; r < RANKS; r++) {
         ranks[r] = (his_rank){.net = &net, .rank = r, .late = (unsigned)r};
         thread[r] = (rank_thread){.bootstrap = connect(&ranks[r], node_ranks), .layout = "tp3.sp.mb2", .work = v, .rank = r, .run = whole_model};
-        if (pthread_create(&id[r], NULL, thread_main, &thread[r]) != 0) give_up(&ranks[r], "no thread for it");
+        if (pthread_create(&id[r], NULL, thread_main, &thread[r]) != 0) give_up("the test's own network", "no thread for a rank");
     }
     for (int r = 0; r < RANKS; r++) pthread_join(id[r], NULL);
     for (int r = 0; r < RANKS; r++) weft_bootstrap_destroy(thread[r].bootstrap);
