@@ -2,7 +2,7 @@
  * what one rank gives; two jobs in one process do not know of each other; failures are told. */
 #include <unistd.h>
 
-#include "host/fabric/fabric.h"
+#include "host/fabric/internal.h"
 #include "host/fabric/watchdog.h"
 #include "tests/host/blocks_support.h"
 
@@ -183,6 +183,59 @@ START_TEST(a_rank_that_does_not_come_is_named) {
     ck_assert_ptr_nonnull(lonely(b[0]));
     weft_bootstrap_destroy(b[0]);
     weft_bootstrap_destroy(b[1]);
+}
+END_TEST
+
+/* ---- what comes after its rank has left --------------------------------------------------------------------------------- */
+
+typedef struct slow {
+    double start_s, come_s[3]; /* when a rank's bytes come */
+    wf_board boards[3];
+    int32_t of[4], used; /* requests: whose */
+} slow;
+
+static wf_status slow_receive(void *self, int32_t from, int32_t tag, void *data, int64_t bytes, void **request_out) {
+    slow *const s = self;
+    (void)tag;
+    memset(data, from, (size_t)bytes);
+    s->of[s->used] = from;
+    *request_out = &s->of[s->used++];
+    return WF_OK;
+}
+
+static wf_status slow_send(void *self, int32_t to, int32_t tag, const void *data, int64_t bytes, void **request_out) {
+    (void)self, (void)to, (void)tag, (void)data, (void)bytes;
+    *request_out = NULL; /* gone at once */
+    return WF_OK;
+}
+
+/* A rank leaves a moment before its bytes come. */
+static wf_status slow_test(void *self, void **request_inout, bool *done) {
+    slow *const s = self;
+    const int32_t rank = *(int32_t *)*request_inout;
+    const double now_s = wf_board_clock_s() - s->start_s;
+    if (now_s > s->come_s[rank] - (rank == 1 ? 0.4 : 0.05)) wf_board_leave(&s->boards[rank]);
+    *done = now_s > s->come_s[rank];
+    if (*done) *request_inout = NULL;
+    return WF_OK;
+}
+
+static bool slow_cancel(void *self, void **request_inout) {
+    (void)self;
+    *request_inout = NULL;
+    return true;
+}
+
+START_TEST(who_left_earlier_does_not_hasten_who_leaves_later) {
+    slow s = {.start_s = wf_board_clock_s(), .come_s = {0, 0.4, 1.4}};
+    const wf_board *boards[3] = {&s.boards[0], &s.boards[1], &s.boards[2]};
+    const double deadline_s = 30;
+    const wf_bootstrap b = {.ranks = 3, .self = &s, .receive = slow_receive, .send = slow_send, .test = slow_test, .cancel = slow_cancel};
+    wf_members members = {.count = 3, .boards = boards, .deadline_s = &deadline_s};
+    char all[3];
+    for (int r = 0; r < 3; r++) wf_board_start(&s.boards[r], r);
+    ck_assert_msg(wf_gather(&b, &members, 1, deadline_s, "", 1, all) == WF_OK, "%s", wf_last_error());
+    ck_assert(all[0] == 0 && all[1] == 1 && all[2] == 2);
 }
 END_TEST
 
@@ -384,6 +437,7 @@ int main(void) {
     tcase_add_test(c, messages_meet_in_order);
     tcase_add_test(c, sentences_are_each_threads_own);
     tcase_add_test(c, a_rank_that_does_not_come_is_named);
+    tcase_add_test(c, who_left_earlier_does_not_hasten_who_leaves_later);
     tcase_add_test(c, a_watchdog_writes_to_no_mirror_that_is_gone);
     tcase_add_loop_test(c, threads_are_ranks, 0, sizeof layouts / sizeof *layouts);
     tcase_add_test(c, two_jobs_do_not_meet);
