@@ -1,4 +1,5 @@
 /* model_reference.c: see model_reference.h: a model from its blocks, embedding and head, sample by sample. */
+#include <stdio.h>
 #include <math.h>
 
 #include "kernels/philox.h"
@@ -8,7 +9,10 @@ static void create_blocks(pass *a) {
     const wf_model *m = a->m;
     const int64_t s = a->s, h = m->hidden, f = m->features;
     a->blocks = calloc((size_t)m->layers + 1, sizeof *a->blocks);
-    if (!a->blocks) abort();
+    if (!a->blocks) {
+        fprintf(stderr, "no memory for a reference of %d layers\n", (int)m->layers);
+        abort();
+    }
     for (int64_t i = 0; i < m->layers; i++)
         a->blocks[i] = (block){reference_zeros(s * h), reference_zeros(s * h), reference_zeros(s * reference_qkv_rows(m)), reference_zeros(m->heads * s * s),
                                reference_zeros(s * m->heads * m->head_size), reference_zeros(s * h), reference_zeros(s * h), reference_zeros(s * h),

@@ -1,4 +1,5 @@
 /* model_reference_tensors.c: shapes of a model's tensors, and their first values. */
+#include <stdio.h>
 #include <math.h>
 
 #include "kernels/philox.h"
@@ -47,7 +48,9 @@ static extent extent_of(const wf_model *m, int tensor) {
     case WF_T_TRANSFORM_WEIGHT: return (extent){transform ? h : 0, h, false};
     case WF_T_TRANSFORM_BIAS: case WF_T_TRANSFORM_NORM_WEIGHT: return (extent){transform ? h : 0, 1, false};
     case WF_T_TRANSFORM_NORM_BIAS: return (extent){transform && centred ? h : 0, 1, false};
-    default: abort();
+    default:
+        fprintf(stderr, "the reference knows no tensor %d\n", tensor);
+        abort();
     }
 }
 
@@ -58,7 +61,10 @@ int64_t reference_count(const wf_model *m, int tensor) {
 
 double *reference_zeros(int64_t n) {
     double *data = calloc((size_t)n + 1, sizeof *data);
-    if (!data) abort();
+    if (!data) {
+        fprintf(stderr, "no memory for a reference of %lld numbers\n", (long long)n);
+        abort();
+    }
     return data;
 }
 

@@ -52,7 +52,7 @@ static wf_status watch_node(wf_fabric *fabric) {
 wf_status wf_fabric_show_board(wf_fabric *fabric) {
     wf_activity now;
     wf_board_last(fabric->board, &now);
-    fabric->board->mirror = wf_outbox_board(fabric, fabric->rank);
+    wf_watchdog_mirror(fabric->watchdog, fabric->board, wf_outbox_board(fabric, fabric->rank));
     wf_board_set(fabric->board, &now);
     fabric->boards = calloc((size_t)fabric->ranks, sizeof *fabric->boards);
     if (!fabric->boards) return wf_fail(WF_ERR_MEMORY, "no memory for %d boards", fabric->ranks);
@@ -68,7 +68,7 @@ wf_status wf_fabric_show_board(wf_fabric *fabric) {
 void wf_fabric_hide_board(wf_fabric *fabric) {
     (void)wf_watchdog_peers(fabric->watchdog, NULL, 0);
     wf_board_leave(fabric->board);
-    if (fabric->board) fabric->board->mirror = NULL;
+    if (fabric->board) wf_watchdog_mirror(fabric->watchdog, fabric->board, NULL);
     fabric->everyone.boards = fabric->node.boards = NULL;
     free(fabric->boards);
     fabric->boards = NULL;

@@ -76,14 +76,15 @@ static bool missing_alive(const gather *g) {
     return alive;
 }
 
-/* Of one who has left only what is on its way may still come: that is awaited from when it is seen. */
+/* Of one who has left only what is on its way may still come: that is awaited from when it is seen, for each anew. */
 typedef struct farewell {
-    double seen_s;
+    int32_t rank;
+    double seen_s; /* 0: not seen */
 } farewell;
 
-static bool is_over(farewell *f, bool left) {
-    if (!left) return false;
-    if (f->seen_s == 0) f->seen_s = wf_clock_s();
+static bool is_over(farewell *f, const wf_members *members, int32_t rank) {
+    if (!wf_members_left(members, rank)) return false;
+    if (f->seen_s == 0 || f->rank != rank) *f = (farewell){.rank = rank, .seen_s = wf_clock_s()};
     return wf_clock_s() - f->seen_s > WF_LATE_S;
 }
 
@@ -95,7 +96,7 @@ static wf_status gather_wait(gather *g, double timeout_s) {
         int32_t missing, first = -1;
         TRY(gather_poll(g, &missing, &first));
         if (missing == 0) return WF_OK;
-        const bool lost = idle % LOOK_EVERY == LOOK_EVERY - 1 && is_over(&last, wf_members_left(g->members, first));
+        const bool lost = idle % LOOK_EVERY == LOOK_EVERY - 1 && is_over(&last, g->members, first);
         if (lost || (wf_clock_s() - start_s > timeout_s && !missing_alive(g))) {
             wf_members_tell(g->members, first, doing, sizeof doing);
             return wf_fail(WF_ERR_TIMEOUT,
@@ -163,7 +164,7 @@ static wf_status poll_request(const wf_bootstrap *boot, const wf_members *member
     for (int64_t idle = 0;; idle++) {
         TRY(boot->test(boot->self, request, &done));
         if (done) return WF_OK;
-        const bool lost = idle % LOOK_EVERY == LOOK_EVERY - 1 && is_over(&last, wf_members_left(members, peer));
+        const bool lost = idle % LOOK_EVERY == LOOK_EVERY - 1 && is_over(&last, members, peer);
         if (lost || (wf_clock_s() - start_s > timeout_s && !any_alive(members, first, peer))) {
             wf_members_tell(members, peer, doing, sizeof doing);
             return wf_fail(WF_ERR_TIMEOUT, "rank %d waited %.1f s for %s of rank %d%s", boot->rank,

@@ -167,6 +167,12 @@ wf_status wf_watchdog_peers(wf_watchdog *w, const wf_board *const *boards, int32
     return WF_OK;
 }
 
+void wf_watchdog_mirror(wf_watchdog *w, wf_board *mine, wf_board *mirror) {
+    if (w) pthread_mutex_lock(&w->mutex);
+    mine->mirror = mirror;
+    if (w) pthread_mutex_unlock(&w->mutex);
+}
+
 void wf_watchdog_stop(wf_watchdog *w) {
     if (!w) return;
     pthread_mutex_lock(&w->mutex);

@@ -24,6 +24,9 @@ wf_status wf_watchdog_start(wf_board *mine, void (*stuck)(void *user, const char
 /* The boards of the node's ranks, as long as they are mapped: until wf_watchdog_peers(w, NULL, 0).
  * Copied: boards[] itself need not stay. WF_ERR_MEMORY. NULL watchdog: nothing. */
 wf_status wf_watchdog_peers(wf_watchdog *, const wf_board *const *boards, int32_t count);
+/* From now on what is published on `mine` is written to `mirror` too; NULL: no more, and its memory may go. The watchdog
+ * writes there as well, when it speaks up: never between the two. NULL watchdog: only the rank itself writes. */
+void wf_watchdog_mirror(wf_watchdog *, wf_board *mine, wf_board *mirror);
 void wf_watchdog_stop(wf_watchdog *);
 
 #ifdef __cplusplus

@@ -20,10 +20,14 @@ enum { BATCH = 4, MICROBATCHES = 2, SEQUENCE = 13, HIDDEN = 48, VOCABULARY = 67,
 
 static int32_t tokens[BATCH * SEQUENCE], targets[BATCH * SEQUENCE];
 
+/* Ends all, for other threads may wait for this one; and says why. */
+static inline void give_up(const char *what, const char *why) {
+    fprintf(stderr, "%s: %s\n", what, why);
+    abort();
+}
+
 static inline void must(weft_status status, const char *what) {
-    if (status == WEFT_OK) return;
-    fprintf(stderr, "%s: %s\n", what, weft_last_error());
-    abort(); /* other threads may wait for this one */
+    if (status != WEFT_OK) give_up(what, weft_last_error());
 }
 #define MUST(call) must(call, #call)
 
@@ -33,7 +37,7 @@ static inline weft_model *make_model_of(const char *text, void (*use)(const char
     weft_model *model;
     const int file = mkstemp(path);
     FILE *const f = file < 0 ? NULL : fdopen(file, "w");
-    if (!f) abort();
+    if (!f) give_up(path, "no file for a model");
     fputs(text, f);
     fclose(f);
     MUST(weft_model_create(path, &model));
@@ -88,8 +92,8 @@ static inline void free_tensors(tensors *t) {
 static inline int32_t find_tensor(const tensors *t, const char *name) {
     for (int32_t i = 0; i < t->n; i++)
         if (strcmp(t->info[i].name, name) == 0) return i;
-    fprintf(stderr, "no tensor %s\n", name);
-    abort();
+    give_up(name, "no such tensor");
+    return -1;
 }
 
 static inline const float *tensor(const tensors *t, const char *name) {
@@ -276,7 +280,7 @@ static inline void on_threads(const char *layout, void (*run)(rank_thread *), vo
     MUST(weft_bootstrap_local(ranks, boot));
     for (int r = 0; r < ranks; r++) {
         thread[r] = (rank_thread){.bootstrap = boot[r], .layout = layout, .work = work, .rank = r, .run = run};
-        if (pthread_create(&id[r], NULL, thread_main, &thread[r]) != 0) abort();
+        if (pthread_create(&id[r], NULL, thread_main, &thread[r]) != 0) give_up(layout, "no thread for a rank");
     }
     for (int r = 0; r < ranks; r++) pthread_join(id[r], NULL);
     for (int r = 0; r < ranks; r++) weft_bootstrap_destroy(boot[r]);

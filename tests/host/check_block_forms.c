@@ -42,7 +42,7 @@ static reference_tensors weights, gradients;
 static double x[ROWS * HIDDEN], y[ROWS * HIDDEN], evaluated[ROWS * HIDDEN], dy[ROWS * HIDDEN], dx[ROWS * HIDDEN];
 
 static void read_form(const char *path) {
-    if (wf_config_read(path, &form) != WF_OK) abort();
+    if (wf_config_read(path, &form) != WF_OK) give_up(path, wf_last_error());
 }
 
 /* A row of the table by name; -1: it is no tensor of a layer. */
@@ -51,8 +51,8 @@ static int tensor_id(const char *name) {
     wf_model_parameters(&form, info);
     for (int t = 0; t < WF_TENSORS; t++)
         if (strcmp(info[t].name, name) == 0) return info[t].per_layer ? t : -1;
-    fprintf(stderr, "no tensor %s\n", name);
-    abort();
+    give_up(name, "no such tensor");
+    return -1;
 }
 
 static double noise(void) {

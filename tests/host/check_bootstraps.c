@@ -2,7 +2,8 @@
  * what one rank gives; two jobs in one process do not know of each other; failures are told. */
 #include <unistd.h>
 
-#include "host/fabric/fabric.h"
+#include "host/fabric/internal.h"
+#include "host/fabric/watchdog.h"
 #include "tests/host/blocks_support.h"
 
 static weft_model *model;
@@ -185,6 +186,88 @@ START_TEST(a_rank_that_does_not_come_is_named) {
 }
 END_TEST
 
+/* ---- what comes after its rank has left --------------------------------------------------------------------------------- */
+
+typedef struct slow {
+    double start_s, come_s[3]; /* when a rank's bytes come */
+    wf_board boards[3];
+    int32_t of[4], used; /* requests: whose */
+} slow;
+
+static wf_status slow_receive(void *self, int32_t from, int32_t tag, void *data, int64_t bytes, void **request_out) {
+    slow *const s = self;
+    (void)tag;
+    memset(data, from, (size_t)bytes);
+    s->of[s->used] = from;
+    *request_out = &s->of[s->used++];
+    return WF_OK;
+}
+
+static wf_status slow_send(void *self, int32_t to, int32_t tag, const void *data, int64_t bytes, void **request_out) {
+    (void)self, (void)to, (void)tag, (void)data, (void)bytes;
+    *request_out = NULL; /* gone at once */
+    return WF_OK;
+}
+
+/* A rank leaves a moment before its bytes come. */
+static wf_status slow_test(void *self, void **request_inout, bool *done) {
+    slow *const s = self;
+    const int32_t rank = *(int32_t *)*request_inout;
+    const double now_s = wf_board_clock_s() - s->start_s;
+    if (now_s > s->come_s[rank] - (rank == 1 ? 0.4 : 0.05)) wf_board_leave(&s->boards[rank]);
+    *done = now_s > s->come_s[rank];
+    if (*done) *request_inout = NULL;
+    return WF_OK;
+}
+
+static bool slow_cancel(void *self, void **request_inout) {
+    (void)self;
+    *request_inout = NULL;
+    return true;
+}
+
+START_TEST(who_left_earlier_does_not_hasten_who_leaves_later) {
+    slow s = {.start_s = wf_board_clock_s(), .come_s = {0, 0.4, 1.4}};
+    const wf_board *boards[3] = {&s.boards[0], &s.boards[1], &s.boards[2]};
+    const double deadline_s = 30;
+    const wf_bootstrap b = {.ranks = 3, .self = &s, .receive = slow_receive, .send = slow_send, .test = slow_test, .cancel = slow_cancel};
+    wf_members members = {.count = 3, .boards = boards, .deadline_s = &deadline_s};
+    char all[3];
+    for (int r = 0; r < 3; r++) wf_board_start(&s.boards[r], r);
+    ck_assert_msg(wf_gather(&b, &members, 1, deadline_s, "", 1, all) == WF_OK, "%s", wf_last_error());
+    ck_assert(all[0] == 0 && all[1] == 1 && all[2] == 2);
+}
+END_TEST
+
+/* ---- a watchdog that speaks up while its rank leaves --------------------------------------------------------------------- */
+
+static void note(void *user, const char *sentence) {
+    __atomic_store_n((bool *)user, *sentence != 0, __ATOMIC_RELEASE);
+}
+
+/* The mirror's memory goes when its rank leaves: what the watchdog's thread writes there must come before that or not at
+ * all. ThreadSanitizer judges (make check-threads). */
+START_TEST(a_watchdog_writes_to_no_mirror_that_is_gone) {
+    static wf_board mine;
+    bool said = false;
+    wf_watchdog *w = NULL;
+    wf_board_start(&mine, 0);
+    wf_board_set(&mine, &(wf_activity){.peer = WF_NOBODY, .layer = -1, .microbatch = -1, .limit_s = 1e-3});
+    ck_assert_int_eq(wf_watchdog_start(&mine, note, &said, &w), WF_OK);
+    const double start_s = wf_board_clock_s();
+    while (!__atomic_load_n(&said, __ATOMIC_ACQUIRE) && wf_board_clock_s() - start_s < 60) {
+        wf_board *const mirror = calloc(1, sizeof *mirror);
+        ck_assert_ptr_nonnull(mirror);
+        wf_watchdog_mirror(w, &mine, mirror);
+        usleep(200);
+        wf_watchdog_mirror(w, &mine, NULL);
+        free(mirror);
+    }
+    ck_assert(__atomic_load_n(&said, __ATOMIC_ACQUIRE) && wf_board_reported(&mine));
+    wf_watchdog_stop(w);
+}
+END_TEST
+
 /* ---- callbacks: pipes between threads stand for the caller's network ------------------------------------------------------------------- */
 
 enum { RANKS = 3, MOST_REQUESTS = 512 };
@@ -217,16 +300,10 @@ typedef struct his_rank {
     unsigned late; /* of a generator: messages are seen late, each at another time */
 } his_rank;
 
-/* Other threads may wait for this one. */
-static void give_up(const his_rank *me, const char *why) {
-    fprintf(stderr, "the test's own network, rank %d: %s\n", me->rank, why);
-    abort();
-}
-
 static his_request *new_request(his_rank *me) {
     for (int i = 0; i < MOST_REQUESTS; i++)
         if (!me->request[i].used) return &me->request[i];
-    give_up(me, "more requests at once than it has room for");
+    give_up("the test's own network", "more requests at once than it has room for");
     return NULL;
 }
 
@@ -280,7 +357,7 @@ static int his_test(void *user, void *request, int *done_out) {
         message *const m = *at;
         if (m->to != me->rank || m->from != r->peer || m->tag != r->tag) continue;
         *at = m->next;
-        if (m->bytes != r->bytes) give_up(me, "a message of another length than is expected");
+        if (m->bytes != r->bytes) give_up("the test's own network", "a message of another length than is expected");
         memcpy(r->data, m->data, m->bytes);
         free(m);
         *done_out = 1;
@@ -312,7 +389,7 @@ static void on_his_network(int node_ranks, verdict *v) {
     for (int r = 0; r < RANKS; r++) {
         ranks[r] = (his_rank){.net = &net, .rank = r, .late = (unsigned)r};
         thread[r] = (rank_thread){.bootstrap = connect(&ranks[r], node_ranks), .layout = "tp3.sp.mb2", .work = v, .rank = r, .run = whole_model};
-        if (pthread_create(&id[r], NULL, thread_main, &thread[r]) != 0) give_up(&ranks[r], "no thread for it");
+        if (pthread_create(&id[r], NULL, thread_main, &thread[r]) != 0) give_up("the test's own network", "no thread for a rank");
     }
     for (int r = 0; r < RANKS; r++) pthread_join(id[r], NULL);
     for (int r = 0; r < RANKS; r++) weft_bootstrap_destroy(thread[r].bootstrap);
@@ -360,6 +437,8 @@ int main(void) {
     tcase_add_test(c, messages_meet_in_order);
     tcase_add_test(c, sentences_are_each_threads_own);
     tcase_add_test(c, a_rank_that_does_not_come_is_named);
+    tcase_add_test(c, who_left_earlier_does_not_hasten_who_leaves_later);
+    tcase_add_test(c, a_watchdog_writes_to_no_mirror_that_is_gone);
     tcase_add_loop_test(c, threads_are_ranks, 0, sizeof layouts / sizeof *layouts);
     tcase_add_test(c, two_jobs_do_not_meet);
     tcase_add_loop_test(c, his_network_connects_ranks, 0, 2);

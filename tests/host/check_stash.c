@@ -149,12 +149,10 @@ static void advance_by_hand(step *s, uint32_t phases, int m, bool accumulate) {
     bool done = false;
     a.accumulate = accumulate;
     MUST(weft_run_start(s->plan, phases, s->params, s->stash[m], &a, NULL, &run));
-    if (!weft_run_submitted(run) && weft_run_start(s->plan, phases, s->params, s->stash[m], &a, NULL, &other) == WEFT_OK) {
-        fprintf(stderr, "a second run started while one was in progress\n");
-        abort();
-    }
+    if (!weft_run_submitted(run) && weft_run_start(s->plan, phases, s->params, s->stash[m], &a, NULL, &other) == WEFT_OK)
+        give_up("weft_run_start", "a second run started while one was in progress");
     while (!done) MUST(weft_run_advance(run, &done));
-    if (!weft_run_submitted(run)) abort();
+    if (!weft_run_submitted(run)) give_up("weft_run_advance", "a run is done that was not submitted");
     MUST(weft_run_finish(run, NULL));
 }
 

@@ -16,10 +16,16 @@ static void compute(wf_schedule *s, const char *site, int reads, int updates, in
 }
 #define VIEWS(...) ((const wf_view[]){__VA_ARGS__})
 
-static wf_schedule *finish(wf_schedule *s) {
-    if (wf_build_finish(s) == WF_OK && wf_place(s, NULL) == WF_OK) return s;
+static void must(wf_status status) {
+    if (status == WF_OK) return;
     fprintf(stderr, "%s\n", wf_last_error());
     abort();
+}
+
+static wf_schedule *finish(wf_schedule *s) {
+    must(wf_build_finish(s));
+    must(wf_place(s, NULL));
+    return s;
 }
 
 /* ---- pipelines --------------------------------------------------------------------------------------- */
@@ -128,7 +134,7 @@ static void swap_receives(wf_schedule *s, int32_t segment) {
 static wf_schedule *pipeline_rank(const program *q, int32_t rank) {
     const bool pipedream = q->shape.form == WF_PIPEDREAM;
     pipe p = {.next = (rank + 1) % q->ranks, .previous = (rank + q->ranks - 1) % q->ranks};
-    if (wf_schedule_create(rank, q->ranks, &p.s) != WF_OK) abort();
+    must(wf_schedule_create(rank, q->ranks, &p.s));
     const int32_t m = q->shape.microbatches;
     const int32_t first = wf_build_slot(p.s, "w", WF_CLASS_PARAMETER, WF_F32, WIDTH, q->layers);
     p.gradient = wf_build_slot(p.s, "w.grad", WF_CLASS_GRADIENT, WF_F32, WIDTH, q->layers);
@@ -147,7 +153,7 @@ static wf_schedule *pipeline_rank(const program *q, int32_t rank) {
     wf_pipeline_counts counts;
     shape.stage = rank;
     if (q->short_rank == rank + 1) shape.microbatches--;
-    if (wf_pipeline_program(p.s, &shape, q->layers, &g, &counts) != WF_OK) abort();
+    must(wf_pipeline_program(p.s, &shape, q->layers, &g, &counts));
     if (q->swap_rank == rank + 1) swap_receives(p.s, g.receive_forward);
     if (q->one_buffer) {
         counts.x = 1;
@@ -205,7 +211,7 @@ static int32_t use_backward(const zero *z) {
 static wf_schedule *zero_rank(const program *q, int32_t rank) {
     zero z;
     int32_t members[8];
-    if (wf_schedule_create(rank, q->ranks, &z.s) != WF_OK) abort();
+    must(wf_schedule_create(rank, q->ranks, &z.s));
     for (int32_t i = 0; i < q->ranks; i++) {
         const wf_range r = wf_shard(ROWS, q->ranks, i);
         members[i] = i;
@@ -256,7 +262,7 @@ static void all_to_all(wf_schedule *s, const char *site, int32_t out, int32_t ou
 static wf_schedule *expert_rank(const program *q, int32_t rank) {
     wf_schedule *s;
     int32_t members[8];
-    if (wf_schedule_create(rank, q->ranks, &s) != WF_OK) abort();
+    must(wf_schedule_create(rank, q->ranks, &s));
     for (int32_t i = 0; i < q->ranks; i++) members[i] = i;
     wf_build_group(s, WF_AXIS_EP, members, q->ranks);
     const int32_t x = wf_build_slot(s, "x", WF_CLASS_IO, WF_F32, WIDTH, 1);
@@ -296,7 +302,7 @@ static wf_schedule *decode_rank(const program *q, int32_t rank) {
     wf_schedule *s;
     int32_t members[8];
     wf_rows rows[8];
-    if (wf_schedule_create(rank, q->ranks, &s) != WF_OK) abort();
+    must(wf_schedule_create(rank, q->ranks, &s));
     for (int32_t i = 0; i < q->ranks; i++) {
         const wf_range r = wf_shard(ROWS, q->ranks, i);
         members[i] = i;
@@ -330,5 +336,6 @@ wf_schedule *program_rank(const program *q, int32_t rank) {
                  {"experts", expert_rank},    {"decode", decode_rank}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (strcmp(q->name, kinds[i].name) == 0) return kinds[i].rank(q, rank);
+    fprintf(stderr, "no program is named %s\n", q->name);
     abort();
 }

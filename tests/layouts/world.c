@@ -30,7 +30,10 @@ static void collect(world_rank *r, const wf_schedule *s) {
     wf_cursor *cursor;
     int32_t capacity = 0;
     r->schedule = s;
-    if (wf_cursor_create(s, &cursor) != WF_OK) abort();
+    if (wf_cursor_create(s, &cursor) != WF_OK) {
+        fprintf(stderr, "%s\n", wf_last_error());
+        abort();
+    }
     for (wf_instance i; wf_cursor_next(cursor, &i);) {
         if (r->n == capacity) {
             capacity = capacity ? 2 * capacity : 256;
