@@ -1,13 +1,19 @@
 /* checkpoint_faults.c: is there always a whole checkpoint? A child saves; strace, attached to it
- * for just as long, kills it at its n-th system call, or lets that call fail with ENOSPC or EIO;
- * for every n. Then what is there is loaded: every weight, m and v must be the old ones or the new
- * ones. A child that says that it saved must have; one that fails must give a sentence.
+ * for just as long, kills it at a system call, or lets that call fail with ENOSPC or EIO. Then what
+ * is there is loaded: every weight, m and v must be the old ones or the new ones. A child that says
+ * that it saved must have; one that fails must give a sentence.
  *
- *     checkpoint_faults          a few dozen n, spread over the save
- *     checkpoint_faults long     every n of every scenario
+ * strace counts calls by name. So a save is traced once without a fault, and then each of its calls,
+ * the k-th of its name, is a place of its own: for SIGKILL all of them, for errors those about files.
+ *
+ *     checkpoint_faults              a few dozen places, drawn anew each time
+ *     checkpoint_faults seed=N       those of that draw
+ *     checkpoint_faults long         every place of every scenario
  *     checkpoint_faults child SCENARIO FOLDER
  *
- * A seeded fault shows that the check sees something: a save that first removes what was there.
+ * Two seeded faults show that the check sees something: a save that first removes what was there, and
+ * one that moves it away and only then puts the new one in its place, which is seen by a kill
+ * between its two renames alone.
  * Prints one line in Check's format; 77 where there is no strace that may attach. */
 #include <errno.h>
 #include <poll.h>
@@ -19,6 +25,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "host/api/weft.h"
@@ -35,17 +42,19 @@ typedef struct scenario {
     int64_t before[3]; /* steps that are there, 0: none */
     int64_t step;
     int32_t keep;
-    bool stale, model, seeded; /* leavings of a dead run; weft_params_save; a fault of our own */
+    bool stale, model; /* leavings of a dead run; weft_params_save */
+    enum { SOUND, REMOVED_FIRST, MOVED_FIRST } seeded; /* a fault of our own */
 } scenario;
 static const scenario scenarios[] = {
-    {"a second checkpoint", {1}, 2, 1, false, false, false},
-    {"over itself", {1}, 1, 0, false, false, false},
-    {"pruning, with leavings", {1, 2, 3}, 4, 1, true, false, false},
-    {"a model's folder", {0}, 0, 0, false, true, false},
-    {"a third, two stay", {1, 2}, 3, 2, false, false, false},
-    {"seeded: removed first", {1}, 2, 1, false, false, true},
+    {"a second checkpoint", {1}, 2, 1, false, false, SOUND},
+    {"over itself", {1}, 1, 0, false, false, SOUND},
+    {"pruning, with leavings", {1, 2, 3}, 4, 1, true, false, SOUND},
+    {"a model's folder", {0}, 0, 0, false, true, SOUND},
+    {"a third, two stay", {1, 2}, 3, 2, false, false, SOUND},
+    {"seeded: removed first", {1}, 2, 1, false, false, REMOVED_FIRST},
+    {"seeded: moved first", {1}, 2, 1, false, false, MOVED_FIRST},
 };
-enum { SCENARIOS = sizeof scenarios / sizeof *scenarios, SEEDED = SCENARIOS - 1 };
+enum { SCENARIOS = sizeof scenarios / sizeof *scenarios, SEEDED = SCENARIOS - 2 };
 
 static char base[256], self[512];
 static int checks, failures;
@@ -145,6 +154,16 @@ static void make_room(void) {
 /* ---- the child
  * -------------------------------------------------------------------------------------------- */
 
+/* Two renames, between which nothing whole is there. */
+static weft_status move_first(const scenario *s, const char *folder) {
+    const char *const aside = in(folder, "aside");
+    const weft_status status = save(s, aside, s->step, NEW, s->keep);
+    if (status != WEFT_OK) return status;
+    if (rename(in(folder, "step-000000001"), in(folder, "gone")) != 0) return WEFT_ERR_FILE;
+    if (rename(in(aside, "step-000000002"), in(folder, "step-000000002")) != 0) return WEFT_ERR_FILE;
+    return WEFT_OK;
+}
+
 static int child(const scenario *s, const char *folder) {
     char go = 0;
     weft_progress ignored;
@@ -154,8 +173,8 @@ static int child(const scenario *s, const char *folder) {
     if (write(1, "r", 1) != 1) return 98;
     while (read(0, &go, 1) != 1) {
     } /* the fault may be this call's; the parent's end is not, it kills */
-    if (s->seeded) wf_folder_remove(in(folder, "step-000000001"));
-    const weft_status status = save(s, folder, s->step, NEW, s->keep);
+    if (s->seeded == REMOVED_FIRST) wf_folder_remove(in(folder, "step-000000001"));
+    const weft_status status = s->seeded == MOVED_FIRST ? move_first(s, folder) : save(s, folder, s->step, NEW, s->keep);
     const char *const said = status == WEFT_OK ? "saved" : weft_last_error();
     const size_t n = strlen(said);
     if (!n || (write(1, said, n) != (ssize_t)n && write(1, said, n) != (ssize_t)n)) return 97;
@@ -220,24 +239,16 @@ typedef struct outcome {
     char said[1024];
 } outcome;
 
-#define CALLS                                                                                      \
-    "?open,openat,?mkdir,?mkdirat,write,pwrite64,?fsync,fdatasync,close,?rename,?renameat,?"       \
-    "renameat2,?unlink,unlinkat,?rmdir,"                                                           \
-    "?linkat,?link,?newfstatat,?fstat,?stat,?statx,getdents64,pread64,read,lseek,?kill,?uname"
-
-/* false: strace cannot attach. */
-static bool run(int which, const char *folder, const char *fault, int n, outcome *out) {
-    char number[16], inject[512], pid[16], log[512], ready[8] = "", attached[2048] = "";
+/* false: strace cannot attach. inject: strace's words, or NULL; log: where its lines go. */
+static bool run(int which, const char *folder, const char *inject, const char *log, outcome *out) {
+    char number[16], pid[16], ready[8] = "", attached[2048] = "";
     *out = (outcome){0};
     snprintf(number, sizeof number, "%d", which);
-    snprintf(inject, sizeof inject, "inject=%s:%s:when=%d",
-             strcmp(fault, "signal=KILL") ? CALLS : "all", fault, n);
-    snprintf(log, sizeof log, "%s", in(base, "strace"));
     process saver = start((char *[]){self, "child", number, (char *)folder, base, NULL}, false);
     if (!read_until(saver.out, "r", ready, sizeof ready)) die("the child did not start");
     snprintf(pid, sizeof pid, "%d", (int)saver.pid);
-    process tracer = start(
-        (char *[]){"strace", "-o", log, "-p", pid, "-e", "trace=all", "-e", inject, NULL}, true);
+    process tracer = start((char *[]){"strace", "-o", (char *)log, "-p", pid, "-e", "trace=all", inject ? "-e" : NULL,
+                                      (char *)inject, NULL}, true);
     const bool fine = read_until(tracer.out, "attached", attached, sizeof attached);
     if (fine && write(saver.in, "g", 1) != 1) die("go");
     if (!fine) kill(saver.pid, SIGKILL);
@@ -251,6 +262,53 @@ static bool run(int which, const char *folder, const char *fault, int n, outcome
     out->injected = strstr(text, "(INJECTED)") || WIFSIGNALED(out->status);
     free(text);
     return true;
+}
+
+/* ---- the calls of a save
+ * ------------------------------------------------------------------------------------ */
+
+enum { NAMES = 64, NAME_BYTES = 32 };
+typedef struct call {
+    char name[NAME_BYTES];
+    int count;   /* in a save without a fault */
+    int hits[3]; /* by kind of fault, over all scenarios */
+} call;
+
+/* Calls that can fail for want of space or by a bad disk. */
+static bool about_files(const char *name) {
+    static const char names[] =
+        " open openat mkdir mkdirat write pwrite64 fsync fdatasync close rename renameat renameat2 unlink unlinkat "
+        "rmdir linkat link newfstatat fstat stat statx getdents64 pread64 read lseek ftruncate fallocate ";
+    char word[NAME_BYTES + 2];
+    snprintf(word, sizeof word, " %.*s ", NAME_BYTES - 1, name);
+    return strstr(names, word) != NULL;
+}
+
+static call *find_call(call *calls, int *ncalls, const char *name) {
+    for (int i = 0; i < *ncalls; i++)
+        if (strcmp(calls[i].name, name) == 0) return &calls[i];
+    if (*ncalls == NAMES) die("more names of calls than there is room for");
+    call *const one = &calls[(*ncalls)++];
+    *one = (call){0};
+    strcpy(one->name, name);
+    return one;
+}
+
+/* A line of strace's log begins with the call's name; signals and the end with other marks. */
+static int count_calls(const char *log, call calls[NAMES]) {
+    char *text = NULL;
+    int64_t bytes;
+    int n = 0;
+    must((weft_status)wf_file_load(log, 1 << 26, &text, &bytes), "strace's log");
+    for (char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+        char name[NAME_BYTES] = "";
+        const size_t length = strspn(line, "abcdefghijklmnopqrstuvwxyz_0123456789");
+        if (!length || length >= sizeof name || line[length] != '(') continue;
+        memcpy(name, line, length);
+        find_call(calls, &n, name)->count++;
+    }
+    free(text);
+    return n;
 }
 
 /* ---- what must hold
@@ -317,55 +375,123 @@ static bool recovers(const scenario *s, const char *folder) {
     return find_whole(s, folder) == NEW && system(command) == 0;
 }
 
-/* One fault; false: it came too late, the save was over. */
-static bool try_fault(int which, const char *fault, int n, int *unusable) {
+static void skip(void) {
+    remove_tree(base);
+    printf("SKIP: strace cannot attach to a process here\n");
+    exit(77);
+}
+
+static const char *const faults[] = {"signal=KILL", "error=ENOSPC", "error=EIO"};
+enum { FAULTS = 3 };
+
+/* One fault, at the k-th call of this name; false: that call was not made. */
+static bool try_fault(int which, int fault, const char *name, int k, int *unusable) {
     const scenario *const s = &scenarios[which];
     const char *const folder = in(base, "now");
+    char inject[128];
     outcome o;
+    snprintf(inject, sizeof inject, "inject=%s:%s:when=%d", name, faults[fault], k);
     remove_tree(folder);
     copy(in(base, s->name), folder);
-    if (!run(which, folder, fault, n, &o)) {
-        remove_tree(base);
-        printf("SKIP: strace cannot attach to a process here\n");
-        exit(77);
-    }
+    if (!run(which, folder, inject, in(base, "strace"), &o)) skip();
     const uint64_t found = find_whole(s, folder);
     const bool exited = WIFEXITED(o.status), saved = exited && WEXITSTATUS(o.status) == 0;
     *unusable += !found;
     if (s->seeded) return o.injected;
-    expect(found && (!saved || found == NEW), "%s, %s at call %d: %s; child: %s", s->name, fault, n,
+    expect(found && (!saved || found == NEW), "%s, %s at %s %d: %s; child: %s", s->name, faults[fault], name, k,
            found ? "the old one, after it was said to be saved" : weft_last_error(), o.said);
     expect(exited ? WEXITSTATUS(o.status) == 0 || WEXITSTATUS(o.status) == 3
                   : WTERMSIG(o.status) == SIGKILL,
-           "%s, %s at call %d: the child ended with status %x: %s", s->name, fault, n,
+           "%s, %s at %s %d: the child ended with status %x: %s", s->name, faults[fault], name, k,
            (unsigned)o.status, o.said);
-    if (n % 5 == 0)
-        expect(recovers(s, folder), "%s, %s at call %d: the next save: %s", s->name, fault, n,
+    if (k % 5 == 0 || about_files(name))
+        expect(recovers(s, folder), "%s, %s at %s %d: the next save: %s", s->name, faults[fault], name, k,
                weft_last_error());
     return o.injected;
 }
 
-/* Every n; or some, twice as far apart each time. Returns how many were tried. */
-static int sweep(int which, const char *fault, bool all, int *unusable) {
-    int tried = 0;
-    for (int n = all ? 1 : 2 + which; n < 5000; n += all ? 1 : n + 1, tried++)
-        if (!try_fault(which, fault, n, unusable)) break;
-    return tried;
+/* The places of a scenario: of each call of an unfaulted save. */
+static int places_of(int which, call calls[NAMES]) {
+    const char *const folder = in(base, "now"), *const log = in(base, "calls");
+    outcome o;
+    remove_tree(folder);
+    copy(in(base, scenarios[which].name), folder);
+    if (!run(which, folder, NULL, log, &o)) skip();
+    expect(WIFEXITED(o.status) && WEXITSTATUS(o.status) == 0, "%s without a fault: %s", scenarios[which].name, o.said);
+    return count_calls(log, calls);
+}
+
+static uint64_t draw; /* of the short form */
+
+static bool is_drawn(int one_in) {
+    draw = draw * 6364136223846793005u + 1442695040888963407u;
+    return (draw >> 33) % (uint64_t)one_in == 0;
+}
+
+/* Every place, or one in so many. Counts what was hit by name. A call about files is made in every save alike, so
+ * each of its places must be met. */
+static void sweep(int which, int fault, int one_in, call *hit, int *nhit, int *unusable) {
+    call calls[NAMES];
+    const int n = places_of(which, calls);
+    for (int i = 0; i < n; i++)
+        for (int k = 1; k <= calls[i].count; k++) {
+            const bool file = about_files(calls[i].name);
+            if ((fault && !file) || (one_in > 1 && !is_drawn(one_in))) continue;
+            const bool met = try_fault(which, fault, calls[i].name, k, unusable);
+            expect(met || !file, "%s: %s %d was not made", scenarios[which].name, calls[i].name, k);
+            if (met) find_call(hit, nhit, calls[i].name)->hits[fault]++;
+        }
+}
+
+static int total(const call *hit, int nhit, int fault) {
+    int sum = 0;
+    for (int i = 0; i < nhit; i++) sum += hit[i].hits[fault];
+    return sum;
+}
+
+/* What a save is made of was killed and failed at least once: on this system by one of these names. */
+static void expect_all_hit(const call *hit, int nhit) {
+    static const char *const kinds[][4] = {{"write", "pwrite64"}, {"fsync", "fdatasync"}, {"openat", "open"}, {"close"},
+                                           {"mkdir", "mkdirat"}, {"rename", "renameat", "renameat2"}, {"unlinkat", "unlink"}};
+    for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++)
+        for (int f = 0; f < FAULTS; f++) {
+            int sum = 0;
+            for (int i = 0; i < nhit; i++)
+                for (int name = 0; name < 4 && kinds[kind][name]; name++)
+                    if (strcmp(hit[i].name, kinds[kind][name]) == 0) sum += hit[i].hits[f];
+            expect(sum > 0, "no %s was hit by %s", kinds[kind][0], faults[f]);
+        }
+    for (int f = 0; f < FAULTS; f++)
+        expect(total(hit, nhit, f) >= 200, "only %d of %s", total(hit, nhit, f), faults[f]);
+}
+
+/* Each kind of seeded fault is seen; that which moves first at one place only, its second rename. Kills at a few calls
+ * are enough. */
+static void sweep_seeded(int *seen) {
+    call calls[NAMES];
+    for (int which = SEEDED; which < SCENARIOS; which++) {
+        const int n = places_of(which, calls);
+        for (int i = 0; i < n; i++)
+            for (int k = 1; k <= calls[i].count && k <= 3; k++)
+                if (strncmp(calls[i].name, "rename", 6) == 0 || strcmp(calls[i].name, "fsync") == 0)
+                    try_fault(which, 0, calls[i].name, k, &seen[which - SEEDED]);
+    }
+    expect(seen[0] > 0, "a save that first removes what was there was never caught");
+    expect(seen[1] == 1, "a save that moves first was caught at %d places, not between its renames", seen[1]);
 }
 
 static void sweep_all(bool all) {
-    static const char *const faults[] = {"signal=KILL", "error=ENOSPC", "error=EIO"};
-    int total[3] = {0}, unusable = 0, seeded = 0;
+    call hit[NAMES];
+    int nhit = 0, unusable = 0, seen[2] = {0};
     for (int i = 0; i < SCENARIOS; i++) prepare(&scenarios[i], in(base, scenarios[i].name));
     for (int i = 0; i < SEEDED; i++)
-        for (int f = 0; f < 3; f++)
-            if (all || f == 0 || f == 1 + i % 2) total[f] += sweep(i, faults[f], all, &unusable);
-    sweep(SEEDED, "signal=KILL", false, &seeded);
-    expect(seeded > 0, "a save that first removes what was there was never caught");
-    if (all)
-        for (int f = 0; f < 3; f++) expect(total[f] >= 200, "only %d of %s", total[f], faults[f]);
-    printf("SIGKILL at %d calls, ENOSPC at %d, EIO at %d: %d unusable; of the seeded fault %d\n",
-           total[0], total[1], total[2], unusable, seeded);
+        for (int f = 0; f < FAULTS; f++) sweep(i, f, all ? 1 : f ? 40 : 100, hit, &nhit, &unusable);
+    sweep_seeded(seen);
+    if (all) expect_all_hit(hit, nhit);
+    for (int i = 0; i < nhit && all; i++)
+        printf("  %-12s SIGKILL %4d, ENOSPC %4d, EIO %4d\n", hit[i].name, hit[i].hits[0], hit[i].hits[1], hit[i].hits[2]);
+    printf("SIGKILL at %d calls, ENOSPC at %d, EIO at %d: %d unusable; of the seeded faults %d and %d\n",
+           total(hit, nhit, 0), total(hit, nhit, 1), total(hit, nhit, 2), unusable, seen[0], seen[1]);
 }
 
 static void write_config(void) {
@@ -378,6 +504,8 @@ int main(int argc, char **argv) {
         snprintf(base, sizeof base, "%s", argv[4]);
         return child(&scenarios[atoi(argv[2])], argv[3]);
     }
+    const uint64_t seed = argc == 2 && strncmp(argv[1], "seed=", 5) == 0 ? strtoull(argv[1] + 5, NULL, 0) : (uint64_t)time(NULL);
+    draw = seed;
     const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     char own[] = "weft-faults-XXXXXX", here[200];
     if (n < 0 || !mkdtemp(own) || !getcwd(here, sizeof here)) die("a folder of my own");
@@ -393,5 +521,6 @@ int main(int argc, char **argv) {
     remove_tree(base);
     printf("%d%%: Checks: %d, Failures: %d, Errors: 0\n", 100 * (checks - failures) / checks,
            checks, failures);
+    if (failures) fprintf(stderr, "tests/host/checkpoint_faults seed=%llu repeats the short form's draw\n", (unsigned long long)seed);
     return failures ? 1 : 0;
 }
