@@ -89,6 +89,7 @@ struct wf_half {
     bool announced;        /* the other side can see that this half has started */
     bool matched;          /* the other side has started its half, of the same length */
     double since;          /* fabric clock when something last moved */
+    double left_since;     /* ... when the peer was first seen to have left after that */
     wf_event *event;       /* window */
     wf_note note, reply;   /* mpi: what is sent and what is received about this message */
     void *note_request, *reply_request;

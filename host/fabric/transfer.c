@@ -62,12 +62,15 @@ static void tick(wf_fabric *fabric) {
     fabric->seen_s = now_s;
 }
 
-/* Nobody waits a whole deadline for a rank that is seen to have given up. */
-static bool is_overdue(const wf_fabric *fabric, const wf_half *half) {
+/* Nobody waits a whole deadline for a rank that is seen to have given up; but what it sent before it left may be
+ * on its way, and a host that was away has seen it late. */
+static bool is_overdue(const wf_fabric *fabric, wf_half *half) {
     enum { LOOK_EVERY = 64 };
     const double waited_s = fabric->clock_s - half->since;
     if (waited_s > fabric->timeout_s) return true;
-    return waited_s > WF_LATE_S && fabric->quiet % LOOK_EVERY == 0 && wf_members_left(&fabric->everyone, half->peer);
+    if (waited_s <= WF_LATE_S || fabric->quiet % LOOK_EVERY != 0 || !wf_members_left(&fabric->everyone, half->peer)) return false;
+    if (half->left_since < half->since) half->left_since = fabric->clock_s;
+    return fabric->clock_s - half->left_since > WF_LATE_S;
 }
 
 static wf_status overdue(const wf_fabric *fabric, const wf_half *half) {
