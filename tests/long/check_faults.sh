@@ -200,7 +200,7 @@ else
     run_case 2 short 0 layer.forward exchange 3 staged
     run_case 3 plan 1 layer.backward.first exchange 2 own
     run_case 2 stop 1 layer.backward.first exchange 5 mpi
-    run_case 2 hang 0 optimizer kernel 3 own
+    run_case 3 hang 0 layer.forward kernel 4 mpi # the run's own clock may be the first to run out, not the fabric's
     by own
     end_command KILL 2
     end_command TERM 2 --checkpoint "$work/steps"
