@@ -1,9 +1,17 @@
 /* bootstrap_mpi.c: ranks of a communicator, which is duplicated, so that no message of weft meets
- * one of the caller. After creation only MPI_Isend, MPI_Irecv, MPI_Test, and MPI_Cancel when a
+ * one of the caller. That call alone blocks until all ranks have come, without a deadline, so no
+ * rank keeps away from it for a failure of its own: each duplicates first, then all agree, by messages
+ * that have a deadline, that they go on. So no MPI_Comm_split_type tells the nodes: a rank whose part
+ * of the agreement fails when the others have theirs would leave them in it for good. After creation only MPI_Isend, MPI_Irecv, MPI_Test, and MPI_Cancel when a
  * deadline has passed. Requests come from a free list, so that a step allocates nothing. */
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "host/base/env.h"
+#include "host/base/log.h"
 #include "host/fabric/internal.h"
 #include "host/fabric/mpi_calls.h"
 
@@ -102,45 +110,75 @@ static wf_status all_gather(void *self, const void *mine, int64_t bytes, void *a
     return wf_gather(&mpi->copy, &everyone, WF_TAG_BOOTSTRAP, mpi->timeout_s, mine, bytes, all_out);
 }
 
-static void destroy(void *self) {
-    bootstrap_mpi *mpi = self;
-    bool alive = false;
-    if (!mpi) return;
-    if (wf_mpi_alive(&mpi->calls, &alive) == WF_OK && alive)
-        wf_mpi_comm_free(&mpi->calls, &mpi->comm);
+static void end(bootstrap_mpi *mpi) {
+    (void)wf_mpi_comm_free(&mpi->calls, &mpi->comm); /* a communicator that cannot be freed stays; there is nobody to tell */
     while (mpi->free_list) {
         request *const next = mpi->free_list->next;
         free(mpi->free_list);
         mpi->free_list = next;
     }
-    free(mpi);
+}
+
+static void destroy(void *self) {
+    if (self) end(self);
+    free(self);
+}
+
+/* Ranks that share memory: one machine since one boot, and one view of /proc, by which they open each
+ * other's (host/fabric/share.c). */
+typedef struct place {
+    char host[64], boot[40];
+    uint64_t space; /* the inode of its PID namespace */
+} place;
+
+static void find_place(place *out) {
+    struct stat space;
+    *out = (place){0};
+    (void)gethostname(out->host, sizeof out->host - 1);
+    FILE *const file = fopen("/proc/sys/kernel/random/boot_id", "r");
+    if (file && !fgets(out->boot, sizeof out->boot, file)) *out->boot = 0;
+    if (file) fclose(file);
+    if (stat("/proc/self/ns/pid", &space) == 0) out->space = space.st_ino;
 }
 
 /* Numbers the nodes by the order of their first ranks. */
-static wf_status number_nodes(wf_bootstrap *boot, int32_t first) {
-    int32_t *firsts = malloc((size_t)boot->ranks * sizeof *firsts);
-    if (!firsts) return wf_fail(WF_ERR_MEMORY, "no memory for the nodes of %d ranks", boot->ranks);
-    const wf_status status = boot->all_gather(boot->self, &first, sizeof first, firsts);
-    boot->node = 0;
-    for (int32_t r = 0; status == WF_OK && r < first; r++) boot->node += firsts[r] == r;
-    free(firsts);
+static wf_status find_node(wf_bootstrap *boot) {
+    place mine, *const all = malloc((size_t)boot->ranks * sizeof *all);
+    if (!all) return wf_fail(WF_ERR_MEMORY, "no memory for the nodes of %d ranks", boot->ranks);
+    find_place(&mine);
+    const wf_status status = boot->all_gather(boot->self, &mine, sizeof mine, all);
+    boot->node = boot->node_rank = boot->node_ranks = 0;
+    bool found = false;
+    for (int32_t r = 0; status == WF_OK && r < boot->ranks; r++) {
+        const bool here = memcmp(&all[r], &mine, sizeof mine) == 0;
+        boot->node_rank += here && r < boot->rank;
+        boot->node_ranks += here;
+        found = found || here;
+        bool first = !found;
+        for (int32_t before = 0; first && before < r; before++)
+            first = memcmp(&all[before], &all[r], sizeof mine) != 0;
+        boot->node += first;
+    }
+    free(all);
     return status;
 }
 
-static wf_status join(bootstrap_mpi *mpi, MPI_Comm comm, int32_t *first_out) {
-    bool alive = false;
-    int rank, ranks, node_rank, node_ranks, first;
-    TRY(wf_mpi_alive(&mpi->calls, &alive));
+/* Takes part in the duplication with a failure too: only where MPI is known not to run does nobody. */
+static wf_status join(bootstrap_mpi *mpi, MPI_Comm comm, wf_status mine) {
+    bool alive = true;
+    int rank, ranks;
+    char first[WF_TEXT_BYTES] = ""; /* the first failure is the one to tell */
+    if (mine == WF_OK) mine = wf_mpi_alive(&mpi->calls, &alive);
     if (!alive)
         return wf_fail(WF_ERR_FABRIC,
                        "MPI is not initialized (or already finalized): call MPI_Init_thread first");
-    TRY(wf_mpi_duplicate(&mpi->calls, comm, &mpi->comm, &rank, &ranks));
-    TRY(wf_mpi_node(&mpi->calls, mpi->comm, rank, &node_rank, &node_ranks, &first));
+    if (mine != WF_OK) snprintf(first, sizeof first, "%s", wf_last_error());
+    const wf_status status = wf_mpi_duplicate(&mpi->calls, comm, &mpi->comm, &rank, &ranks);
+    if (mine != WF_OK) wf_fail(mine, "%s", first);
+    if (status != WF_OK) return mine == WF_OK ? status : mine;
     mpi->copy = (wf_bootstrap){.name = "mpi",
                                .rank = rank,
                                .ranks = ranks,
-                               .node_rank = node_rank,
-                               .node_ranks = node_ranks,
                                .self = mpi,
                                .all_gather = all_gather,
                                .send = send,
@@ -148,8 +186,7 @@ static wf_status join(bootstrap_mpi *mpi, MPI_Comm comm, int32_t *first_out) {
                                .test = test,
                                .cancel = cancel,
                                .destroy = destroy};
-    *first_out = first;
-    return WF_OK;
+    return wf_bootstrap_agree(&mpi->copy, mpi->timeout_s, mine);
 }
 
 wf_status wf_bootstrap_mpi(const void *mpi_comm, wf_bootstrap *out) {
@@ -157,21 +194,22 @@ wf_status wf_bootstrap_mpi(const void *mpi_comm, wf_bootstrap *out) {
 }
 
 wf_status wf_bootstrap_mpi_within(const void *mpi_comm, double timeout_s, wf_bootstrap *out) {
-    if (!(timeout_s >= 0)) return wf_fail(WF_ERR_ARGUMENT, "a deadline of %g s is no deadline", timeout_s);
-    bootstrap_mpi *mpi = calloc(1, sizeof *mpi);
-    if (!mpi) return wf_fail(WF_ERR_MEMORY, "no memory for the MPI bootstrap");
+    bootstrap_mpi without = {0}; /* of a rank that has no memory, until it has told the others */
+    bootstrap_mpi *const made = calloc(1, sizeof *made), *const mpi = made ? made : &without;
     mpi->comm = MPI_COMM_NULL;
-    wf_status status;
-    int32_t first = 0;
-    mpi->timeout_s = timeout_s;
-    if (timeout_s == 0) TRY_GOTO(wf_env_seconds(WF_ENV_TIMEOUT_S, WF_TIMEOUT_S, &mpi->timeout_s), destroy_mpi);
-    TRY_GOTO(join(mpi, *(const MPI_Comm *)mpi_comm, &first), destroy_mpi);
-    TRY_GOTO(number_nodes(&mpi->copy, first), destroy_mpi);
+    mpi->timeout_s = timeout_s > 0 ? timeout_s : WF_TIMEOUT_S;
+    wf_status status = made ? WF_OK : wf_fail(WF_ERR_MEMORY, "no memory for the MPI bootstrap");
+    if (!(timeout_s >= 0)) status = wf_fail(WF_ERR_ARGUMENT, "a deadline of %g s is no deadline", timeout_s);
+    if (status == WF_OK && timeout_s == 0) status = wf_env_seconds(WF_ENV_TIMEOUT_S, WF_TIMEOUT_S, &mpi->timeout_s);
+    status = join(mpi, *(const MPI_Comm *)mpi_comm, status);
+    TRY_GOTO(status, end_mpi);
+    TRY_GOTO(find_node(&mpi->copy), end_mpi);
     *out = mpi->copy;
     return WF_OK;
 
-destroy_mpi:
-    destroy(mpi);
+end_mpi:
+    end(mpi);
+    free(made);
     return status;
 }
 

@@ -54,16 +54,14 @@ static char *staging(const wf_fabric *fabric) {
 
 static void destroy(wf_fabric *fabric) {
     mpi *const m = fabric->state[WF_TRANSPORT_MPI];
+    bool lost = false;
     for (int i = 0; m && i < SLOTS; i++) {
-        const bool lost = m->in[i].credit_request &&
-                          !fabric->boot->cancel(fabric->boot->self, &m->in[i].credit_request);
-        if (lost) return; /* MPI may still read the credit: all of it stays */
-    }
-    for (int i = 0; m && i < SLOTS; i++) {
+        void **const credit = &m->in[i].credit_request;
+        if (*credit && !fabric->boot->cancel(fabric->boot->self, credit)) lost = true;
         free(m->out[i].data);
         free(m->in[i].data);
     }
-    free(m);
+    if (!lost) free(m); /* else MPI may still read a credit */
     fabric->state[WF_TRANSPORT_MPI] = NULL;
 }
 

@@ -11,8 +11,6 @@ static const char *const names[WF_MPI_CALLS] = {
     [WF_MPI_SET_ERRHANDLER] = "MPI_Comm_set_errhandler",
     [WF_MPI_COMM_SIZE] = "MPI_Comm_size",
     [WF_MPI_COMM_RANK] = "MPI_Comm_rank",
-    [WF_MPI_SPLIT_TYPE] = "MPI_Comm_split_type",
-    [WF_MPI_BCAST] = "MPI_Bcast",
     [WF_MPI_ISEND] = "MPI_Isend",
     [WF_MPI_IRECV] = "MPI_Irecv",
     [WF_MPI_TEST] = "MPI_Test",
@@ -65,26 +63,6 @@ wf_status wf_mpi_duplicate(wf_mpi_calls *calls, MPI_Comm comm, MPI_Comm *out, in
     return WF_OK;
 }
 
-static wf_status place_on_node(wf_mpi_calls *calls, MPI_Comm node, int *node_rank_out,
-                               int *node_ranks_out, int *first_inout) {
-    CALL(calls, WF_MPI_SET_ERRHANDLER, "", MPI_Comm_set_errhandler(node, MPI_ERRORS_RETURN));
-    CALL(calls, WF_MPI_COMM_SIZE, "", MPI_Comm_size(node, node_ranks_out));
-    CALL(calls, WF_MPI_COMM_RANK, "", MPI_Comm_rank(node, node_rank_out));
-    CALL(calls, WF_MPI_BCAST, "", MPI_Bcast(first_inout, 1, MPI_INT, 0, node));
-    return WF_OK;
-}
-
-wf_status wf_mpi_node(wf_mpi_calls *calls, MPI_Comm comm, int rank, int *node_rank_out,
-                      int *node_ranks_out, int *first_out) {
-    MPI_Comm node = MPI_COMM_NULL;
-    CALL(calls, WF_MPI_SPLIT_TYPE, "",
-         MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node));
-    *first_out = rank;
-    const wf_status status = place_on_node(calls, node, node_rank_out, node_ranks_out, first_out);
-    wf_mpi_comm_free(calls, &node);
-    return status;
-}
-
 wf_status wf_mpi_isend(wf_mpi_calls *calls, MPI_Comm comm, const void *data, int64_t bytes, int to,
                        int tag, MPI_Request *out) {
     char about[96];
@@ -130,24 +108,37 @@ wf_status wf_mpi_test(wf_mpi_calls *calls, MPI_Request *request, int peer, int t
     return WF_OK;
 }
 
-bool wf_mpi_give_up(wf_mpi_calls *calls, MPI_Request *request, bool receives) {
+/* The code, without a sentence: what is given up or freed follows a failure that has told its own. */
+#define CODE(calls, id, expression) (injected(calls, id) ? MPI_ERR_OTHER : (expression))
+
+/* What MPI made tells that it was initialized; where it cannot say whether it has ended, it has not. */
+static bool has_ended(void) {
+    int finalized = 0;
+    return MPI_Finalized(&finalized) == MPI_SUCCESS && finalized;
+}
+
+/* Has MPI ended it? A receive that is already being filled cannot be cancelled. */
+static bool end_early(wf_mpi_calls *calls, MPI_Request *request, bool receives) {
     enum {
-        PATIENCE = 1000
-    }; /* tests; a receive that is already being filled cannot be cancelled */
-    bool alive = false;
+        PATIENCE = 1000 /* tests */
+    };
     int done = 0;
-    if (*request == MPI_REQUEST_NULL) return true; /* MPI is through with it; what failed came after */
-    if (wf_mpi_alive(calls, &alive) != WF_OK || !alive) return false;
-    calls->used[WF_MPI_CANCEL] += receives;
-    if (receives && MPI_Cancel(request) != MPI_SUCCESS) return false;
+    if (receives && CODE(calls, WF_MPI_CANCEL, MPI_Cancel(request)) != MPI_SUCCESS) return false;
     for (int i = 0; i < (receives ? PATIENCE : 1) && !done; i++)
-        if (MPI_Test(request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
-    calls->used[WF_MPI_REQUEST_FREE] += !done;
-    if (!done) MPI_Request_free(request);
+        if (CODE(calls, WF_MPI_TEST, MPI_Test(request, &done, MPI_STATUS_IGNORE)) != MPI_SUCCESS)
+            return false;
     return done;
 }
 
-void wf_mpi_comm_free(wf_mpi_calls *calls, MPI_Comm *comm) {
-    calls->used[WF_MPI_COMM_FREE]++;
-    if (*comm != MPI_COMM_NULL) MPI_Comm_free(comm);
+bool wf_mpi_give_up(wf_mpi_calls *calls, MPI_Request *request, bool receives) {
+    if (*request == MPI_REQUEST_NULL) return true; /* MPI is through with it; what failed came after */
+    if (has_ended()) return false;
+    if (end_early(calls, request, receives)) return true;
+    (void)CODE(calls, WF_MPI_REQUEST_FREE, MPI_Request_free(request)); /* or else it stays */
+    return false;
+}
+
+bool wf_mpi_comm_free(wf_mpi_calls *calls, MPI_Comm *comm) {
+    return *comm == MPI_COMM_NULL || has_ended() ||
+           CODE(calls, WF_MPI_COMM_FREE, MPI_Comm_free(comm)) == MPI_SUCCESS;
 }

@@ -15,8 +15,6 @@ typedef enum wf_mpi_call {
     WF_MPI_SET_ERRHANDLER,
     WF_MPI_COMM_SIZE,
     WF_MPI_COMM_RANK,
-    WF_MPI_SPLIT_TYPE,
-    WF_MPI_BCAST,
     WF_MPI_ISEND,
     WF_MPI_IRECV,
     WF_MPI_TEST,
@@ -38,12 +36,9 @@ wf_mpi_calls *wf_bootstrap_mpi_calls(const wf_bootstrap *);
 
 /* MPI is initialized and not yet finalized. */
 wf_status wf_mpi_alive(wf_mpi_calls *, bool *alive_out);
-/* A duplicate whose errors return, with its size and this rank's number. */
+/* A duplicate whose errors return, with its size and this rank's number. Blocks until all ranks have
+ * come here. What fails after the duplication leaves the communicator in `out`. */
 wf_status wf_mpi_duplicate(wf_mpi_calls *, MPI_Comm, MPI_Comm *out, int *rank_out, int *ranks_out);
-/* This rank's place among those that can share memory with it, and the first one's number in
- * `comm`. */
-wf_status wf_mpi_node(wf_mpi_calls *, MPI_Comm comm, int rank, int *node_rank_out,
-                      int *node_ranks_out, int *first_out);
 wf_status wf_mpi_isend(wf_mpi_calls *, MPI_Comm, const void *, int64_t bytes, int to, int tag,
                        MPI_Request *out);
 wf_status wf_mpi_irecv(wf_mpi_calls *, MPI_Comm, void *, int64_t bytes, int from, int tag,
@@ -53,8 +48,10 @@ wf_status wf_mpi_irecv(wf_mpi_calls *, MPI_Comm, void *, int64_t bytes, int from
 wf_status wf_mpi_test(wf_mpi_calls *, MPI_Request *, int peer, int tag, bool *done_out,
                       int64_t *received_out);
 /* Lets go of a request that nobody waits for any more: a receive is cancelled, a send is left to
- * end by itself. false: MPI may still use its memory. */
+ * end by itself. false: MPI may still use its memory. Calls that fail on the way leave the last
+ * sentence alone, which tells why there is something to give up. */
 bool wf_mpi_give_up(wf_mpi_calls *, MPI_Request *, bool receives);
-void wf_mpi_comm_free(wf_mpi_calls *, MPI_Comm *);
+/* After MPI has ended there is nothing to free. false: it stays. Says nothing, as above. */
+bool wf_mpi_comm_free(wf_mpi_calls *, MPI_Comm *);
 
 #endif

@@ -232,7 +232,8 @@ wf_status wf_fabric_test(wf_fabric *fabric, wf_transfer **transfer_inout, bool *
 }
 
 wf_status wf_fabric_overdue(const wf_fabric *fabric, const wf_transfer *transfer) {
-    return overdue(fabric, transfer->receive.done ? &transfer->send : &transfer->receive);
+    if (!transfer->receive.done) return overdue(fabric, &transfer->receive);
+    return transfer->send.done ? WF_OK : overdue(fabric, &transfer->send);
 }
 
 /* Queues are finished first: a device must not copy into memory that is let go. */

@@ -148,7 +148,7 @@ wf_status wf_watchdog_start(wf_board *mine, void (*stuck)(void *, const char *),
     const int code = start_thread(w);
     if (code) {
         destroy(w);
-        return wf_fail(WF_ERR_INTERNAL, "the watchdog's thread does not start: %s", strerror(code));
+        return wf_fail(WF_ERR_MEMORY, "the watchdog's thread does not start: %s", strerror(code));
     }
     *out = w;
     return WF_OK;

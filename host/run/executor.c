@@ -322,11 +322,12 @@ static wf_status move_on(wf_runner *r, bool *moved) {
 }
 
 /* What the rank is stuck at: a message on its way, whose peer the fabric names; else the step that the first blocked
- * lane would do next. This clock may run out before the fabric's: a message that moved in part has moved no step. */
+ * lane would do next. This clock may run out before the fabric's: what moves a part of a message moves no step. */
 static wf_status stuck(const wf_runner *r, double limit_s) {
-    for (int l = WF_LANES - 1; l >= 0; l--)
-        if (r->lane[l].transfer)
-            return wf_runner_explain(r, &r->lane[l].active, wf_fabric_overdue(r->fabric, r->lane[l].transfer));
+    for (int l = WF_LANES - 1; l >= 0; l--) {
+        const wf_status late = r->lane[l].transfer ? wf_fabric_overdue(r->fabric, r->lane[l].transfer) : WF_OK;
+        if (late != WF_OK) return wf_runner_explain(r, &r->lane[l].active, late);
+    }
     const wf_instance *const i = wf_runner_blocked(r);
     if (i) {
         wf_fail(WF_ERR_TIMEOUT, "no progress for %.1f s", limit_s);

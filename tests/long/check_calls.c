@@ -1,9 +1,10 @@
-/* check_calls.c: the n-th call fails: each OpenCL call, MPI call, allocation and piece of shared memory, while a
- * context opens, a plan is loaded, a step runs, a checkpoint is saved and loaded. Each time: a status and one
- * sentence on every rank that fails, within the deadline; or no failure, and then the same loss to the bit;
- * and nothing left behind. On one rank, or on several under mpirun: then the last rank is hit.
- * Arguments: FEW [SEED [KIND]]: so many faults of each kind, or of one, in each phase, spread (0: every one; left out: 1);
- * or KIND PHASE N: that one fault. */
+/* check_calls.c: the n-th call fails: each OpenCL call, MPI call, allocation, piece of shared memory, file and thread,
+ * while a context opens, a plan is loaded, a step runs, a checkpoint is saved and loaded, and all is closed. Each time: a
+ * status and one sentence on every rank that fails, within the deadline; or no failure, and then the same loss to the bit;
+ * and nothing left behind. On one rank, or on several under mpirun: then the first is hit, which gathers and writes, and
+ * the last. MPI_Cancel and MPI_Request_free, which only follow another fault, fail after one (give-up).
+ * Arguments: FEW [SEED [KIND [PHASE]]]: so many faults of each kind, or of one, in each phase, spread, on each victim (0:
+ * every one; left out: 1, on one of the victims); or KIND PHASE N VICTIM: that one fault. */
 #include <ctype.h>
 #include <mpi.h>
 #include <stdlib.h>
@@ -17,8 +18,8 @@
 enum { BATCH = 2, SEQUENCE = 8, VOCABULARY = 29, LATE_S = 2 };
 static double deadline_s = 3;
 static double patience = 1; /* the fast suite shares its machine with others: there only a hang is late */
-typedef enum phase { OPEN, LOAD, STEP, SAVE, RESTORE, PHASES } phase;
-static const char *const phase_names[PHASES] = {"open", "load", "step", "save", "restore"};
+typedef enum phase { OPEN, LOAD, STEP, SAVE, RESTORE, CLOSE, PHASES } phase;
+static const char *const phase_names[PHASES] = {"open", "load", "step", "save", "restore", "close"};
 
 typedef struct job {
     weft_bootstrap *bootstrap;
@@ -36,10 +37,17 @@ static int checks, failures;
 
 /* ---- what is done ---------------------------------------------------------------------------------------------- */
 
+/* The watchdog ends a process that hangs; none may. */
+static void stuck(void *user, const char *sentence) {
+    fprintf(stderr, "FAILED: the watchdog speaks: %s\n", sentence);
+    _exit(9);
+}
+
 static weft_status do_open(job *j) {
     weft_context_options o;
     weft_context_options_init(&o);
     o.timeout_s = deadline_s;
+    o.stuck = stuck;
     weft_status status = ranks > 1 ? weft_bootstrap_mpi(MPI_COMM_WORLD, &j->bootstrap) : WEFT_OK;
     return status ? status : weft_context_create(&o, j->bootstrap, &j->context);
 }
@@ -77,16 +85,19 @@ static weft_status do_restore(job *j) {
     return weft_checkpoint_load(j->params, folder, &progress);
 }
 
-static weft_status (*const phases[PHASES])(job *) = {do_open, do_load, do_step, do_save, do_restore};
-
-static void close_job(job *j) {
+/* What is closed already is not closed again. */
+static weft_status do_close(job *j) {
     weft_plan_destroy(j->plan);
     weft_params_destroy(j->params);
     weft_layout_destroy(j->layout);
     weft_model_destroy(j->model);
     weft_context_destroy(j->context);
     weft_bootstrap_destroy(j->bootstrap);
+    *j = (job){.result = j->result};
+    return WEFT_OK;
 }
+
+static weft_status (*const phases[PHASES])(job *) = {do_open, do_load, do_step, do_save, do_restore, do_close};
 
 /* ---- judging ----------------------------------------------------------------------------------------------------- */
 
@@ -111,8 +122,8 @@ static double time_of_fault(bool fired) {
 }
 
 static int complain(const char *what, inject_kind kind, phase at, int64_t n, const char *detail) {
-    fprintf(stderr, "FAILED: rank %d of %d: %s call %lld of %s: %s (%s)\n", rank, ranks, inject_names[kind], (long long)n,
-            phase_names[at], what, detail);
+    fprintf(stderr, "FAILED: rank %d of %d: %s call %lld of %s on rank %d: %s (%s)\n", rank, ranks, inject_names[kind],
+            (long long)n, phase_names[at], victim, what, detail);
     return 1;
 }
 
@@ -120,16 +131,23 @@ static bool is_sentence(const char *text) {
     return strlen(text) > 12 && !strchr(text, '\n');
 }
 
-/* Seconds of a phase, in which a rank may work before it waits; calls on the rank that is hit: when nothing fails. */
+/* Seconds of a phase, in which a rank may work before it waits; calls on each rank that is hit, when nothing fails. */
 static double lasts_s[PHASES];
-static int64_t places[PHASES][INJECT_KINDS];
+static int64_t places[2][PHASES][INJECT_KINDS];
+static int64_t given_up; /* second faults that came to be */
+
+/* A call that gives up fails after an MPI call has. */
+static void arm(inject_kind kind, int64_t n) {
+    if (kind == INJECT_GIVE_UP) inject_arm_give_up(1 + n % 3); /* on every rank: each gives up what it has with the other */
+    inject_arm(rank != victim ? INJECT_NONE : kind == INJECT_GIVE_UP ? INJECT_MPI : kind, n);
+}
 
 /* One fault. Returns whether it happened. */
 static bool fault(inject_kind kind, phase at, int64_t n) {
     int64_t made[INJECT_KINDS];
     job j = {0};
     int bad = 0;
-    bool fired = false;
+    bool fired = false, gave_up = false;
     weft_status status = WEFT_OK;
     inject_track();
     for (int p = 0; p < (int)at && !bad; p++) {
@@ -138,7 +156,7 @@ static bool fault(inject_kind kind, phase at, int64_t n) {
         bad = any(bad);
     }
     if (!bad) {
-        inject_arm(rank == victim ? kind : INJECT_NONE, n);
+        arm(kind, n);
         status = phases[at](&j);
         fired = inject_disarm(made);
     }
@@ -147,22 +165,25 @@ static bool fault(inject_kind kind, phase at, int64_t n) {
     snprintf(said, sizeof said, "status %d: %s", (int)status, weft_last_error());
     if (!bad && status && !is_sentence(weft_last_error())) bad = complain("no sentence", kind, at, n, said);
     if (!bad && status == WEFT_ERR_INTERNAL) bad = complain("weft takes it for its own bug", kind, at, n, said);
-    if (!bad && status && !any(fired)) bad = complain("failed without a fault", kind, at, n, said);
-    else if (!bad && !status) any(fired);
-    const int failed = any(status != WEFT_OK);
-    if (took_s > patience * (deadline_s + LATE_S + 4 * lasts_s[at]) && failed) bad |= complain("it took too long", kind, at, n, said);
+    const int happened = any(fired), failed = any(status != WEFT_OK);
+    if (!bad && status && !happened) bad = complain("failed without a fault", kind, at, n, said);
+    /* While ranks meet, one may wait for what another waits for. */
+    const double most_s = (at == OPEN ? 2 : 1) * deadline_s + LATE_S + 4 * lasts_s[at];
+    if (took_s > patience * most_s && failed) bad |= complain("it took too long", kind, at, n, said);
     /* What was done in spite of the fault must be right. */
     for (int p = (int)at + 1; p < PHASES && !failed && !any(bad); p++)
         if (phases[p](&j)) bad |= complain("a phase after a fault that did not matter failed", kind, (phase)p, n, weft_last_error());
     char loss[32];
     snprintf(loss, sizeof loss, "%a", j.result.loss);
     if (!failed && !bad && strcmp(loss, reference)) bad |= complain("the loss is another", kind, at, n, loss);
-    close_job(&j);
-    if (inject_leaks(stderr)) bad |= complain("something is left behind", kind, at, n, said);
+    do_close(&j);
+    if (inject_leaks(stderr, &gave_up)) bad |= complain("something is left behind", kind, at, n, said);
     checks++;
     failures += any(bad) != 0;
-    if (getenv("VERBOSE") && rank == victim) fprintf(stderr, "%s %lld of %s: %s\n", inject_names[kind], (long long)n, phase_names[at], said);
-    return any(fired) != 0;
+    given_up += any(gave_up);
+    if (getenv("VERBOSE") && rank == victim)
+        fprintf(stderr, "%s %lld of %s on rank %d: %.2f s: %s\n", inject_names[kind], (long long)n, phase_names[at], rank, took_s, said);
+    return happened != 0;
 }
 
 /* Everything once, undisturbed: what the loss is, and how many calls there are to fail. */
@@ -175,26 +196,50 @@ static void count_places(void) {
         const double start_s = now_s();
         const weft_status status = phases[p](&j);
         lasts_s[p] = now_s() - start_s;
-        inject_disarm(places[p]);
+        inject_disarm(places[rank != 0][p]);
+        places[rank != 0][p][INJECT_GIVE_UP] = places[rank != 0][p][INJECT_MPI];
         if (status) bad = complain("failed without a fault", INJECT_NONE, (phase)p, 0, weft_last_error());
         bad = any(bad);
     }
     snprintf(reference, sizeof reference, "%a", j.result.loss);
-    close_job(&j);
-    if (inject_leaks(stderr)) bad = complain("something is left behind", INJECT_NONE, OPEN, 0, "no fault");
-    if (ranks > 1) MPI_Bcast(places, sizeof places, MPI_CHAR, victim, MPI_COMM_WORLD);
+    do_close(&j);
+    bool gave_up;
+    if (inject_leaks(stderr, &gave_up)) bad = complain("something is left behind", INJECT_NONE, OPEN, 0, "no fault");
+    if (ranks > 1) {
+        MPI_Bcast(lasts_s, sizeof lasts_s, MPI_CHAR, 0, MPI_COMM_WORLD);
+        MPI_Bcast(places[0], sizeof places[0], MPI_CHAR, 0, MPI_COMM_WORLD);
+        MPI_Bcast(places[1], sizeof places[1], MPI_CHAR, ranks - 1, MPI_COMM_WORLD);
+    }
     checks++;
     failures += any(bad) != 0;
 }
 
 /* few: that many faults, spread; 0: all. */
 static void sweep(inject_kind kind, phase at, int64_t few, int64_t offset) {
-    const int64_t total = places[at][kind], stride = few && total > few ? (total + few - 1) / few : 1;
+    const int64_t total = places[victim != 0][at][kind], stride = few && total > few ? (total + few - 1) / few : 1;
+    const double start_s = now_s();
     int64_t done = 0, n = 1 + offset % stride;
+    given_up = 0;
     while (n <= total && fault(kind, at, n)) done++, n += stride;
-    if (rank == victim)
-        fprintf(stderr, "%s calls of %s: %lld faults of %lld places, %d failures so far\n", inject_names[kind], phase_names[at],
-                (long long)done, (long long)total, failures);
+    if (rank != victim || !total) return;
+    fprintf(stderr, "%s calls of %s on rank %d of %d: %lld faults of %lld places in %.0f s, ", inject_names[kind], phase_names[at], victim,
+            ranks, (long long)done, (long long)total, now_s() - start_s);
+    if (kind == INJECT_GIVE_UP) fprintf(stderr, "%lld with a second, ", (long long)given_up);
+    fprintf(stderr, "%d failures so far\n", failures);
+}
+
+/* What depends on time is tried at some places only; MPI matters between ranks. */
+static void sweep_all(int only_kind, int only_phase, int64_t few, int64_t seed) {
+    for (int kind = INJECT_CL; kind < INJECT_KINDS; kind++) {
+        const bool between = kind == INJECT_MPI || kind == INJECT_TEST || kind == INJECT_GIVE_UP || kind == INJECT_SHARE;
+        const bool timed = kind == INJECT_TEST || kind == INJECT_GIVE_UP;
+        if ((only_kind && kind != only_kind) || (between && ranks == 1)) continue;
+        for (int p = 0; p < PHASES; p++) {
+            const bool others = few == 1 && ranks > 1 && (kind + p + seed + (victim != 0)) % 2;
+            if ((only_phase >= 0 && p != only_phase) || others) continue;
+            sweep((inject_kind)kind, (phase)p, timed && (!few || few > 24) ? 24 : few, seed + victim);
+        }
+    }
 }
 
 /* ---- the program ---------------------------------------------------------------------------------------------------- */
@@ -216,9 +261,9 @@ static bool prepare(void) {
     FILE *const file = fopen(config, "w");
     if (!file) return false;
     fprintf(file,
-            "{\"model_type\": \"gpt2\", \"n_layer\": 2, \"n_embd\": 24, \"n_head\": 4, \"n_inner\": 32, \"n_positions\": %d, "
+            "{\"model_type\": \"gpt2\", \"n_layer\": %d, \"n_embd\": 24, \"n_head\": 4, \"n_inner\": 32, \"n_positions\": %d, "
             "\"vocab_size\": %d, \"embd_pdrop\": 0.1, \"attn_pdrop\": 0.1, \"resid_pdrop\": 0.1}\n",
-            SEQUENCE, VOCABULARY);
+            ranks > 1 ? 1 : 2, SEQUENCE, VOCABULARY);
     return fclose(file) == 0;
 }
 
@@ -235,13 +280,13 @@ int main(int argc, char **argv) {
         MPI_Comm_rank(MPI_COMM_WORLD, &rank);
         MPI_Comm_size(MPI_COMM_WORLD, &ranks);
     } else ranks = 1;
-    victim = ranks - 1;
     if (getenv("WEFT_TIMEOUT_S")) deadline_s = atof(getenv("WEFT_TIMEOUT_S")); /* under valgrind, longer */
     else setenv("WEFT_TIMEOUT_S", "3", 1); /* of the bootstrap, which has no options */
     if (any(!prepare())) return 2;
     count_places();
-    const bool one = argc == 4 && !isdigit((unsigned char)argv[1][0]);
+    const bool one = argc >= 4 && !isdigit((unsigned char)argv[1][0]);
     if (one) {
+        victim = argc > 4 ? atoi(argv[4]) : ranks - 1;
         fault((inject_kind)find(inject_names, INJECT_KINDS, argv[1]), (phase)find(phase_names, PHASES, argv[2]), atoll(argv[3]));
     } else if (!failures) {
         const int64_t few = argc > 1 ? atoll(argv[1]) : 1;
@@ -249,11 +294,9 @@ int main(int argc, char **argv) {
         int64_t seed = argc > 2 ? atoll(argv[2]) : (int64_t)time(NULL);
         if (ranks > 1) MPI_Bcast(&seed, 1, MPI_INT64_T, 0, MPI_COMM_WORLD);
         if (rank == 0) fprintf(stderr, "seed %lld\n", (long long)seed);
-        const int only = argc > 3 ? find(inject_names, INJECT_KINDS, argv[3]) : INJECT_NONE;
-        for (int kind = only ? only : INJECT_CL; kind < (only ? only + 1 : INJECT_KINDS); kind++)
-            for (int p = 0; p < PHASES; p++)
-                if (ranks > 1 || kind == INJECT_CL || kind == INJECT_MEMORY)
-                    sweep((inject_kind)kind, (phase)p, kind == INJECT_TEST && (!few || few > 24) ? 24 : few, seed);
+        const int kind = argc > 3 ? find(inject_names, INJECT_KINDS, argv[3]) : INJECT_NONE;
+        const int at = argc > 4 ? find(phase_names, PHASES, argv[4]) : -1;
+        for (victim = 0; victim < ranks; victim += ranks > 1 ? ranks - 1 : 1) sweep_all(kind, at, few, seed);
     }
     clean();
     if (rank == 0) printf("%d%%: Checks: %d, Failures: %d, Errors: 0\n", checks ? (checks - failures) * 100 / checks : 0, checks, failures);

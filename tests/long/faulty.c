@@ -1,6 +1,7 @@
 /* faulty.c: linked into the command instead of a hook in the library (--wrap, see rules.am): one fault on one rank,
  * at the n-th step of a kind, told by the variables
- *   WEFT_TEST_FAULT="KIND RANK SEGMENT kernel|exchange N"   and   WEFT_TEST_STAMP=FILE, which gets the time of the fault.
+ *   WEFT_TEST_FAULT="KIND RANK SEGMENT kernel|exchange N"   and   WEFT_TEST_STAMP=FILE, which gets a line: the time of
+ * the fault and the step's site.
  * KIND: stop, kill, slow (a second), hang (the call of this step does not return), cl (its next OpenCL call fails),
  * short (its message lacks four bytes), plan (this rank's plan sends a row less in this step, from the start). */
 #include <signal.h>
@@ -26,11 +27,11 @@ __attribute__((constructor)) static void read_fault(void) {
     if (!fault.given) fprintf(stderr, "WEFT_TEST_FAULT=%s is no fault\n", text), exit(99);
 }
 
-static void stamp(void) {
+static void stamp(const char *site) {
     struct timespec now;
     FILE *const file = fopen(getenv("WEFT_TEST_STAMP") ? getenv("WEFT_TEST_STAMP") : "/dev/null", "w");
     clock_gettime(CLOCK_BOOTTIME, &now);
-    if (file) fprintf(file, "%lld.%02ld\n", (long long)now.tv_sec, now.tv_nsec / 10000000);
+    if (file) fprintf(file, "%lld.%02ld %s\n", (long long)now.tv_sec, now.tv_nsec / 10000000, site);
     if (file) fclose(file);
 }
 
@@ -48,7 +49,7 @@ void __real_wf_runner_at(wf_runner *, const wf_instance *);
 void __wrap_wf_runner_at(wf_runner *r, const wf_instance *i) {
     __real_wf_runner_at(r, i);
     if (is("plan") || !hits(r->schedule, i->step, r->schedule->segments[i->call->segment].name)) return;
-    stamp();
+    stamp(i->step->site);
     if (is("stop")) raise(SIGSTOP);
     if (is("kill")) raise(SIGKILL);
     if (is("slow")) usleep(1000000);
@@ -85,7 +86,7 @@ wf_status __wrap_wf_place(wf_schedule *s, const wf_limits *limits) {
             for (int d = 0; d < WF_DIMS; d++)
                 if (sent->extent[d] > 1) {
                     sent->extent[d]--;
-                    stamp();
+                    stamp(step->site);
                     break;
                 }
         }

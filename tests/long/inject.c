@@ -4,6 +4,7 @@
 #endif
 #include "tests/long/inject.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <jansson.h>
@@ -16,12 +17,13 @@
 
 #include "host/device/calls.h"
 
-const char *const inject_names[INJECT_KINDS] = {"none", "cl", "mpi", "mpi-test", "memory", "share"};
+const char *const inject_names[INJECT_KINDS] = {"none", "cl", "mpi", "mpi-test", "memory", "share", "system", "give-up"};
 
 static _Thread_local struct {
     inject_kind kind;
     int64_t at, made[INJECT_KINDS];
-    bool fired, tracking, let_go;
+    bool fired, tracking, gave_up;
+    int64_t give_up_at, give_ups;
     double fired_s;
 } mine;
 
@@ -109,37 +111,89 @@ static void reset(void) {
 void inject_track(void) {
     reset();
     mine.tracking = true;
-    mine.let_go = false;
+    mine.give_up_at = 0;
+    mine.gave_up = false;
+}
+
+void inject_arm_give_up(int64_t at) {
+    mine.give_up_at = at;
+    mine.give_ups = 0;
+}
+
+static bool gives_up(void) {
+    if (++mine.give_ups != mine.give_up_at) return false;
+    return mine.gave_up = true;
+}
+
+/* ---- requests that MPI is not through with ----------------------------------------------------------------------- */
+
+enum { REQUESTS = 4096 };
+typedef struct pending {
+    MPI_Request request;
+    const char *data;
+    bool let_go; /* by weft, which may forget it, and must leave its bytes */
+} pending;
+static _Thread_local pending requests[REQUESTS];
+static _Thread_local int nrequests;
+
+static void begin_request(MPI_Request request, const void *data) {
+    if (!mine.tracking) return;
+    if (nrequests == REQUESTS) fputs("inject: too many requests to track\n", stderr), abort();
+    requests[nrequests++] = (pending){.request = request, .data = data};
+}
+
+/* Newest first: MPI uses a handle again when its request has ended, and that of one let go too. */
+static pending *find_request(MPI_Request request) {
+    for (int i = nrequests; i-- > 0;)
+        if (requests[i].request == request && !requests[i].let_go) return &requests[i];
+    return NULL;
+}
+
+static void end_request(MPI_Request request) {
+    pending *const at = find_request(request);
+    if (at) *at = requests[--nrequests];
+}
+
+static void let_go(MPI_Request request) {
+    pending *const at = find_request(request);
+    if (at) at->let_go = true;
 }
 
 /* Of a sanitized program. */
 __attribute__((weak)) void __lsan_ignore_object(const void *at);
 
-/* What weft left to MPI with a request that was let go stays until the process ends. */
-static void excuse(void) {
-    for (int i = 0; i < SLOTS && __lsan_ignore_object; i++)
-        if (blocks[i].at && blocks[i].at != GONE) __lsan_ignore_object(blocks[i].at);
-    reset();
+static bool is_with_mpi(const block *b) {
+    for (int i = 0; i < nrequests; i++)
+        if (requests[i].let_go && requests[i].data >= (char *)b->at && requests[i].data < (char *)b->at + b->bytes) return true;
+    return false;
 }
 
-int inject_leaks(FILE *out) {
+static int tell_block(FILE *out, const block *b) {
+    Dl_info where = {0};
+    dladdr(b->caller, &where);
+    fprintf(out, "leak: %zu bytes allocated by %s+%lx (addr2line -e PROGRAM %lx)\n", b->bytes, where.dli_sname ? where.dli_sname : "?",
+            (unsigned long)((char *)b->caller - (char *)where.dli_saddr), (unsigned long)((char *)b->caller - (char *)where.dli_fbase));
+    return 1;
+}
+
+int inject_leaks(FILE *out, bool *gave_up_out) {
     int leaks = 0;
     mine.tracking = false;
-    if (mine.let_go) return excuse(), 0;
+    mine.give_up_at = 0;
+    *gave_up_out = mine.gave_up;
     for (int i = 0; i < SLOTS; i++) {
         if (!blocks[i].at || blocks[i].at == GONE) continue;
-        Dl_info where = {0};
-        dladdr(blocks[i].caller, &where);
-        fprintf(out, "leak: %zu bytes allocated by %s+%lx (addr2line -e PROGRAM %lx)\n", blocks[i].bytes, where.dli_sname ? where.dli_sname : "?",
-                (unsigned long)((char *)blocks[i].caller - (char *)where.dli_saddr),
-                (unsigned long)((char *)blocks[i].caller - (char *)where.dli_fbase));
-        leaks++;
+        if (!is_with_mpi(&blocks[i])) leaks += tell_block(out, &blocks[i]);
+        else if (__lsan_ignore_object) __lsan_ignore_object(blocks[i].at);
     }
     for (int i = 0; i < OBJECTS; i++) {
         if (!objects[i]) continue;
         fprintf(out, "leak: %lld of kind %s\n", (long long)objects[i], object_names[i]);
         leaks++;
     }
+    for (int i = 0; i < nrequests; i++)
+        if (!requests[i].let_go) fputs("leak: a request that was neither ended nor let go\n", out), leaks++;
+    nrequests = 0;
     reset();
     return leaks;
 }
@@ -239,6 +293,28 @@ int __wrap_munmap(void *at, size_t bytes) {
     return __real_munmap(at, bytes);
 }
 
+FILE *__real_fopen(const char *, const char *);
+DIR *__real_opendir(const char *);
+int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+
+static bool no_file(void) {
+    if (!fails(INJECT_SYSTEM)) return false;
+    errno = EMFILE;
+    return true;
+}
+
+FILE *__wrap_fopen(const char *path, const char *how) {
+    return no_file() ? NULL : __real_fopen(path, how);
+}
+
+DIR *__wrap_opendir(const char *path) {
+    return no_file() ? NULL : __real_opendir(path);
+}
+
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*work)(void *), void *user) {
+    return fails(INJECT_SYSTEM) ? EAGAIN : __real_pthread_create(thread, how, work, user);
+}
+
 /* ---- OpenCL ---------------------------------------------------------------------------------------------------- */
 
 bool __real_wf_calls_fails(wf_calls *);
@@ -279,8 +355,6 @@ RELEASED(KERNEL, cl_kernel, clReleaseKernel)
 
 #define FAILED MPI_ERR_OTHER
 int __real_MPI_Comm_dup(MPI_Comm, MPI_Comm *), __real_MPI_Comm_free(MPI_Comm *);
-int __real_MPI_Comm_split_type(MPI_Comm, int, int, MPI_Info, MPI_Comm *);
-int __real_MPI_Bcast(void *, int, MPI_Datatype, int, MPI_Comm);
 int __real_MPI_Initialized(int *), __real_MPI_Finalized(int *);
 int __real_MPI_Comm_set_errhandler(MPI_Comm, MPI_Errhandler), __real_MPI_Comm_size(MPI_Comm, int *), __real_MPI_Comm_rank(MPI_Comm, int *);
 int __real_MPI_Isend(const void *, int, MPI_Datatype, int, int, MPI_Comm, MPI_Request *);
@@ -297,30 +371,42 @@ int __wrap_MPI_Comm_dup(MPI_Comm comm, MPI_Comm *out) {
     return code;
 }
 
-int __wrap_MPI_Comm_split_type(MPI_Comm comm, int type, int key, MPI_Info info, MPI_Comm *out) {
-    const int code = __real_MPI_Comm_split_type(comm, type, key, info, out);
-    if (fails(INJECT_MPI)) {
-        __real_MPI_Comm_free(out);
-        return FAILED;
-    }
-    if (code == MPI_SUCCESS) count(COMMUNICATOR, 1);
+int __wrap_MPI_Comm_free(MPI_Comm *comm) {
+    count(COMMUNICATOR, -1);
+    const int code = __real_MPI_Comm_free(comm);
+    return fails(INJECT_MPI) ? FAILED : code;
+}
+
+int __wrap_MPI_Isend(const void *data, int n, MPI_Datatype type, int to, int tag, MPI_Comm comm, MPI_Request *out) {
+    if (fails(INJECT_MPI)) return FAILED;
+    const int code = __real_MPI_Isend(data, n, type, to, tag, comm, out);
+    if (code == MPI_SUCCESS) begin_request(*out, data);
     return code;
 }
 
-int __wrap_MPI_Comm_free(MPI_Comm *comm) {
-    count(COMMUNICATOR, -1);
-    return __real_MPI_Comm_free(comm);
+int __wrap_MPI_Irecv(void *data, int n, MPI_Datatype type, int from, int tag, MPI_Comm comm, MPI_Request *out) {
+    if (fails(INJECT_MPI)) return FAILED;
+    const int code = __real_MPI_Irecv(data, n, type, from, tag, comm, out);
+    if (code == MPI_SUCCESS) begin_request(*out, data);
+    return code;
 }
 
-int __real_MPI_Request_free(MPI_Request *);
+int __wrap_MPI_Test(MPI_Request *request, int *done, MPI_Status *status) {
+    const MPI_Request before = *request;
+    if (fails(INJECT_TEST)) return FAILED;
+    const int code = __real_MPI_Test(request, done, status);
+    if (*request == MPI_REQUEST_NULL) end_request(before);
+    return code;
+}
+
+int __real_MPI_Cancel(MPI_Request *), __real_MPI_Request_free(MPI_Request *);
+int __wrap_MPI_Cancel(MPI_Request *request) {
+    return gives_up() ? FAILED : __real_MPI_Cancel(request);
+}
+
 int __wrap_MPI_Request_free(MPI_Request *request) {
-    mine.let_go = true;
-    return __real_MPI_Request_free(request);
-}
-
-int __wrap_MPI_Bcast(void *data, int n, MPI_Datatype type, int root, MPI_Comm comm) {
-    const int code = __real_MPI_Bcast(data, n, type, root, comm);
-    return fails(INJECT_MPI) ? FAILED : code;
+    let_go(*request);
+    return gives_up() ? FAILED : __real_MPI_Request_free(request);
 }
 
 #define PLAIN(kind, name, parameters, arguments)                                                   \
@@ -332,7 +418,4 @@ PLAIN(INJECT_MPI, MPI_Finalized, (int *f), (f))
 PLAIN(INJECT_MPI, MPI_Comm_set_errhandler, (MPI_Comm c, MPI_Errhandler h), (c, h))
 PLAIN(INJECT_MPI, MPI_Comm_size, (MPI_Comm c, int *n), (c, n))
 PLAIN(INJECT_MPI, MPI_Comm_rank, (MPI_Comm c, int *n), (c, n))
-PLAIN(INJECT_MPI, MPI_Isend, (const void *d, int n, MPI_Datatype t, int to, int tag, MPI_Comm c, MPI_Request *r), (d, n, t, to, tag, c, r))
-PLAIN(INJECT_MPI, MPI_Irecv, (void *d, int n, MPI_Datatype t, int to, int tag, MPI_Comm c, MPI_Request *r), (d, n, t, to, tag, c, r))
-PLAIN(INJECT_TEST, MPI_Test, (MPI_Request *r, int *f, MPI_Status *s), (r, f, s))
 PLAIN(INJECT_MPI, MPI_Get_count, (const MPI_Status *s, MPI_Datatype t, int *n), (s, t, n))

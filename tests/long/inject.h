@@ -12,17 +12,21 @@
 typedef enum inject_kind {
     INJECT_NONE,
     INJECT_CL,      /* every OpenCL call through host/device/calls.h */
-    INJECT_MPI,     /* every MPI call but MPI_Test */
+    INJECT_MPI,     /* every MPI call but MPI_Test and those of INJECT_GIVE_UP */
     INJECT_TEST,    /* MPI_Test, whose number depends on time */
     INJECT_MEMORY,  /* malloc, calloc, realloc, aligned_alloc, strdup, open_memstream; also Jansson's */
     INJECT_SHARE,   /* memfd_create, posix_fallocate, mmap */
+    INJECT_SYSTEM,  /* fopen, opendir, pthread_create */
+    INJECT_GIVE_UP, /* MPI_Cancel, MPI_Request_free: what follows another fault */
     INJECT_KINDS
 } inject_kind;
 extern const char *const inject_names[INJECT_KINDS];
 
 /* The at-th call of this kind from now on fails, once; INJECT_NONE: none does. */
 void inject_arm(inject_kind kind, int64_t at);
-/* Ends it. Has the fault happened? made_out: calls since, by kind. */
+/* A second fault, which nothing but inject_leaks ends: the at-th call of INJECT_GIVE_UP, be it while all is closed. */
+void inject_arm_give_up(int64_t at);
+/* Ends the first. Has the fault happened? made_out: calls since, by kind. */
 bool inject_disarm(int64_t made_out[INJECT_KINDS]);
 
 /* When it happened, on CLOCK_MONOTONIC. */
@@ -30,8 +34,9 @@ double inject_fired_s(void);
 
 /* From here on what weft allocates and creates on this thread is remembered until it is freed. */
 void inject_track(void);
-/* What is still there, each on a line; their number: 0 where a request was let go that MPI may still serve, whose memory
- * then stays on purpose. Ends tracking. */
-int inject_leaks(FILE *out);
+/* What is still there, each on a line; their number. The block that a request's bytes lie in stays on purpose where the
+ * request was let go before MPI was through with it; a request that was not even let go is left behind. Ends tracking.
+ * gave_up_out: the second fault has happened. */
+int inject_leaks(FILE *out, bool *gave_up_out);
 
 #endif
