@@ -1,5 +1,7 @@
 /* Phases of block stacks: with a loss of the caller's between forward and backward they give the gradients of the
  * whole model; several microbatches may be in flight; start and advance give the bits of enqueue; misuse is refused. */
+#include <time.h>
+
 #include "tests/host/blocks_support.h"
 
 static weft_model *model;
@@ -320,6 +322,57 @@ START_TEST(misuse_is_refused) {
 }
 END_TEST
 
+/* ---- waiting --------------------------------------------------------------------------------------------------------- */
+
+static double seconds_of(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* On one rank FINISH has no kernels: the host waits for those of the phases before it, and must not take a core from the
+ * device meanwhile. Some 13 Gflop, so that there is something to wait for. */
+START_TEST(the_host_sleeps_while_the_device_works) {
+    weft_context *context;
+    weft_layout *layout;
+    weft_model *wide;
+    weft_plan *plan;
+    weft_stash *stash;
+    weft_model_options m;
+    weft_plan_options o;
+    weft_args a;
+    weft_model_options_init(&m);
+    m.layers = 1, m.hidden = 512, m.heads = 8, m.vocabulary = 11, m.positions = 256;
+    MUST(weft_context_create(NULL, NULL, &context));
+    MUST(weft_model_fill(&m, &wide));
+    MUST(weft_layout_parse("tp1", &layout));
+    weft_plan_options_init(&o);
+    o.model = wide, o.layout = layout, o.mode = WEFT_BLOCKS, o.batch = 4, o.sequence = 256;
+    weft_params *const params = make_params(context, wide, "tp1");
+    MUST(weft_plan_create(context, &o, &plan));
+    MUST(weft_plan_load(plan, params));
+    MUST(weft_stash_create(plan, &stash));
+    float *const x = calloc(4 * 256 * 512, sizeof *x);
+    weft_args_init(&a);
+    a.x.host = a.y.host = a.dy.host = a.dx.host = x;
+    double wall = 0, busy = 0;
+    for (int run = 0; run < 3; run++) { /* the first compiles */
+        const double wall0 = seconds_of(CLOCK_MONOTONIC), busy0 = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+        MUST(weft_plan_enqueue(plan, WEFT_FORWARD | WEFT_BACKWARD | WEFT_FINISH, NULL, stash, &a, NULL, NULL));
+        wall = seconds_of(CLOCK_MONOTONIC) - wall0;
+        busy = seconds_of(CLOCK_THREAD_CPUTIME_ID) - busy0;
+    }
+    ck_assert_msg(busy < wall / 2, "the host worked %.4f s of the %.4f s that it waited", busy, wall);
+    free(x);
+    weft_stash_destroy(stash);
+    weft_plan_destroy(plan);
+    weft_params_destroy(params);
+    weft_layout_destroy(layout);
+    weft_model_destroy(wide);
+    weft_context_destroy(context);
+}
+END_TEST
+
 int main(void) {
     Suite *const suite = suite_create("stash");
     TCase *const c = tcase_create("blocks");
@@ -330,6 +383,7 @@ int main(void) {
     tcase_add_test(c, runs_may_follow_without_waiting);
     tcase_add_test(c, forward_alone_evaluates);
     tcase_add_test(c, misuse_is_refused);
+    tcase_add_test(c, the_host_sleeps_while_the_device_works);
     suite_add_tcase(suite, c);
     SRunner *const runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
