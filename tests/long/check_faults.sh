@@ -24,7 +24,7 @@ END
 i=0
 while [ $i -lt 400 ]; do echo "line $i of a text that is long enough to train on, $((i * 7919 % 10007))"; echo; i=$((i + 1)); done >"$work/text.txt"
 
-checks=0 failures=0 slowest=0 jobs=0
+checks=0 failures=0 slowest=0 jobs=0 late=0
 failure() { failures=$((failures + 1)); echo "FAILED: $*"; sed 's/^/    /' "$work/err" | tail -n 12; }
 # Seconds beyond its deadline that a job may take: 2, but in the fast suite, which may share its machine with anything.
 margin=2
@@ -81,7 +81,7 @@ refuses_wrong_names() { # refuses_wrong_names KIND VICTIM SITE SEGMENT FILE
     done
 }
 
-run_case() { # run_case RANKS KIND VICTIM SEGMENT WHAT NTH TRANSPORT
+run_case() { # run_case RANKS KIND VICTIM SEGMENT WHAT NTH TRANSPORT [again]
     name="$2 of rank $3 of $1 at $5 $6 of $4 by $7"
     checks=$((checks + 1))
     rm -f "$work/stamp"
@@ -103,7 +103,14 @@ run_case() { # run_case RANKS KIND VICTIM SEGMENT WHAT NTH TRANSPORT
     [ $ended != 0 ] || { failure "$name: ended as if nothing had happened"; return; }
     [ $ended != 137 ] || [ "$2" = kill ] || { failure "$name: hung, or was killed"; return; }
     [ "$2" = kill ] || [ $ended -le 3 ] || failure "$name: exit status $ended"
-    above "$took" $((deadline + margin)) && failure "$name: ended only $took s after the fault"
+    if above "$took" $((deadline + margin)); then
+        # What else runs on the machine can hold up one job, but not the same job twice.
+        [ "${8:-}" != again ] || { failure "$name: ended only $took s after the fault, and late before"; return; }
+        late=$((late + 1)) checks=$((checks - 1)) jobs=$((jobs - 1))
+        echo "late: $name: ended $took s after the fault; once more"
+        run_case "$1" "$2" "$3" "$4" "$5" "$6" "$7" again
+        return
+    fi
     above "$took" "$slowest" && slowest=$took
     if names "$2" "$3" "$site" "$4" "$work/err"; then
         refuses_wrong_names "$2" "$3" "$site" "$4" "$work/err" || failure "$name: this would pass with wrong names: $wrong_name"
@@ -205,7 +212,7 @@ else
     end_command KILL 2
     end_command TERM 2 --checkpoint "$work/steps"
 fi
-echo "$jobs jobs with a fault in $SECONDS s"
+echo "$jobs jobs with a fault in $SECONDS s; $late were late and ran once more"
 echo "the slowest job ended $slowest s after its fault; the deadline is $deadline s"
 echo "$(((checks - failures > 0 ? checks - failures : 0) * 100 / checks))%: Checks: $checks, Failures: $failures, Errors: 0"
 [ $failures = 0 ]
