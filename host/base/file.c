@@ -206,11 +206,18 @@ static bool dots(const char *name) {
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
+const struct dirent *wf_folder_next(DIR *entries, const char *path, wf_status *status) {
+    errno = 0;
+    const struct dirent *const entry = readdir(entries);
+    if (!entry && errno) *status = wf_fail(WF_ERR_FILE, "cannot list folder %s: %s", path, strerror(errno));
+    return entry;
+}
+
 wf_status wf_folder_remove(const char *path) {
     DIR *const folder = opendir(path);
     if (!folder) return wf_fail(WF_ERR_FILE, "cannot open folder %s: %s", path, strerror(errno));
     wf_status status = WF_OK;
-    for (const struct dirent *entry; status == WF_OK && (entry = readdir(folder));)
+    for (const struct dirent *entry; status == WF_OK && (entry = wf_folder_next(folder, path, &status));)
         if (!dots(entry->d_name) && unlinkat(dirfd(folder), entry->d_name, 0) != 0)
             status = wf_fail(WF_ERR_FILE, "cannot remove %s/%s: %s", path, entry->d_name,
                              strerror(errno));

@@ -3,6 +3,7 @@
 #ifndef WF_BASE_FILE_H
 #define WF_BASE_FILE_H
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -49,6 +50,9 @@ wf_status wf_path_join(const char *folder, const char *name, char *out, size_t o
 /* Makes the folder and those above it; one that is there is fine. */
 wf_status wf_folder_make(const char *path);
 wf_status wf_folder_sync(const char *path);
+/* The next entry of an open folder; NULL at its end, or where it cannot be read on, which then is *status's
+ * sentence: readdir alone makes a disk that fails look like the end. */
+const struct dirent *wf_folder_next(DIR *entries, const char *path, wf_status *status);
 /* Removes a folder and the plain files in it; it may hold no folders. */
 wf_status wf_folder_remove(const char *path);
 /* `made` becomes `path`, in one step where the file system can (a folder that was there is

@@ -1,4 +1,5 @@
 #include "host/base/trust.h"
+#include "host/base/file.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -93,7 +94,8 @@ static wf_status check_parts(char path[PATH_MAX], bool *again) {
 static wf_status check_inside(const char *path) {
     wf_status status = WF_OK;
     DIR *const entries = opendir(path);
-    for (const struct dirent *e; entries && status == WF_OK && (e = readdir(entries));) {
+    if (!entries) return errno == ENOENT || errno == ENOTDIR ? WF_OK : wf_fail(WF_ERR_FILE, "cannot open folder %s: %s", path, strerror(errno));
+    for (const struct dirent *e; status == WF_OK && (e = wf_folder_next(entries, path, &status));) {
         char name[PATH_MAX];
         struct stat what;
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || e->d_type == DT_REG) continue;
@@ -102,7 +104,7 @@ static wf_status check_inside(const char *path) {
         if (S_ISDIR(what.st_mode)) status = check_folder(&what, name, false);
         else if (S_ISLNK(what.st_mode)) status = wf_fail(WF_ERR_FILE, "%s is a link", name);
     }
-    if (entries) closedir(entries);
+    closedir(entries);
     return status;
 }
 

@@ -2,6 +2,7 @@
  * stop, taken up again. The library writes and reads the files (weft_checkpoint_save, _load); here is what the
  * command keeps beside them: seed, position in the data and its hash. */
 #include <dirent.h>
+#include <errno.h>
 #include <string.h>
 
 #include "host/cli/stop.h"
@@ -17,8 +18,10 @@ static int agreed_fail(train_run *r, weft_status status) {
 static bool has_checkpoint(const char *folder) {
     DIR *const d = opendir(folder);
     bool found = false;
-    if (!d) return false;
+    if (!d) return errno != ENOENT;
+    errno = 0;
     for (const struct dirent *entry; !found && (entry = readdir(d));) found = strncmp(entry->d_name, "step-", 5) == 0;
+    found = found || errno; /* a folder that cannot be read is not one without checkpoints */
     closedir(d);
     return found;
 }

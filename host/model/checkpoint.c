@@ -77,8 +77,9 @@ static bool is_stale(const char *entry) {
 /* Only partial folders whose names begin with `prefix` are looked at. */
 static void remove_stale(const wf_log *log, const char *folder, const char *prefix) {
     char path[WF_PATH_BYTES];
+    wf_status listed = WF_OK; /* what is not seen stays until the next save */
     DIR *const entries = opendir(folder);
-    for (const struct dirent *e; entries && (e = readdir(entries));) {
+    for (const struct dirent *e; entries && (e = wf_folder_next(entries, folder, &listed));) {
         if (strncmp(e->d_name, prefix, strlen(prefix)) != 0 || !is_stale(e->d_name)) continue;
         if (wf_path_join(folder, e->d_name, path, sizeof path) == WF_OK &&
             wf_folder_remove(path) != WF_OK)
@@ -117,12 +118,9 @@ wf_status wf_checkpoint_list(const char *folder, int64_t **steps_out, int64_t *c
     wf_status status = WF_OK;
     DIR *const entries = opendir(folder);
     if (!entries) return wf_fail(WF_ERR_FILE, "cannot open folder %s: %s", folder, strerror(errno));
-    errno = 0;
-    for (const struct dirent *e; status == WF_OK && (e = readdir(entries)); errno = 0)
+    for (const struct dirent *e; status == WF_OK && (e = wf_folder_next(entries, folder, &status));)
         if (step_of(e->d_name) >= 0 && !push(&steps, &count, step_of(e->d_name)))
             status = wf_fail(WF_ERR_MEMORY, "no host memory to list folder %s", folder);
-    if (status == WF_OK && errno)
-        status = wf_fail(WF_ERR_FILE, "cannot list folder %s: %s", folder, strerror(errno));
     closedir(entries);
     if (status != WF_OK) {
         free(steps);
@@ -212,7 +210,7 @@ static wf_status bring_along(const char *path, const char *partial) {
         return errno == ENOENT
                    ? WF_OK
                    : wf_fail(WF_ERR_FILE, "cannot open folder %s: %s", path, strerror(errno));
-    for (const struct dirent *e; status == WF_OK && (e = readdir(entries));) {
+    for (const struct dirent *e; status == WF_OK && (e = wf_folder_next(entries, path, &status));) {
         if (is_own(e->d_name)) continue;
         TRY_GOTO(wf_path_join(path, e->d_name, from, sizeof from), done);
         TRY_GOTO(wf_path_join(partial, e->d_name, to, sizeof to), done);

@@ -250,7 +250,7 @@ static bool run(int which, const char *folder, const char *inject, const char *l
     process tracer = start((char *[]){"strace", "-o", (char *)log, "-p", pid, "-e", "trace=all", inject ? "-e" : NULL,
                                       (char *)inject, NULL}, true);
     const bool fine = read_until(tracer.out, "attached", attached, sizeof attached);
-    if (fine && write(saver.in, "g", 1) != 1) die("go");
+    if (fine && write(saver.in, "g", 1) != 1 && errno != EPIPE) die("go"); /* EPIPE: killed at the read that waits for it */
     if (!fine) kill(saver.pid, SIGKILL);
     read_until(saver.out, NULL, out->said, sizeof out->said);
     out->status = end_of(saver);
@@ -438,7 +438,8 @@ static void sweep(int which, int fault, int one_in, call *hit, int *nhit, int *u
             const bool file = about_files(calls[i].name);
             if ((fault && !file) || (one_in > 1 && !is_drawn(one_in))) continue;
             const bool met = try_fault(which, fault, calls[i].name, k, unusable);
-            expect(met || !file, "%s: %s %d was not made", scenarios[which].name, calls[i].name, k);
+            /* The read that waits for the start may or may not have begun when strace comes. */
+            expect(met || !file || strcmp(calls[i].name, "read") == 0, "%s: %s %d was not made", scenarios[which].name, calls[i].name, k);
             if (met) find_call(hit, nhit, calls[i].name)->hits[fault]++;
         }
 }
