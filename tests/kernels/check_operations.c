@@ -26,6 +26,8 @@ static const char *const round_trips[][2] = {
     {"gemm:f32:k3n2m1", "gemm:f32:m1n2k3:nn"},
     {"gemm:f32:m1n2k0:tt", "gemm:f32:m1n2:tt"},
     {"gemm:f32::nn", "gemm:f32::nn"},
+    {"gemm:f32:m5n7k3:panels-c.tn.accumulate", "gemm:f32:m5n7k3:tn.accumulate.panels-c"},
+    {"gemm:f32:m5n7k3:panels-b.bias.nt", "gemm:f32:m5n7k3:nt.bias.panels-b"},
     {"gemm:f32:m5n7k1073741824:silu.bias.accumulate.tn", "gemm:f32:m5n7k1073741824:tn.accumulate.bias.silu"},
     {"gemm:f32:m5n7k3:relu.act-grad", "gemm:f32:m5n7k3:nn.act-grad.relu"},
 };
@@ -244,7 +246,7 @@ START_TEST(options_name_parameters_and_flags) {
     wf_candidate_options(&p, &c, text, sizeof text);
     ck_assert_str_eq(text, "-DTILE_M=64 -DTILE_N=64 -DTILE_K=16 -DGROUP_M=16 -DGROUP_N=16"
                            " -DTRANS_A=0 -DTRANS_B=1 -DACCUMULATE=0 -DBIAS=0 -DACTIVATE=0"
-                           " -DACT_GRAD=0 -DACTIVATION=0");
+                           " -DACT_GRAD=0 -DACTIVATION=0 -DPANELS_B=0 -DPANELS_C=0");
 }
 END_TEST
 
