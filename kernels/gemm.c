@@ -268,7 +268,8 @@ static int64_t slab_tiles(const wf_problem *p, const int32_t *v) {
     const int64_t tiles = ceil_div(p->size[M], v[PANEL_ROWS]);
     if (!v[SHARED] || p->size[K] == 0) return tiles;
     const int64_t slabs = ceil_div(tiles * tile_bytes(p, v), slab_bytes);
-    return ceil_div(tiles, slabs < tiles ? slabs < MOST_SLABS ? slabs : MOST_SLABS : tiles);
+    const int64_t most = tiles < MOST_SLABS ? tiles : MOST_SLABS;
+    return ceil_div(tiles, slabs < most ? slabs : most);
 }
 
 static int64_t panel_workspace(const wf_problem *p, const wf_candidate *c) {
