@@ -238,6 +238,17 @@ START_TEST(candidates_round_trip) {
 }
 END_TEST
 
+/* A's panels go by slabs; k may be so long that one tile is more than a slab. */
+START_TEST(long_sums_fit_the_launches) {
+    wf_launch launches[WF_LAUNCHES];
+    wf_candidate c;
+    wf_problem p;
+    ck_assert_int_eq(wf_problem_parse("gemm:f32:m1031n128k2097152:tn", &p), WF_OK);
+    ck_assert_int_eq(wf_candidate_parse(&p, "panel", &c), WF_OK);
+    ck_assert_int_eq(wf_operations[WF_OP_GEMM]->variants[c.variant].launches(&p, &c, launches), WF_LAUNCHES);
+}
+END_TEST
+
 START_TEST(options_name_parameters_and_flags) {
     wf_problem p = {.op = WF_OP_GEMM, .size = {4, 5, 6}, .flags = WF_TRANS_B};
     wf_candidate c;
@@ -295,6 +306,7 @@ int main(void) {
     tcase_add_test(tests, launch_arguments_are_appended_in_order);
     tcase_add_test(tests, candidates_round_trip);
     tcase_add_test(tests, options_name_parameters_and_flags);
+    tcase_add_test(tests, long_sums_fit_the_launches);
     tcase_add_test(tests, untuned_devices_get_a_candidate_that_is_ok);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
