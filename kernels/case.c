@@ -30,7 +30,7 @@ static const struct {
     {WF_ACCUMULATE, "accumulate"}, {WF_BIAS, "bias"},         {WF_ACT_GRAD, "act-grad"},
     {WF_DROPOUT, "dropout"},       {WF_RESIDUAL, "residual"}, {WF_NORM, "norm"},
     {WF_CAUSAL, "causal"},         {WF_DECAY, "decay"},       {WF_RMS, "rms"},
-    {WF_INVERSE, "inverse"},
+    {WF_INVERSE, "inverse"},       {WF_PANELS_B, "panels-b"}, {WF_PANELS_C, "panels-c"},
 };
 enum { WORDS = sizeof words / sizeof *words };
 

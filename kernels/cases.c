@@ -10,6 +10,13 @@ const char *const wf_cases[] = {
     "gemm:f32:m63n127k31:nn.accumulate",
     "gemm:f32:m127n65k129:tn.accumulate",
     "gemm:f32:m122n257k96:nt",
+    /* weights in panels: forward, backward, gradients */
+    "gemm:f32:m37n67k45:nt.panels-b",
+    "gemm:f32:m61n83k96:nt.bias.panels-b.gelu_tanh",
+    "gemm:f32:m35n45k67:nn.panels-b",
+    "gemm:f32:m61n125k70:nn.act-grad.panels-b.gelu",
+    "gemm:f32:m45n67k31:tn.panels-c",
+    "gemm:f32:m65n41k129:tn.accumulate.panels-c",
     /* epilogues */
     "gemm:f32:m65n33k17:nt.bias",
     "gemm:f32:m129n250k96:nt.bias.gelu_tanh",

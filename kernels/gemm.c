@@ -10,6 +10,7 @@
  * candidate's parameters. */
 #include "kernels/gemm.h"
 
+#include "kernels/order.h"
 #include "kernels/table.h"
 
 enum { M, N, K }; /* size[] */
@@ -29,16 +30,25 @@ static wf_operand matrix(const char *name, wf_access access, int64_t rows, int64
                         .extent = {rows, columns}};
 }
 
+/* A matrix [rows, columns] in panels. */
+static wf_operand panels(const char *name, wf_access access, int64_t rows, int64_t columns) {
+    return matrix(name, access, wf_order_panels(rows) * columns, WF_PANEL_ROWS);
+}
+
 static int operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
     const int64_t m = p->size[M], n = p->size[N], k = p->size[K];
+    const bool trans_b = p->flags & WF_TRANS_B;
+    const wf_access c_access = p->flags & WF_ACCUMULATE ? WF_UPDATE : WF_WRITE;
     int count = 0;
     out[count++] = p->flags & WF_TRANS_A ? matrix("A", WF_READ, k, m) : matrix("A", WF_READ, m, k);
-    out[count++] = p->flags & WF_TRANS_B ? matrix("B", WF_READ, n, k) : matrix("B", WF_READ, k, n);
+    out[count++] = p->flags & WF_PANELS_B ? panels("B", WF_READ, trans_b ? n : k, trans_b ? k : n)
+                   : trans_b              ? matrix("B", WF_READ, n, k)
+                                          : matrix("B", WF_READ, k, n);
     if (p->flags & WF_BIAS)
         out[count++] = (wf_operand){.name = "bias", .access = WF_READ, .dtype = WF_F32, .ndim = 1,
                                     .extent = {n}};
     if (p->flags & WF_ACT_GRAD) out[count++] = matrix("pre", WF_READ, m, n);
-    out[count++] = matrix("C", p->flags & WF_ACCUMULATE ? WF_UPDATE : WF_WRITE, m, n);
+    out[count++] = p->flags & WF_PANELS_C ? panels("C", c_access, n, m) : matrix("C", c_access, m, n);
     if (p->flags & WF_ACTIVATE) out[count++] = matrix("pre", WF_WRITE, m, n);
     return count;
 }
@@ -53,6 +63,9 @@ static wf_status check(const wf_problem *p) {
         if (p->size[i] > (int64_t)1 << 30)
             return wf_fail(WF_ERR_UNSUPPORTED, "gemm: a dimension is %lld long, at most 2^30 are",
                            (long long)p->size[i]);
+    const uint32_t beside = WF_TRANS_B | WF_PANELS_B | WF_BIAS | WF_ACTIVATE | WF_ACT_GRAD;
+    if ((p->flags & WF_PANELS_C) && (p->flags & beside))
+        return wf_fail(WF_ERR_ARGUMENT, "gemm: a result in panels goes with nn, tn and accumulate only");
     return WF_OK;
 }
 
@@ -66,10 +79,10 @@ static void options(const wf_problem *p, const wf_candidate *candidate, char *ou
     (void)candidate;
     wf_append(out, bytes,
               " -DTRANS_A=%d -DTRANS_B=%d -DACCUMULATE=%d -DBIAS=%d -DACTIVATE=%d -DACT_GRAD=%d"
-              " -DACTIVATION=%d",
+              " -DACTIVATION=%d -DPANELS_B=%d -DPANELS_C=%d",
               !!(p->flags & WF_TRANS_A), !!(p->flags & WF_TRANS_B), !!(p->flags & WF_ACCUMULATE),
               !!(p->flags & WF_BIAS), !!(p->flags & WF_ACTIVATE), !!(p->flags & WF_ACT_GRAD),
-              p->activation);
+              p->activation, !!(p->flags & WF_PANELS_B), !!(p->flags & WF_PANELS_C));
 }
 
 static void epilogue_arguments(wf_launch *launch, const wf_problem *p) {
@@ -80,6 +93,18 @@ static void epilogue_arguments(wf_launch *launch, const wf_problem *p) {
     if (p->flags & WF_ACTIVATE) wf_launch_view(launch, index.pre);
     wf_launch_stride(launch, index.c, 0);
     if (index.pre >= 0) wf_launch_stride(launch, index.pre, 0);
+    if (p->flags & WF_PANELS_C) wf_launch_i32(launch, p->size[M]);
+}
+
+/* Columns of C that are written: in panels with their padding. */
+static int64_t written_columns(const wf_problem *p) {
+    return p->flags & WF_PANELS_C ? wf_order_panels(p->size[N]) * WF_PANEL_ROWS : p->size[N];
+}
+
+/* What reads rows only refuses panels. */
+static bool has_panels(const wf_problem *p, const char **why) {
+    if (!(p->flags & (WF_PANELS_B | WF_PANELS_C))) return false;
+    return *why = "it takes row-major matrices, not panels", true;
 }
 
 /* Sizes, A, B, the epilogue. */
@@ -138,7 +163,7 @@ static bool simple_ok(const wf_problem *p, const wf_candidate *c, const wf_devic
 
 static int simple_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
     const int32_t *v = c->value;
-    const int64_t groups[2] = {ceil_div(p->size[N], v[TILE_N]), ceil_div(p->size[M], v[TILE_M])};
+    const int64_t groups[2] = {ceil_div(written_columns(p), v[TILE_N]), ceil_div(p->size[M], v[TILE_M])};
     if (p->size[M] == 0 || p->size[N] == 0) return 0;
     out[0] = (wf_launch){.entry = "gemm_simple"};
     wf_launch_geometry(&out[0], 2, groups, (const int32_t[2]){v[GROUP_N], v[GROUP_M]});
@@ -164,7 +189,7 @@ static bool is_gpu(const wf_device *device, const char **why) {
 static bool direct_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
                       const char **why) {
     (void)c;
-    if (is_gpu(device, why)) return false;
+    if (is_gpu(device, why) || has_panels(p, why)) return false;
     if (p->flags & WF_TRANS_B) return *why = "B must be stored [k,n]", false;
     return true;
 }
@@ -184,7 +209,7 @@ static const wf_parameter dot_parameters[DOT_PARAMETERS] = {
 static bool dot_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
                    const char **why) {
     (void)c;
-    if (is_gpu(device, why)) return false;
+    if (is_gpu(device, why) || has_panels(p, why)) return false;
     if ((p->flags & (WF_TRANS_A | WF_TRANS_B)) != WF_TRANS_B)
         return *why = "A must be stored [m,k] and B [n,k]", false;
     return true;
@@ -217,8 +242,9 @@ static int64_t private_bytes(const int32_t *v) {
 
 static bool panel_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
                      const char **why) {
-    (void)p;
     if (is_gpu(device, why)) return false;
+    if ((p->flags & (WF_PANELS_B | WF_PANELS_C)) && WF_PANEL_ROWS % (c->value[PANEL_VECTORS] * c->value[PANEL_WIDTH]))
+        return *why = "its tiles' columns do not divide a weight's panels of 32", false;
     if (private_bytes(c->value) > most_private_bytes)
         return *why = "a work-item's sums and panels are more than 1.25 MiB", false;
     return true;
@@ -283,7 +309,7 @@ static blocks down(const int32_t *v, int64_t rows) {
 }
 
 static blocks across(const wf_problem *p, const int32_t *v) {
-    return blocks_of(ceil_div(p->size[N], v[PANEL_VECTORS] * v[PANEL_WIDTH]), v[TILES_N]);
+    return blocks_of(ceil_div(written_columns(p), v[PANEL_VECTORS] * v[PANEL_WIDTH]), v[TILES_N]);
 }
 
 static void multiply_launch(const wf_problem *p, const wf_candidate *c, int64_t row0, int64_t end, wf_launch *launch) {
@@ -329,6 +355,7 @@ static const wf_parameter clblast_parameters[CLBLAST_PARAMETERS] = {
 
 static bool clblast_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
                        const char **why) {
+    if (has_panels(p, why)) return false;
     if (p->size[K] == 0) return *why = "CLBlast takes no empty sums", false;
     if (c->value[GROUP] > device->max_group)
         return *why = "the epilogue's group is larger than the device allows", false;
@@ -396,6 +423,7 @@ enum { FEWEST_COLUMNS = 32, FEWEST_ROWS_NT = 8 };
 static bool panel_pays(const wf_problem *p) {
     const uint32_t transposes = p->flags & (WF_TRANS_A | WF_TRANS_B);
     if (p->size[K] == 0) return false;
+    if (p->flags & (WF_PANELS_B | WF_PANELS_C)) return true; /* against `simple` */
     if (transposes == (WF_TRANS_A | WF_TRANS_B)) return true; /* against `simple` */
     return p->size[N] >= FEWEST_COLUMNS && (transposes != WF_TRANS_B || p->size[M] >= FEWEST_ROWS_NT);
 }
@@ -429,8 +457,10 @@ static void prefer_panel(const wf_problem *p, const wf_device *device, wf_candid
 
 /* CLBlast knows the GPUs in its database; on CPUs the register tiles win (benchmarks/NOTES.md). */
 static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
-    if (device->type == WF_DEVICE_GPU) wf_candidate_default(p, p->size[K] ? CLBLAST : SIMPLE, candidate);
+    const bool panels = p->flags & (WF_PANELS_B | WF_PANELS_C);
+    if (device->type == WF_DEVICE_GPU) wf_candidate_default(p, p->size[K] && !panels ? CLBLAST : SIMPLE, candidate);
     else if (panel_pays(p)) prefer_panel(p, device, candidate);
+    else if (panels) wf_candidate_default(p, SIMPLE, candidate);
     else if (!(p->flags & WF_TRANS_B)) wf_candidate_default(p, DIRECT, candidate);
     else wf_candidate_default(p, p->flags & WF_TRANS_A ? SIMPLE : DOT, candidate);
 }
@@ -438,7 +468,8 @@ static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *c
 const wf_operation wf_gemm_operation = {
     .name = "gemm",
     .size_names = {"m", "n", "k"},
-    .flags = WF_ACCUMULATE | WF_BIAS | WF_ACTIVATE | WF_ACT_GRAD | WF_TRANS_A | WF_TRANS_B,
+    .flags = WF_ACCUMULATE | WF_BIAS | WF_ACTIVATE | WF_ACT_GRAD | WF_TRANS_A | WF_TRANS_B |
+             WF_PANELS_B | WF_PANELS_C,
     .activation = true,
     .operands = operands,
     .flops = flops,

@@ -5,7 +5,8 @@
  *
  *     A[i,p] = a[a_offset + i a_stride + p]   (TRANS_A: p a_stride + i)
  *     B[p,j] = b[b_offset + p b_stride + j]   (TRANS_B: j b_stride + p)
- *     C[i,j] = c[c_offset + i c_stride + j]
+ *              PANELS_B: (p / 32 n + j) b_stride + p % 32   (TRANS_B: (j / 32 k + p) b_stride + j % 32)
+ *     C[i,j] = c[c_offset + i c_stride + j]                (PANELS_C: gemm.clh)
  *
  *                 width panels, DEPTH of k: filled by the work-item in private memory; they stay in
  * a
@@ -22,6 +23,9 @@
  * filled A's panels in the workspace, once for all, for as many rows as it holds (a slab: both
  * kernels are launched per slab); else the work-item fills its own.
  *
+ * A weight in panels is read where it lies (TRANS_B), or turned (dgrad). Its panels have 32 rows, which
+ * COLUMNS must divide.
+ *
  * Between cuts of k the sums rest in private memory. No local memory, no barrier; work-groups of
  * one work-item. Numerics: f32, one accumulator per element, k ascending, whatever the parameters
  * are. After K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplication",
@@ -35,7 +39,34 @@
 #include "gemm.clh"
 #include "gemm_panel.clh"
 
-#if TRANS_B
+#if (PANELS_B || PANELS_C) && PANEL % COLUMNS
+#error "COLUMNS must divide a weight's panels"
+#endif
+
+/* IN_PLACE: where the tile of column j begins at step p; a row of the panel is b_stride from the next. */
+#define IN_PLACE (PANELS_B && TRANS_B)
+#if IN_PLACE
+#define B_SPACE __global
+#define B_NEXT b_stride
+#else
+#define B_SPACE
+#define B_NEXT COLUMNS
+#endif
+
+#if IN_PLACE
+INLINE __global const float *b_at(__global const float *b, long stride, int k, int p, int j) {
+    return b + ((long)(j / PANEL) * k + p) * stride + j % PANEL;
+}
+#elif PANELS_B
+/* A panel of the weight is PANEL steps of k, stored along k. DEPTH is a multiple of PANEL. */
+DEFINE_TURN(turn_b, )
+INLINE void fill_b(__global const float *b, long stride, int n, int j0, int p, int depth,
+                   float *panel, int count) {
+    for (int at = 0; at < depth; at += PANEL)
+        turn_b(b + ((long)((p + at) / PANEL) * n + j0) * stride, stride, n - j0,
+               min(PANEL, depth - at), panel + at * COLUMNS, COLUMNS, count, DEPTH * COLUMNS);
+}
+#elif TRANS_B
 DEFINE_TURN(fill_b, )
 #define B_COLUMN b_stride
 #define B_STEP   1L
@@ -85,8 +116,8 @@ gemm_panel_pack(int chunk, int row0, int m, int k, __global const float *a, long
 #define AHEAD 16
 
 /* out = (first ? 0 : sums) + the products of `depth` steps of k. */
-INLINE void multiply(A_SPACE const float *a, const float *b, int depth, int first,
-                            const REAL sums[ROWS * VECTORS], REAL out[ROWS * VECTORS]) {
+INLINE void multiply(A_SPACE const float *a, B_SPACE const float *b, long b_next, int depth,
+                            int first, const REAL sums[ROWS * VECTORS], REAL out[ROWS * VECTORS]) {
     REAL acc[ROWS][VECTORS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
@@ -104,7 +135,7 @@ INLINE void multiply(A_SPACE const float *a, const float *b, int depth, int firs
             for (int v = 0; v < VECTORS; v++) acc[r][v] += scalar * row[v];
         }
         a += A_STRIDE;
-        b += COLUMNS;
+        b += b_next;
     }
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
@@ -147,13 +178,15 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
 gemm_panel(int height, int width, int row0, int m, int n, int k, A_ARGUMENTS
            __global const float *b, long b_offset, long b_stride, PANELS_ARGUMENTS
            EPILOGUE_ARGUMENTS) {
-    const int row_tiles = (m - 1 - row0) / ROWS + 1, column_tiles = (n - 1) / COLUMNS + 1;
+    const int row_tiles = (m - 1 - row0) / ROWS + 1, column_tiles = (WRITTEN(n) - 1) / COLUMNS + 1;
     const int blocks_across = (column_tiles - 1) / width + 1, group = get_global_id(0);
     const int ti0 = group / blocks_across * height, tj0 = group % blocks_across * width,
               j0 = tj0 * COLUMNS;
     const int tis = min(height, row_tiles - ti0), tjs = min(width, column_tiles - tj0);
     REAL sums[TILES_M][TILES_N][ROWS * VECTORS], done[ROWS * VECTORS];
+#if !IN_PLACE
     REAL b_panels[TILES_N][DEPTH * VECTORS]; /* vectors, so that rows begin where cache lines do */
+#endif
 #if !SHARED
     REAL a_own[DEPTH * A_STRIDE / WIDTH];
 #endif
@@ -161,8 +194,12 @@ gemm_panel(int height, int width, int row0, int m, int n, int k, A_ARGUMENTS
     int p = 0;
     do {
         const int depth = min(DEPTH, k - p);
+#if PANELS_B && !IN_PLACE
+        fill_b(b + b_offset, b_stride, n, j0, p, depth, (float *)b_panels, tjs);
+#elif !IN_PLACE
         fill_b(b + b_offset + j0 * B_COLUMN + p * B_STEP, b_stride, n - j0, depth,
                (float *)b_panels, COLUMNS, tjs, DEPTH * COLUMNS);
+#endif
         for (int ti = 0; ti < tis; ti++) {
             const int i0 = row0 + (ti0 + ti) * ROWS;
 #if SHARED
@@ -175,8 +212,14 @@ gemm_panel(int height, int width, int row0, int m, int n, int k, A_ARGUMENTS
 #endif
             for (int tj = 0; tj < tjs; tj++) {
                 REAL *const out = p + depth == k ? done : sums[ti][tj];
-                multiply(a_panel, (const float *)b_panels[tj], depth, p == 0, sums[ti][tj], out);
-                if (p + depth == k) finish_tile(to, done, i0, j0 + tj * COLUMNS, m, n);
+                const int j = j0 + tj * COLUMNS;
+#if IN_PLACE
+                __global const float *b_panel = b_at(b + b_offset, b_stride, k, p, j);
+#else
+                const float *b_panel = (const float *)b_panels[tj];
+#endif
+                multiply(a_panel, b_panel, B_NEXT, depth, p == 0, sums[ti][tj], out);
+                if (p + depth == k) finish_tile(to, done, i0, j, m, WRITTEN(n));
             }
         }
         p += DEPTH;

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "kernels/activation.h"
+#include "kernels/order.h"
 
 static double at(const wf_tensor *t, int64_t i, int64_t j) {
     return ((const double *)t->data)[i * t->stride[0] + j * t->stride[1]];
@@ -17,8 +18,22 @@ static double a_at(const wf_problem *p, const wf_tensor *a, int64_t i, int64_t k
     return p->flags & WF_TRANS_A ? at(a, k, i) : at(a, i, k);
 }
 
+static const int64_t PANEL = WF_PANEL_ROWS;
+
 static double b_at(const wf_problem *p, const wf_tensor *b, int64_t k, int64_t j) {
+    if (p->flags & WF_PANELS_B)
+        return p->flags & WF_TRANS_B ? at(b, j / PANEL * p->size[2] + k, j % PANEL)
+                                     : at(b, k / PANEL * p->size[1] + j, k % PANEL);
     return p->flags & WF_TRANS_B ? at(b, j, k) : at(b, k, j);
+}
+
+static double *c_at(const wf_problem *p, const wf_tensor *c, int64_t i, int64_t j) {
+    return p->flags & WF_PANELS_C ? place(c, j / PANEL * p->size[0] + i, j % PANEL) : place(c, i, j);
+}
+
+static void clear_padding(const wf_problem *p, const wf_tensor *c) {
+    for (int64_t i = 0; i < p->size[0]; i++)
+        for (int64_t j = p->size[1]; j % PANEL; j++) *c_at(p, c, i, j) = 0;
 }
 
 void wf_gemm_reference(const wf_problem *p, const wf_tensor *operands, const wf_run_number *run) {
@@ -30,7 +45,7 @@ void wf_gemm_reference(const wf_problem *p, const wf_tensor *operands, const wf_
         for (int64_t j = 0; j < p->size[1]; j++) {
             double v = 0;
             for (int64_t k = 0; k < p->size[2]; k++) v += a_at(p, a, i, k) * b_at(p, b, k, j);
-            if (p->flags & WF_ACCUMULATE) v += *place(c, i, j);
+            if (p->flags & WF_ACCUMULATE) v += *c_at(p, c, i, j);
             if (p->flags & WF_BIAS) {
                 const wf_tensor *bias = &operands[at_operand.bias];
                 v += ((const double *)bias->data)[j * bias->stride[0]];
@@ -40,8 +55,9 @@ void wf_gemm_reference(const wf_problem *p, const wf_tensor *operands, const wf_
                 v = act->f(v);
             }
             if (p->flags & WF_ACT_GRAD) v *= act->df(at(&operands[at_operand.pre], i, j));
-            *place(c, i, j) = v;
+            *c_at(p, c, i, j) = v;
         }
+    if ((p->flags & WF_PANELS_C) && !(p->flags & WF_ACCUMULATE)) clear_padding(p, c);
 }
 
 /* Tolerance. u = 2^-24 is half the spacing of f32 numbers at 1, S = (|A||B|)[i,j].
@@ -71,7 +87,7 @@ static double sum_of_magnitudes(const wf_problem *p, const wf_tensor *t, int64_t
  * whatever v is, and S stands for it. */
 static double value_before(const wf_problem *p, const wf_tensor *t, int64_t i, int64_t j, double s) {
     const wf_gemm_index at_operand = wf_gemm_operand_index(p);
-    const double c = at(&t[at_operand.c], i, j);
+    const double c = *c_at(p, &t[at_operand.c], i, j);
     if (p->flags & WF_ACTIVATE) return at(&t[at_operand.pre], i, j);
     if (!(p->flags & WF_ACT_GRAD)) return c;
     const double df = wf_activations[p->activation].df(at(&t[at_operand.pre], i, j));
@@ -88,7 +104,7 @@ static double element_bound(const wf_problem *p, const wf_tensor *t, int operand
         e += u * (fabs(v) + fabs(((const double *)bias->data)[j * bias->stride[0]]));
     }
     if (operand != at_operand.c) return e; /* pre */
-    const double c = fabs(at(&t[at_operand.c], i, j));
+    const double c = fabs(*c_at(p, &t[at_operand.c], i, j));
     if (p->flags & WF_ACTIVATE) return act->lipschitz * e + 40 * u * c + 4 * u * fmin(1, fabs(v));
     if (p->flags & WF_ACT_GRAD) {
         const double df = fabs(act->df(at(&t[at_operand.pre], i, j)));
@@ -98,7 +114,12 @@ static double element_bound(const wf_problem *p, const wf_tensor *t, int operand
 }
 
 void wf_gemm_tolerance(const wf_problem *p, const wf_tensor *operands, int operand, double *bound) {
-    for (int64_t i = 0; i < p->size[0]; i++)
-        for (int64_t j = 0; j < p->size[1]; j++)
-            bound[i * p->size[1] + j] = element_bound(p, operands, operand, i, j);
+    const int64_t m = p->size[0], n = p->size[1];
+    const bool panels = p->flags & WF_PANELS_C;
+    if (panels) /* padding: exact */
+        for (int64_t i = 0; i < wf_order_elements(WF_ORDER_PANELS, n, m); i++) bound[i] = 0;
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++)
+            bound[panels ? wf_order_index(WF_ORDER_PANELS, m, j, i) : i * n + j] =
+                element_bound(p, operands, operand, i, j);
 }

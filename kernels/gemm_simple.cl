@@ -3,7 +3,8 @@
  *
  *     A[i,p] = a[a_offset + i a_stride + p]   (TRANS_A: p a_stride + i)
  *     B[p,j] = b[b_offset + p b_stride + j]   (TRANS_B: j b_stride + p)
- *     C[i,j] = c[c_offset + i c_stride + j]
+ *              PANELS_B: (p / 32 n + j) b_stride + p % 32   (TRANS_B: (j / 32 k + p) b_stride + j % 32)
+ *     C[i,j] = c[c_offset + i c_stride + j]                (PANELS_C: gemm.clh)
  *
  *             TILE_N                 a group of GROUP_N x GROUP_M items owns one tile of C;
  *           +--------+ TILE_K        item (x, y) owns rows y + GROUP_M i, columns x + GROUP_N j,
@@ -32,19 +33,38 @@
 #define MICRO_M (TILE_M / GROUP_M)
 #define MICRO_N (TILE_N / GROUP_N)
 
-/* tile[p][i] = X[i0 + i, k0 + p], zero outside; X is stored [k, rows] if `k_major`, else [rows, k]. */
-#define DEFINE_LOAD_TILE(name, ROWS, K_MAJOR)                                                      \
+/* Where step p of row i of X lies: [k, rows], [rows, k], and in panels of k, of rows. */
+#define AT_K_MAJOR(i, p, rows, k, stride) ((p) * (stride) + (i))
+#define AT_ROWS(i, p, rows, k, stride) ((i) * (stride) + (p))
+#define AT_K_PANELS(i, p, rows, k, stride) (((long)((p) / PANEL) * (rows) + (i)) * (stride) + (p) % PANEL)
+#define AT_ROW_PANELS(i, p, rows, k, stride) (((long)((i) / PANEL) * (k) + (p)) * (stride) + (i) % PANEL)
+
+/* tile[p][i] = X[i0 + i, k0 + p], zero outside; `ROWS_FIRST`: neighbours in memory are of
+ * neighbouring rows, else of neighbouring steps. */
+#define DEFINE_LOAD_TILE(name, ROWS, ROWS_FIRST, AT)                                               \
     static inline void name(__local float (*tile)[ROWS + 1], __global const float *x, long stride, \
                             int i0, int k0, int rows, int k, int item) {                           \
         for (int e = item; e < ROWS * TILE_K; e += ITEMS) {                                        \
-            const int i = K_MAJOR ? e % ROWS : e / TILE_K;                                         \
-            const int p = K_MAJOR ? e / ROWS : e % TILE_K;                                         \
-            const long at = K_MAJOR ? (k0 + p) * stride + (i0 + i) : (i0 + i) * stride + (k0 + p); \
+            const int i = ROWS_FIRST ? e % ROWS : e / TILE_K;                                      \
+            const int p = ROWS_FIRST ? e / ROWS : e % TILE_K;                                      \
+            const long at = AT((i0 + i), (k0 + p), rows, k, stride);                               \
             tile[p][i] = i0 + i < rows && k0 + p < k ? x[at] : 0.0f;                               \
         }                                                                                          \
     }
-DEFINE_LOAD_TILE(load_a, TILE_M, TRANS_A)
-DEFINE_LOAD_TILE(load_b, TILE_N, !TRANS_B)
+#if TRANS_A
+DEFINE_LOAD_TILE(load_a, TILE_M, 1, AT_K_MAJOR)
+#else
+DEFINE_LOAD_TILE(load_a, TILE_M, 0, AT_ROWS)
+#endif
+#if PANELS_B && TRANS_B
+DEFINE_LOAD_TILE(load_b, TILE_N, 1, AT_ROW_PANELS)
+#elif PANELS_B
+DEFINE_LOAD_TILE(load_b, TILE_N, 0, AT_K_PANELS)
+#elif TRANS_B
+DEFINE_LOAD_TILE(load_b, TILE_N, 0, AT_ROWS)
+#else
+DEFINE_LOAD_TILE(load_b, TILE_N, 1, AT_K_MAJOR)
+#endif
 
 static inline void multiply(__local const float (*a_tile)[TILE_M + 1],
                             __local const float (*b_tile)[TILE_N + 1], int x, int y,
@@ -83,7 +103,7 @@ gemm_simple(int m, int n, int k, __global const float *a, long a_offset, __globa
         const int row = i0 + y + GROUP_M * i;
         for (int j = 0; j < MICRO_N; j++) {
             const int col = j0 + x + GROUP_N * j;
-            if (row < m && col < n) finish(to, acc[i][j], row, col, 1);
+            if (row < m && col < WRITTEN(n)) finish(to, acc[i][j], row, col, 1);
         }
     }
 }

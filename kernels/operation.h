@@ -72,7 +72,9 @@ enum {
     WF_TRANS_B    = 1u << 9, /* GEMM: B is stored [n,k] instead of [k,n] */
     WF_DECAY      = 1u << 10, /* ADAMW: weight decay applies */
     WF_RMS        = 1u << 11, /* NORM, NORM_BACKWARD, NORM_WGRAD, REDUCE: RMSNorm */
-    WF_INVERSE    = 1u << 12  /* ROPE: rotates back */
+    WF_INVERSE    = 1u << 12, /* ROPE: rotates back */
+    WF_PANELS_B   = 1u << 13, /* GEMM: the matrix that B is or transposes lies in panels (order.h) */
+    WF_PANELS_C   = 1u << 14  /* GEMM: the transpose of C lies in panels */
 };
 
 #define WF_SIZES 13
@@ -103,6 +105,12 @@ typedef struct wf_problem {
  *   writes C[m,n] (update if ACCUMULATE), ACTIVATE: pre[m,n]
  *   epilogue, in this order: sum; +C if ACCUMULATE; +bias; then ACTIVATE: pre = v, C = act(v);
  *   or ACT_GRAD: C = v * act'(pre).
+ *   PANELS_B: B's operand is a weight in panels of 32 rows (order.h), a matrix of 32 columns:
+ *   B[p,j] is weight[j,p] with TRANS_B: B[ceil(n/32) k, 32], element (j / 32 * k + p, j % 32); else
+ *   weight[p,j]: B[ceil(k/32) n, 32], element (p / 32 * n + j, p % 32). Its padding is not read.
+ *   PANELS_C: C^T in panels, C[ceil(n/32) m, 32], C[i,j] at (j / 32 * m + i, j % 32): a weight's gradient,
+ *   made transposed so that stores are contiguous. Padding is written 0, or stays if ACCUMULATE.
+ *   Goes with ACCUMULATE and TRANS_A only.
  * ATTENTION      size {b, s, kv (length of keys), hq, hkv, d, head0, heads, pos0, kpos0, site,
  *   window (0: none), group}
  *   real {dropout p}; flags CAUSAL, DROPOUT. softmax(Q K^T / sqrt(d)) V, never storing s x kv.

@@ -103,7 +103,7 @@ static bool reduce_norm(const link *p, const link *c, link *out) {
 /* Only where the bias is all that follows: behind a sum, dropout or residual it rides along there.
  */
 static bool gemm_bias(const link *p, const link *c, link *out) {
-    if (p->problem.flags & ~(uint32_t)(WF_TRANS_A | WF_TRANS_B)) return false;
+    if (p->problem.flags & ~(uint32_t)(WF_TRANS_A | WF_TRANS_B | WF_PANELS_B)) return false;
     if (c->problem.flags & ~(uint32_t)WF_BIAS || c->problem.size[PARTS] != 1 ||
         c->problem.size[BIAS_GROUP])
         return false;

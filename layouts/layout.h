@@ -31,6 +31,8 @@ typedef struct wf_layout {
     int32_t chunks;             /* chunksN, 1 */
     int32_t recompute;          /* wf_recompute */
     bool offload_activations;
+    int32_t order;              /* wf_order (kernels/order.h) of the matrices that only GEMMs read, where they
+                                 * can have it (wf_model_order). Of the device, not of the text; 0: rows */
 } wf_layout;
 
 /* A sentence pointing at the place of the first error. */

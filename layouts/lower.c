@@ -66,6 +66,8 @@ static wf_status check(const wf_model *m, const wf_shape *shape, const wf_layout
         return wf_fail(WF_ERR_ARGUMENT, "there is no mode %d", (int)mode);
     TRY(wf_model_check(m));
     TRY(check_layout(layout));
+    if (layout->order < 0 || layout->order >= WF_ORDERS)
+        return wf_fail(WF_ERR_ARGUMENT, "there is no order %d of weights", layout->order);
     if (rank < 0 || rank >= wf_layout_ranks(layout))
         return wf_fail(WF_ERR_ARGUMENT, "there is no rank %d in a layout of %d ranks", rank,
                        wf_layout_ranks(layout));
@@ -99,6 +101,10 @@ static void set_sizes(wf_lowering *L, const wf_shape *shape, int32_t rank) {
     wf_model_parameters(L->model, L->table);
     for (int t = 0; t < WF_TENSORS; t++)
         wf_model_shard(L->model, &L->table[t], &L->layout, rank, &L->shard[t]);
+    for (int t = 0; t < WF_TENSORS; t++) {
+        L->order[t] = wf_model_order(L->model, t, &L->layout);
+        L->elements[t] = wf_order_elements(L->order[t], L->shard[t].rows, L->shard[t].columns);
+    }
     for (int t = 0; t < WF_TENSORS; t++)
         L->square[t] = L->table[t].rows ? L->nsquares++ : -1;
 }
@@ -131,7 +137,7 @@ static void parameter_slots(wf_lowering *L) {
         for (int t = 0; t < WF_TENSORS; t++)
             L->slot[kind][t] = wf_build_slot(
                 L->s, wf_build_text(L->s, "%s%s", L->table[t].name, kinds[kind].suffix),
-                kinds[kind].class_, WF_F32, L->shard[t].rows * L->shard[t].columns,
+                kinds[kind].class_, WF_F32, L->elements[t],
                 L->table[t].per_layer ? (int32_t)L->model->layers : 1);
 }
 

@@ -112,8 +112,7 @@ wf_view wf_lower_attention_backward(wf_lowering *L, wf_view d) {
         d, L->model->dropout_residual, WF_SITE_ATTENTION_OUT, WF_T_PROJ_BIAS, &own);
     const wf_view d_out =
         wf_lower_scratch(L, "attn.do", L->rows, L->heads.count * L->model->head_size);
-    wf_lower_gemm(L, "attn.proj.dgrad", 0, all,
-                  wf_lower_parameter(L, WF_KIND_VALUE, WF_T_PROJ_WEIGHT), d_out);
+    wf_lower_product(L, "attn.proj.dgrad", 0, all, WF_T_PROJ_WEIGHT, d_out);
     wf_lower_wgrad(L, "attn.proj.wgrad", all, wf_lower_need(L, WF_V_ATTN), WF_T_PROJ_WEIGHT);
     const wf_view dqkv = qkv_backward(L, d_out);
     return wf_lower_column_backward(

@@ -130,8 +130,7 @@ static void transform_backward(wf_lowering *L, const top *t, wf_view dy, wf_view
                                                  "head.transform.norm.wgrad"},
                            dy, t->turned, t->turned_stats, WF_T_TRANSFORM_NORM_WEIGHT, NULL, d);
     activation_backward(L, "head.transform.backward", t->pre, d);
-    wf_lower_gemm(L, "head.transform.dgrad", 0, d,
-                  wf_lower_parameter(L, WF_KIND_VALUE, WF_T_TRANSFORM_WEIGHT), out);
+    wf_lower_product(L, "head.transform.dgrad", 0, d, WF_T_TRANSFORM_WEIGHT, out);
     wf_lower_wgrad(L, "head.transform.wgrad", d, t->hidden, WF_T_TRANSFORM_WEIGHT);
     wf_lower_bias_grad(L, "head.transform.bias.grad", d, WF_T_TRANSFORM_BIAS);
 }

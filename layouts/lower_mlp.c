@@ -34,22 +34,22 @@ void wf_lower_mlp_out(wf_lowering *L) {
 
 /* Gradient of what stands before the activation, or the gate. */
 static wf_view features_backward(wf_lowering *L, wf_view d, wf_view pre) {
-    const wf_view weight = wf_lower_parameter(L, WF_KIND_VALUE, WF_T_FC2_WEIGHT);
     const int64_t h = L->model->hidden, f = L->features.count;
     const wf_view dpre = wf_lower_scratch(L, "mlp.dpre", L->rows, pre.extent[1]);
     if (!L->model->gated) {
         const wf_problem p = {.op = WF_OP_GEMM,
-                              .flags = WF_ACT_GRAD,
+                              .flags = WF_ACT_GRAD | wf_lower_weight_flags(L, WF_T_FC2_WEIGHT),
                               .activation = L->model->activation,
                               .size = {L->rows, f, h}};
-        WF_KERNEL(L, "mlp.fc2.dgrad", &p, d, weight, pre, dpre);
+        WF_KERNEL(L, "mlp.fc2.dgrad", &p, d,
+                  wf_lower_parameter(L, WF_KIND_VALUE, WF_T_FC2_WEIGHT), pre, dpre);
         return dpre;
     }
     const wf_problem p = {.op = WF_OP_GATE_BACKWARD,
                           .activation = L->model->activation,
                           .size = {L->rows, f}};
     const wf_view dact = wf_lower_scratch(L, "mlp.dact", L->rows, f);
-    wf_lower_gemm(L, "mlp.fc2.dgrad", 0, d, weight, dact);
+    wf_lower_product(L, "mlp.fc2.dgrad", 0, d, WF_T_FC2_WEIGHT, dact);
     WF_KERNEL(L, "mlp.gate.backward", &p, pre, dact, dpre);
     return dpre;
 }

@@ -276,7 +276,7 @@ int32_t wf_lower_optimizer(wf_lowering *L, bool per_layer) {
         if (L->table[t].per_layer != per_layer || !L->table[t].rows) continue;
         const wf_problem p = {.op = WF_OP_ADAMW,
                               .flags = L->table[t].matrix ? WF_DECAY : 0,
-                              .size = {L->shard[t].rows * L->shard[t].columns}};
+                              .size = {L->elements[t]}};
         WF_KERNEL(L, "adamw", &p, wf_lower_flat(L, WF_KIND_GRAD, t), clip,
                   wf_lower_flat(L, WF_KIND_VALUE, t), wf_lower_flat(L, WF_KIND_M, t),
                   wf_lower_flat(L, WF_KIND_V, t));

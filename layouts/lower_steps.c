@@ -11,6 +11,9 @@ wf_view wf_lower_parameter(const wf_lowering *L, wf_kind kind, int tensor) {
     const wf_parameter_info *info = &L->table[tensor];
     const wf_shard_map *map = &L->shard[tensor];
     const wf_at at = info->per_layer ? WF_AT_LAYER : WF_AT_NONE;
+    if (L->order[tensor] == WF_ORDER_PANELS)
+        return wf_matrix(L->slot[kind][tensor], at, 0, wf_order_panels(map->rows) * map->columns,
+                         WF_PANEL_ROWS, WF_PANEL_ROWS);
     return info->matrix
                ? wf_matrix(L->slot[kind][tensor], at, 0, map->rows, map->columns, map->columns)
                : wf_vector(L->slot[kind][tensor], at, 0, map->rows);
@@ -18,8 +21,7 @@ wf_view wf_lower_parameter(const wf_lowering *L, wf_kind kind, int tensor) {
 
 wf_view wf_lower_flat(const wf_lowering *L, wf_kind kind, int tensor) {
     const wf_at at = L->table[tensor].per_layer ? WF_AT_LAYER : WF_AT_NONE;
-    return wf_vector(L->slot[kind][tensor], at, 0,
-                     L->shard[tensor].rows * L->shard[tensor].columns);
+    return wf_vector(L->slot[kind][tensor], at, 0, L->elements[tensor]);
 }
 
 wf_view wf_lower_scratch(wf_lowering *L, const char *name, int64_t rows, int64_t columns) {
@@ -94,21 +96,30 @@ void wf_lower_gemm(wf_lowering *L, const char *site, uint32_t flags, wf_view a, 
         wf_lower_fill(L, site, c, 0);
 }
 
+uint32_t wf_lower_weight_flags(const wf_lowering *L, int tensor) {
+    return L->order[tensor] == WF_ORDER_PANELS ? WF_PANELS_B : 0;
+}
+
+void wf_lower_product(wf_lowering *L, const char *site, uint32_t flags, wf_view a, int weight,
+                      wf_view c) {
+    wf_lower_gemm(L, site, flags | wf_lower_weight_flags(L, weight), a,
+                  wf_lower_parameter(L, WF_KIND_VALUE, weight), c);
+}
+
 bool wf_lower_has(const wf_lowering *L, int tensor) {
     return L->table[tensor].rows > 0;
 }
 
 void wf_lower_linear(wf_lowering *L, const char *site, wf_view x, int weight, int bias,
                      wf_view out) {
-    const wf_view w = wf_lower_parameter(L, WF_KIND_VALUE, weight);
     if (!wf_lower_has(L, bias)) {
-        wf_lower_gemm(L, site, WF_TRANS_B, x, w, out);
+        wf_lower_product(L, site, WF_TRANS_B, x, weight, out);
         return;
     }
     const wf_view b = wf_lower_parameter(L, WF_KIND_VALUE, bias);
     const wf_view sum = wf_lower_scratch(L, wf_build_text(L->s, "%s.sum", site), out.extent[0],
                                          out.extent[1]);
-    wf_lower_gemm(L, site, WF_TRANS_B, x, w, sum);
+    wf_lower_product(L, site, WF_TRANS_B, x, weight, sum);
     wf_lower_tail(L, &(wf_tail_sites){.bias = wf_build_text(L->s, "%s.bias", site)}, sum,
                   &(wf_tail){.bias = &b}, out);
 }
@@ -117,7 +128,8 @@ void wf_lower_activate(wf_lowering *L, const char *site, wf_view x, int weight, 
                        wf_view act, wf_view pre) {
     const bool biased = wf_lower_has(L, bias);
     const wf_problem p = {.op = WF_OP_GEMM,
-                          .flags = WF_TRANS_B | WF_ACTIVATE | (biased ? WF_BIAS : 0),
+                          .flags = WF_TRANS_B | WF_ACTIVATE | (biased ? WF_BIAS : 0) |
+                                   wf_lower_weight_flags(L, weight),
                           .activation = L->model->activation,
                           .size = {act.extent[0], act.extent[1], x.extent[1]}};
     const wf_view w = wf_lower_parameter(L, WF_KIND_VALUE, weight);
@@ -129,10 +141,16 @@ void wf_lower_activate(wf_lowering *L, const char *site, wf_view x, int weight, 
 
 void wf_lower_wgrad(wf_lowering *L, const char *site, wf_view dy, wf_view x, int tensor) {
     const wf_view dw = wf_lower_parameter(L, WF_KIND_GRAD, tensor);
-    const wf_problem p = {.op = WF_OP_GEMM,
-                          .flags = WF_TRANS_A | (L->first ? 0 : WF_ACCUMULATE),
-                          .size = {dw.extent[0], dw.extent[1], dy.extent[0]}};
-    WF_DEFER(L, site, &p, dy, x, dw);
+    wf_problem p = {.op = WF_OP_GEMM,
+                    .flags = WF_TRANS_A | (L->first ? 0 : WF_ACCUMULATE),
+                    .size = {dy.extent[1], x.extent[1], dy.extent[0]}};
+    if (L->order[tensor] == WF_ORDER_ROWS) {
+        WF_DEFER(L, site, &p, dy, x, dw);
+        return;
+    }
+    p.flags |= WF_PANELS_C; /* transposed: x^T dy */
+    p.size[0] = x.extent[1], p.size[1] = dy.extent[1];
+    WF_DEFER(L, site, &p, x, dy, dw);
 }
 
 void wf_lower_bias_grad(wf_lowering *L, const char *site, wf_view dy, int tensor) {
@@ -259,7 +277,7 @@ wf_view wf_lower_sum(wf_lowering *L, const wf_sum_sites *site, wf_view partial) 
 wf_view wf_lower_column_backward(wf_lowering *L, const wf_column_sites *site, wf_view dy, wf_view x,
                                  int weight, int bias) {
     const wf_view partial = wf_lower_scratch(L, site->dgrad, x.extent[0], x.extent[1]);
-    wf_lower_gemm(L, site->dgrad, 0, dy, wf_lower_parameter(L, WF_KIND_VALUE, weight), partial);
+    wf_lower_product(L, site->dgrad, 0, dy, weight, partial);
     wf_lower_wgrad(L, site->wgrad, dy, x, weight);
     wf_lower_bias_grad(L, site->bias, dy, bias);
     return wf_lower_sum(L, &site->sum, partial);

@@ -76,6 +76,8 @@ typedef struct wf_lowering {
 
     wf_parameter_info table[WF_TENSORS];
     wf_shard_map shard[WF_TENSORS];
+    wf_order order[WF_TENSORS];
+    int64_t elements[WF_TENSORS]; /* of the own shard, with the padding of its order */
     int32_t square[WF_TENSORS], nsquares; /* place among the tensors that the model has; -1 */
     int32_t slot[WF_KINDS][WF_TENSORS];
     int32_t tokens, targets, loss, clip, logits, hidden, hidden_all, rope; /* slots */
@@ -94,7 +96,8 @@ typedef struct wf_lowering {
 
 /* ---- small steps: lower_steps.c -------------------------------------------------------------- */
 
-wf_view wf_lower_parameter(const wf_lowering *, wf_kind, int tensor); /* 2-D or 1-D, own shard */
+/* Own shard: 1-D or 2-D; in panels as GEMM takes them. */
+wf_view wf_lower_parameter(const wf_lowering *, wf_kind, int tensor);
 wf_view wf_lower_flat(const wf_lowering *, wf_kind, int tensor);      /* 1-D */
 wf_view wf_lower_scratch(wf_lowering *, const char *name, int64_t rows, int64_t columns);
 wf_view wf_lower_rows(wf_view whole, wf_rows rows); /* a row block of a matrix */
@@ -121,6 +124,9 @@ void wf_lower_fill(wf_lowering *, const char *site, wf_view out, double value);
 /* c = epilogue(a b); flags TRANS_A, TRANS_B, ACCUMULATE. An empty sum is a fill. */
 void wf_lower_gemm(wf_lowering *, const char *site, uint32_t flags, wf_view a, wf_view b,
                    wf_view c);
+/* The same with a weight [out, in] as b, in its order: TRANS_B for x W^T, none for dy W. */
+uint32_t wf_lower_weight_flags(const wf_lowering *, int tensor);
+void wf_lower_product(wf_lowering *, const char *site, uint32_t flags, wf_view a, int weight, wf_view c);
 bool wf_lower_has(const wf_lowering *, int tensor); /* does the model? */
 /* out = x weight^T + bias, where there is one; act = activation of pre = the same. */
 void wf_lower_linear(wf_lowering *, const char *site, wf_view x, int weight, int bias, wf_view out);

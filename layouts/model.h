@@ -4,6 +4,7 @@
 #define WF_LAYOUTS_MODEL_H
 
 #include "kernels/operation.h"
+#include "kernels/order.h"
 #include "layouts/layout.h"
 
 #ifdef __cplusplus
@@ -98,6 +99,10 @@ typedef struct wf_shard_map {
 /* The kv heads that part `index` of the query heads reads. */
 wf_range wf_model_kv_heads(const wf_model *, int32_t parts, int32_t index);
 void wf_model_shard(const wf_model *, const wf_parameter_info *, const wf_layout *, int32_t rank, wf_shard_map *out);
+
+/* The order in memory of a tensor: its value, gradient and optimizer state. A function of model and
+ * layout, so that all plans of one params agree: the layout's, where only GEMMs read the matrix. */
+wf_order wf_model_order(const wf_model *, int tensor, const wf_layout *);
 
 /* Rotary positions (layouts/rope.c): cosines of the head_size / 2 angles of a position, then their
  * sines: a row of the slot "rope". */

@@ -12,6 +12,31 @@ wf_range wf_model_kv_heads(const wf_model *m, int32_t parts, int32_t index) {
     return (wf_range){first, (heads.first + heads.count - 1) / group + 1 - first};
 }
 
+/* Of neighbours that hold the same kv head, pieces of rows are added up: they must stand together. */
+static bool shares_kv_heads(const wf_model *m, int32_t parts) {
+    int64_t next = 0;
+    for (int32_t i = 0; i < parts; i++) {
+        const wf_range kv = wf_model_kv_heads(m, parts, i);
+        if (kv.count && kv.first < next) return true;
+        if (kv.count) next = kv.first + kv.count;
+    }
+    return false;
+}
+
+wf_order wf_model_order(const wf_model *m, int tensor, const wf_layout *layout) {
+    switch (tensor) {
+    case WF_T_QKV_WEIGHT:
+        return shares_kv_heads(m, layout->size[WF_AXIS_TP]) ? WF_ORDER_ROWS : (wf_order)layout->order;
+    case WF_T_PROJ_WEIGHT:
+    case WF_T_FC1_WEIGHT:
+    case WF_T_FC2_WEIGHT:
+    case WF_T_HEAD_WEIGHT:
+        return (wf_order)layout->order;
+    default:
+        return WF_ORDER_ROWS;
+    }
+}
+
 static void add_piece(wf_shard_map *map, int64_t first, int64_t count) {
     map->piece[map->pieces].local = map->rows;
     map->piece[map->pieces].global = first;

@@ -54,7 +54,8 @@ static weft_status open_plan(bench_block *b, const weft_layout *layout, const ch
     o.model = &model, o.layout = layout, o.gemm = gemm, o.mode = WEFT_BLOCKS;
     o.batch = b->block.shape.batch, o.sequence = b->block.shape.sequence;
     o.phases = b->block.train ? 0 : WEFT_FORWARD;
-    weft_status status = weft_params_create(b->context, &model, layout, &b->params);
+    o.order = gemm ? WEFT_ORDER_ROWS : WEFT_ORDER_AUTO; /* rows: every variant takes them */
+    weft_status status = weft_params_create_ordered(b->context, &model, layout, o.order, &b->params);
     if (!status) status = weft_params_init(b->params, 1);
     if (!status) status = weft_plan_create(b->context, &o, &b->plan);
     if (!status) status = weft_plan_load(b->plan, b->params);

@@ -76,6 +76,10 @@ static wf_status bind(weft_params *p, int32_t index, const char *what, int64_t i
     TRY(weft_params_slot(p, index, what, instance, name));
     if (buffer && (!buffer->cl_mem || buffer->host))
         return wf_fail(WF_ERR_ARGUMENT, "tensor %s can only be bound to an OpenCL buffer", name);
+    if (buffer && p->order[p->tensor[index]] != WF_ORDER_ROWS)
+        return wf_fail(WF_ERR_ARGUMENT,
+                       "tensor %s lies in panels here; only params made with WEFT_ORDER_ROWS can be bound to row-major buffers",
+                       name);
     if (p->context->running) return wf_fail(WF_ERR_ARGUMENT, "a run is in progress: nothing can be bound");
     if (!wf_store_has(p->store, WF_CLASS_OPTIMIZER)) TRY(weft_params_prepare(p, WF_MODE_TRAIN));
     return wf_store_lend(p->store, name, (int32_t)instance, buffer ? buffer->cl_mem : NULL, buffer ? buffer->offset_bytes : 0);

@@ -47,6 +47,7 @@ struct weft_params {
     weft_gradients gradients;
     wf_parameter_info info[WF_TENSORS];
     wf_shard_map map[WF_TENSORS];   /* of this rank */
+    wf_order order[WF_TENSORS];     /* in memory */
     int32_t tensors, tensor[WF_TENSORS]; /* those that the model has: the public numbers */
     uint64_t choices_hash;          /* of the schedule that last trained them */
 };
@@ -96,9 +97,11 @@ wf_status weft_context_usable(const weft_context *);
 wf_status weft_context_note(weft_context *, wf_status status);
 void weft_context_break(weft_context *, wf_status status);
 
+/* What wf_layout calls the order that is asked for, on the context's device (NULL: none). (params.c) */
+wf_status weft_order_for(const weft_context *, weft_order, int32_t *out);
 /* Shards of a row `t` of the table of tensors (params.c): what is "", "grad", "m" or "v". */
 int64_t weft_params_instances(const weft_params *, int32_t t);
-int64_t weft_shard_bytes(const wf_shard_map *);
+int64_t weft_shard_bytes(const wf_shard_map *); /* row-major, as they are read and written */
 wf_status weft_shard_read(weft_params *, int32_t t, const char *what, int64_t instance, float *out);
 wf_status weft_shard_write(weft_params *, int32_t t, const char *what, int64_t instance, const float *data);
 /* Zeros, where there is memory for it. */

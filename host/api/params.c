@@ -3,7 +3,10 @@
  * The memory is host/run's store, whose placement is the schedules'. Weights are placed and allocated
  * at once, by a schedule that only evaluates; gradients and optimizer state appear when the first
  * plan that has them is loaded, zeroed. Initial weights are functions of global indices, computed on
- * the host, so that they are the same bits under every layout and on every device. */
+ * the host, so that they are the same bits under every layout and on every device.
+ *
+ * A tensor's order is the memory's alone: weft_shard_read and _write, through which all others go, turn
+ * it to and from row-major. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +33,17 @@ done:
     return status;
 }
 
-static wf_status fill_in(weft_params *p) {
+wf_status weft_order_for(const weft_context *context, weft_order order, int32_t *out) {
+    const bool cpu = context && wf_opencl_device(context->opencl)->type == WF_DEVICE_CPU;
+    switch (order) {
+    case WEFT_ORDER_AUTO: *out = cpu ? WF_ORDER_PANELS : WF_ORDER_ROWS; return WF_OK;
+    case WEFT_ORDER_ROWS: *out = WF_ORDER_ROWS; return WF_OK;
+    case WEFT_ORDER_PANELS: *out = WF_ORDER_PANELS; return WF_OK;
+    }
+    return wf_fail(WF_ERR_ARGUMENT, "there is no order %d of weights", (int)order);
+}
+
+static wf_status fill_in(weft_params *p, weft_order order) {
     const int32_t rank = wf_fabric_rank(p->context->fabric), ranks = wf_fabric_ranks(p->context->fabric);
     if (wf_layout_ranks(&p->layout) != ranks) {
         char text[128];
@@ -38,7 +51,9 @@ static wf_status fill_in(weft_params *p) {
         return wf_fail(WF_ERR_ARGUMENT, "layout %s is for %d ranks, this context has %d", text,
                        wf_layout_ranks(&p->layout), ranks);
     }
+    TRY(weft_order_for(p->context, order, &p->layout.order));
     wf_model_parameters(&p->model, p->info);
+    for (int t = 0; t < WF_TENSORS; t++) p->order[t] = wf_model_order(&p->model, t, &p->layout);
     for (int t = 0; t < WF_TENSORS; t++) wf_model_shard(&p->model, &p->info[t], &p->layout, rank, &p->map[t]);
     for (int t = 0; t < WF_TENSORS; t++)
         if (p->info[t].rows) p->tensor[p->tensors++] = t;
@@ -47,6 +62,11 @@ static wf_status fill_in(weft_params *p) {
 }
 
 weft_status weft_params_create(weft_context *context, const weft_model *model, const weft_layout *layout, weft_params **out) {
+    return weft_params_create_ordered(context, model, layout, WEFT_ORDER_AUTO, out);
+}
+
+weft_status weft_params_create_ordered(weft_context *context, const weft_model *model, const weft_layout *layout,
+                                       weft_order order, weft_params **out) {
     const wf_status usable = weft_context_usable(context);
     if (usable != WF_OK) return weft_from(usable);
     weft_params *const p = calloc(1, sizeof *p);
@@ -55,7 +75,7 @@ weft_status weft_params_create(weft_context *context, const weft_model *model, c
         p->context = context;
         p->model = model->model;
         p->layout = layout->layout;
-        status = fill_in(p);
+        status = fill_in(p, order);
     }
     status = weft_context_note(context, wf_fabric_agree(context->fabric, status));
     if (status != WF_OK) {
@@ -123,10 +143,25 @@ int64_t weft_shard_bytes(const wf_shard_map *map) {
     return map->rows * map->columns * (int64_t)sizeof(float);
 }
 
+/* Room for a shard as it lies in memory; *out stays NULL where that is row-major. */
+static wf_status ordered_room(const weft_params *p, int32_t t, int64_t *bytes_out, float **out) {
+    const wf_shard_map *const map = &p->map[t];
+    *bytes_out = wf_order_elements(p->order[t], map->rows, map->columns) * (int64_t)sizeof(float);
+    if (p->order[t] == WF_ORDER_ROWS) return WF_OK;
+    *out = malloc((size_t)*bytes_out + 1);
+    return *out ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for a tensor of %lld bytes", (long long)*bytes_out);
+}
+
 wf_status weft_shard_read(weft_params *p, int32_t t, const char *what, int64_t instance, float *out) {
     char name[128];
+    float *room = NULL;
+    int64_t bytes;
     TRY(slot_name(p, t, what, name));
-    return wf_store_read(p->store, name, (int32_t)instance, out, weft_shard_bytes(&p->map[t]));
+    TRY(ordered_room(p, t, &bytes, &room));
+    const wf_status status = wf_store_read(p->store, name, (int32_t)instance, room ? room : out, bytes);
+    if (room && status == WF_OK) wf_order_unpack(p->order[t], p->map[t].rows, p->map[t].columns, room, out);
+    free(room);
+    return status;
 }
 
 weft_status weft_params_read(weft_params *p, int32_t index, const char *what, int64_t instance, float *out) {
@@ -138,8 +173,14 @@ weft_status weft_params_read(weft_params *p, int32_t index, const char *what, in
 
 wf_status weft_shard_write(weft_params *p, int32_t t, const char *what, int64_t instance, const float *data) {
     char name[128];
+    float *room = NULL;
+    int64_t bytes;
     TRY(slot_name(p, t, what, name));
-    return wf_store_write(p->store, name, (int32_t)instance, data, weft_shard_bytes(&p->map[t]));
+    TRY(ordered_room(p, t, &bytes, &room));
+    if (room) wf_order_pack(p->order[t], p->map[t].rows, p->map[t].columns, data, room);
+    const wf_status status = wf_store_write(p->store, name, (int32_t)instance, room ? room : data, bytes);
+    free(room);
+    return status;
 }
 
 wf_status weft_shard_clear(weft_params *p, int32_t t, const char *what, int64_t instance) {

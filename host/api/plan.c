@@ -113,6 +113,7 @@ static wf_status fill_in(weft_plan *p, const weft_plan_options *o) {
     TRY(set_mode(p, o));
     p->model = o->model->model;
     p->layout = o->layout->layout;
+    TRY(weft_order_for(p->context, o->order, &p->layout.order));
     p->shape = (wf_shape){o->batch, o->sequence};
     p->rank = p->context ? wf_fabric_rank(p->context->fabric) : o->rank;
     if (o->gemm && (size_t)snprintf(p->gemm, sizeof p->gemm, "%s", o->gemm) >= sizeof p->gemm)
@@ -194,6 +195,9 @@ wf_status weft_plan_takes(const weft_plan *p, const weft_params *params) {
     if (params->context != p->context) return wf_fail(WF_ERR_ARGUMENT, "plan and params are of different contexts");
     if (!same_model(p, params))
         return wf_fail(WF_ERR_ARGUMENT, "plan and params are of different models or layouts");
+    if (p->layout.order != params->layout.order)
+        return wf_fail(WF_ERR_ARGUMENT, "the plan takes weights in %s, and these params hold them in %s",
+                       wf_order_name((wf_order)p->layout.order), wf_order_name((wf_order)params->layout.order));
     return WF_OK;
 }
 

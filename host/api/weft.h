@@ -227,6 +227,16 @@ WEFT_API void weft_layout_print(const weft_layout *, char *out, size_t out_bytes
 
 /* This rank's shards of weights, gradients and optimizer state. Collective. */
 WEFT_API weft_status weft_params_create(weft_context *, const weft_model *, const weft_layout *, weft_params **out);
+/* How the matrices that only products read lie in this rank's memory; params and their plans must agree.
+ * What calls read and write, gather, load and save is row-major whatever the order. */
+typedef enum weft_order {
+    WEFT_ORDER_AUTO,        /* PANELS on CPU devices, else (and in a plan without a context) ROWS */
+    WEFT_ORDER_ROWS,        /* row-major: what weft_params_bind and every GEMM variant take */
+    WEFT_ORDER_PANELS       /* panels of 32 rows, the last one padded with zeros: what CPUs multiply by */
+} weft_order;
+/* Collective; each rank may have an order of its own. */
+WEFT_API weft_status weft_params_create_ordered(weft_context *, const weft_model *, const weft_layout *, weft_order,
+                                                weft_params **out);
 WEFT_API void weft_params_destroy(weft_params *);
 /* GPT-2's initialisation from Philox on global indices: the same weights under every layout. Clears
  * optimizer state. Takes effect for every plan loaded with these params, before or after. Local. */
@@ -270,7 +280,8 @@ typedef struct weft_buffer {
 WEFT_API weft_status weft_buffer_from_dlpack(const void *dl_tensor, int64_t elements, weft_buffer *out);
 /* From now on this instance of a tensor (what = "", "grad", "m", "v" as above) lies in the caller's
  * OpenCL buffer, which is retained; NULL: in weft's memory again. Nothing is copied. Between runs.
- * Where all tensors of a kind are bound before their first use, weft takes no memory for them. Local. */
+ * Where all tensors of a kind are bound before their first use, weft takes no memory for them. The buffer
+ * is row-major: a tensor that lies in panels is refused (WEFT_ORDER_ROWS takes all). Local. */
 WEFT_API weft_status weft_params_bind(weft_params *, int32_t index, const char *what, int64_t instance, const weft_buffer *);
 
 /* ---- checkpoints ---------------------------------------------------------------------------------------- */
@@ -332,6 +343,7 @@ typedef struct weft_plan_options {
     /* WEFT_BLOCKS: which phases will be run. 0: all but OPTIMIZE, which needs memory for its state.
      * FORWARD alone evaluates: no dropout, nothing is kept. */
     uint32_t phases;
+    weft_order order;           /* of the params that it will be loaded with */
 } weft_plan_options;
 WEFT_API void weft_plan_options_init(weft_plan_options *);
 

@@ -164,11 +164,17 @@ static int check(void) {
 
 /* ---- running --------------------------------------------------------------------------------------------------- */
 
+/* Every variant that --gemm may name takes rows. */
+static weft_order order_asked(void) {
+    return a.gemm ? WEFT_ORDER_ROWS : WEFT_ORDER_AUTO;
+}
+
 static weft_status open_plan(const model_run *r, weft_mode mode, int64_t sequence, weft_plan **out) {
     weft_plan_options o;
     weft_plan *plan = NULL;
     weft_plan_options_init(&o);
     o.model = r->model, o.layout = r->layout, o.mode = mode, o.gemm = a.gemm;
+    o.order = order_asked();
     o.batch = 1, o.sequence = sequence;
     weft_status status = weft_plan_create(r->context, &o, &plan);
     if (!status) status = weft_plan_load(plan, r->params);
@@ -183,7 +189,7 @@ static weft_status open_all(model_run *r, const ranks *ranks) {
     if (!status) status = weft_model_create(a.model, &r->model);
     if (!status) status = weft_layout_parse(a.layout, &layout);
     if (!status) status = layout_of_one(layout, &r->layout);
-    if (!status) status = weft_params_create(r->context, r->model, r->layout, &r->params);
+    if (!status) status = weft_params_create_ordered(r->context, r->model, r->layout, order_asked(), &r->params);
     if (!status) status = weft_params_load(r->params, a.model);
     if (!status) weft_model_describe(r->model, &r->info);
     weft_layout_destroy(layout);

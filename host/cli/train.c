@@ -25,10 +25,16 @@ int train_fail(train_run *r, weft_status status) {
 
 /* ---- opening --------------------------------------------------------------------------------------- */
 
+/* Every variant that --gemm may name takes rows. */
+static weft_order order_of(const train_run *r) {
+    return r->arguments->gemm ? WEFT_ORDER_ROWS : WEFT_ORDER_AUTO;
+}
+
 static weft_status open_plan(train_run *r, weft_mode mode, const weft_layout *layout, int64_t batch, weft_plan **out) {
     weft_plan_options o;
     weft_plan_options_init(&o);
     o.model = r->model, o.layout = layout, o.mode = mode, o.gemm = r->arguments->gemm;
+    o.order = order_of(r);
     o.batch = batch, o.sequence = r->arguments->sequence;
     weft_plan *plan = NULL;
     const weft_status status = weft_plan_create(r->context, &o, &plan);
@@ -50,7 +56,7 @@ static weft_status open_all(train_run *r, const context_arguments *context, cons
     weft_status status = context_open(context, ranks, a->trace != NULL, &r->context);
     if (!status) status = weft_model_create(a->model, &r->model);
     if (!status) status = weft_layout_parse(a->layout, &r->layout);
-    if (!status) status = weft_params_create(r->context, r->model, r->layout, &r->params);
+    if (!status) status = weft_params_create_ordered(r->context, r->model, r->layout, order_of(r), &r->params);
     if (!status) status = open_plan(r, WEFT_TRAIN, r->layout, a->batch, &r->plan);
     if (!status && a->evaluate_batches) status = open_plan(r, WEFT_EVALUATE, r->layout, a->batch, &r->evaluation);
     if (!status && a->sample) status = open_sampling(r);

@@ -168,7 +168,8 @@ static inline weft_args plain_args(void) {
     return a;
 }
 
-static inline weft_plan *make_plan(weft_context *context, const weft_model *model, const char *layout, weft_mode mode, uint32_t phases) {
+static inline weft_plan *make_ordered_plan(weft_context *context, const weft_model *model, const char *layout,
+                                           weft_mode mode, uint32_t phases, weft_order order) {
     weft_plan_options o;
     weft_layout *l;
     weft_plan *plan;
@@ -180,9 +181,14 @@ static inline weft_plan *make_plan(weft_context *context, const weft_model *mode
     o.sequence = SEQUENCE;
     o.mode = mode;
     o.phases = phases;
+    o.order = order;
     MUST(weft_plan_create(context, &o, &plan));
     weft_layout_destroy(l);
     return plan;
+}
+
+static inline weft_plan *make_plan(weft_context *context, const weft_model *model, const char *layout, weft_mode mode, uint32_t phases) {
+    return make_ordered_plan(context, model, layout, mode, phases, WEFT_ORDER_AUTO);
 }
 
 static inline weft_params *make_params(weft_context *context, const weft_model *model, const char *layout) {

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "host/api/weft.h"
 
@@ -257,6 +258,81 @@ START_TEST(a_loaded_plan_takes_other_params) {
 }
 END_TEST
 
+typedef struct trained {
+    weft_params *params;
+    weft_plan *plan;
+    weft_plan_info info;
+    double loss;
+} trained;
+
+static trained train_in(weft_order order) {
+    trained t;
+    weft_result r;
+    weft_args a = some_args();
+    weft_plan_options o = options_of(BATCH, SEQUENCE, WEFT_TRAIN);
+    o.order = order;
+    must(weft_params_create_ordered(context, tiny, one, order, &t.params));
+    must(weft_params_init(t.params, 5));
+    must(weft_plan_create(context, &o, &t.plan));
+    must(weft_plan_load(t.plan, t.params));
+    for (a.step = 0; a.step < 3; a.step++) must(weft_plan_run(t.plan, &a, &r));
+    weft_plan_describe(t.plan, &t.info);
+    t.loss = r.loss;
+    return t;
+}
+
+static void expect_same_tensors(weft_params *x, weft_params *y) {
+    static const char *const kinds[] = {"", "m", "v"};
+    for (int32_t i = 0; i < weft_params_count(x); i++) {
+        weft_tensor_info info;
+        must(weft_params_info(x, i, &info));
+        const size_t n = (size_t)(info.rows * info.columns);
+        float *const room = calloc(2 * n, sizeof *room);
+        for (int kind = 0; kind < 3; kind++)
+            for (int64_t k = 0; k < info.instances; k++) {
+                must(weft_params_read(x, i, kinds[kind], k, room));
+                must(weft_params_read(y, i, kinds[kind], k, room + n));
+                ck_assert_msg(memcmp(room, room + n, n * sizeof *room) == 0, "%s %s[%lld]", info.name, kinds[kind], (long long)k);
+            }
+        free(room);
+    }
+}
+
+/* Two orders train alike; a plan takes its own; what one saves the other loads, to the bit. */
+START_TEST(orders_of_weights_hold_the_same_numbers) {
+    trained rows = train_in(WEFT_ORDER_ROWS), panels = train_in(WEFT_ORDER_PANELS);
+    weft_plan_options o = options_of(BATCH, SEQUENCE, WEFT_EVALUATE);
+    weft_progress progress = {.step = 3};
+    weft_plan *other = NULL;
+    weft_params *none = NULL;
+    char folder[64];
+    ck_assert_msg(fabs(rows.loss - panels.loss) < 1e-5 * rows.loss, "%.9g, %.9g", rows.loss, panels.loss);
+    ck_assert(rows.info.hash != panels.info.hash);
+    o.order = WEFT_ORDER_ROWS;
+    must(weft_plan_create(context, &o, &other));
+    expect_sentence(weft_plan_load(other, panels.params), WEFT_ERR_ARGUMENT, "weights in rows, and these params hold them in panels");
+    weft_plan_destroy(other);
+    expect_sentence(weft_params_create_ordered(context, tiny, one, (weft_order)7, &none), WEFT_ERR_ARGUMENT, "no order 7");
+    snprintf(folder, sizeof folder, "weft-orders-%ld", (long)getpid());
+    for (int turn = 0; turn < 2; turn++) {
+        weft_params *const from = turn ? panels.params : rows.params, *const to = turn ? rows.params : panels.params;
+        progress.step = 3 + turn;
+        must(weft_checkpoint_save(from, folder, &progress, 1));
+        must(weft_params_init(to, 99));
+        must(weft_checkpoint_load(to, folder, &progress));
+        expect_same_tensors(from, to);
+        must(weft_params_init(from, 6)); /* so that the way back has something else to carry */
+    }
+    weft_plan_destroy(rows.plan);
+    weft_plan_destroy(panels.plan);
+    weft_params_destroy(rows.params);
+    weft_params_destroy(panels.params);
+    char command[100];
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 START_TEST(descriptions_say_what_is_there) {
     char *text;
     must(weft_context_describe(context, false, &text));
@@ -287,6 +363,7 @@ int main(void) {
     tcase_add_test(c, runs_refuse_what_is_out_of_range);
     tcase_add_test(c, plans_share_params);
     tcase_add_test(c, a_loaded_plan_takes_other_params);
+    tcase_add_test(c, orders_of_weights_hold_the_same_numbers);
     tcase_add_test(c, descriptions_say_what_is_there);
     suite_add_tcase(suite, c);
     SRunner *const runner = srunner_create(suite);

@@ -45,8 +45,8 @@ typedef struct stack {
     weft_rows rows;
 } stack;
 
-static void load_stack(stack *s) {
-    s->plan = make_plan(s->context, model, "mb2", WEFT_BLOCKS, 0);
+static void load_stack(stack *s, weft_order order) {
+    s->plan = make_ordered_plan(s->context, model, "mb2", WEFT_BLOCKS, 0, order);
     MUST(weft_plan_load(s->plan, s->params));
     MUST(weft_stash_create(s->plan, &s->stash));
     weft_plan_rows(s->plan, &s->rows);
@@ -55,7 +55,7 @@ static void load_stack(stack *s) {
 static stack open_stack(cl_command_queue with_queue) {
     stack s = {.context = open_context(with_queue)};
     s.params = make_params(s.context, model, "mb2");
-    load_stack(&s);
+    load_stack(&s, WEFT_ORDER_AUTO);
     return s;
 }
 
@@ -274,13 +274,29 @@ static void read_mem(cl_mem mem, int64_t offset, float *out, int64_t n) {
     cl_must(clEnqueueReadBuffer(queue, mem, CL_TRUE, (size_t)offset, (size_t)n * 4, out, 0, NULL, NULL));
 }
 
+/* His buffers are row-major. */
+static void expect_panels_refused(weft_context *context, const weft_layout *layout) {
+    weft_params *panels;
+    weft_tensor_info info;
+    const cl_mem mem = make_buffer(his, 0, 1 << 20);
+    MUST(weft_params_create_ordered(context, model, layout, WEFT_ORDER_PANELS, &panels));
+    for (int32_t i = 0; i < weft_params_count(panels); i++) {
+        MUST(weft_params_info(panels, i, &info));
+        if (strcmp(info.name, "layer.mlp.fc1.weight") == 0)
+            expect(weft_params_bind(panels, i, "", 0, &(weft_buffer){.cl_mem = mem}), WEFT_ERR_ARGUMENT, "WEFT_ORDER_ROWS");
+    }
+    weft_params_destroy(panels);
+    clReleaseMemObject(mem);
+}
+
 /* One buffer for the weights, one for their gradients, tensors behind one another; weft takes no memory for them. */
 START_TEST(parameters_lie_where_he_says) {
     stack s = {.context = open_context(NULL)};
     weft_layout *layout;
     int64_t total = 0, at = 0;
     MUST(weft_layout_parse("mb2", &layout));
-    MUST(weft_params_create(s.context, model, layout, &s.params));
+    expect_panels_refused(s.context, layout);
+    MUST(weft_params_create_ordered(s.context, model, layout, WEFT_ORDER_ROWS, &s.params));
     for (int32_t i = 0; i < weft_params_count(s.params); i++) {
         weft_tensor_info info;
         MUST(weft_params_info(s.params, i, &info));
@@ -300,7 +316,7 @@ START_TEST(parameters_lie_where_he_says) {
     expect(weft_params_bind(s.params, 0, "", 0, &(weft_buffer){.host = x}), WEFT_ERR_ARGUMENT, "OpenCL buffer");
     MUST(weft_params_init(s.params, SEED));
     ck_assert_int_eq(wf_opencl_allocated_bytes(s.context->opencl), 0);
-    load_stack(&s);
+    load_stack(&s, WEFT_ORDER_ROWS);
     float y[ELEMENTS] = {0}, dx[ELEMENTS] = {0};
     weft_args a = host_args(y, dx);
     MUST(weft_plan_enqueue(s.plan, WEFT_FORWARD | WEFT_BACKWARD | WEFT_FINISH, NULL, s.stash, &a, NULL, NULL));

@@ -185,12 +185,12 @@ typedef struct world {
     weft_params *params;
 } world;
 
-static void open_world(world *w, const char *transport) {
+static void open_world(world *w, const char *transport, weft_order order) {
     weft_context_options options;
     weft_context_options_init(&options);
     options.transport = transport;
     must(weft_context_create(&options, ranks > 1 ? w->bootstrap : NULL, &w->context), "context_create");
-    must(weft_params_create(w->context, w->model, w->layout, &w->params), "params_create");
+    must(weft_params_create_ordered(w->context, w->model, w->layout, order, &w->params), "params_create");
     must(weft_params_init(w->params, SEED), "params_init");
 }
 
@@ -209,6 +209,7 @@ static weft_plan *load(const world *w, weft_mode mode, const char *gemm) {
     options.sequence = SEQUENCE;
     options.mode = mode;
     options.gemm = gemm;
+    options.order = gemm ? WEFT_ORDER_ROWS : WEFT_ORDER_AUTO;
     must(weft_plan_create(w->context, &options, &plan), "plan_create");
     must(weft_plan_load(plan, w->params), "plan_load");
     return plan;
@@ -325,7 +326,7 @@ static void compare_hidden(world *w, const record *want) {
     const weft_args args = args_of(TRUE_STEP);
     weft_result result;
     int64_t at = 0;
-    open_world(w, NULL);
+    open_world(w, NULL, WEFT_ORDER_AUTO);
     weft_plan *const plan = load(w, WEFT_HIDDEN, NULL);
     must(weft_plan_run(plan, &args, &result), "hidden states");
     for (int64_t i = 0; i < BATCH * SEQUENCE; i++)
@@ -355,7 +356,7 @@ static void expect_bytes(const world *w, const weft_plan *plan, const char *tran
 
 static void try_transport(world *w, const char *transport, const record *want) {
     record got = {0};
-    open_world(w, transport);
+    open_world(w, transport, WEFT_ORDER_AUTO);
     weft_plan *const plan = load(w, WEFT_GRADIENTS, NULL);
     const weft_args args = args_of(TRUE_STEP);
     weft_result result;
@@ -374,7 +375,7 @@ static void try_transport(world *w, const char *transport, const record *want) {
 static void run_layout(world *w, record *out) {
     record again = {0};
     double repeated[REPEATS];
-    open_world(w, NULL);
+    open_world(w, NULL, WEFT_ORDER_AUTO);
     out->weights = gather(w->params, "");
     weft_plan *const gradients = load(w, WEFT_GRADIENTS, NULL);
     must(weft_plan_check(gradients), "plan_check");
@@ -396,7 +397,7 @@ static void run_layout(world *w, record *out) {
 
 static void try_clblast(world *w, const record *want) {
     record got = {0};
-    open_world(w, NULL);
+    open_world(w, NULL, WEFT_ORDER_ROWS);
     weft_plan *const plan = load(w, WEFT_GRADIENTS, "clblast");
     run_gradients(plan, w, &got);
     expect_planned(plan, "clblast");
@@ -418,7 +419,7 @@ static void try_layout(world *w, const char *text, const char *mode, const char 
         store(path, &got);
     } else {
         restore(path, &want);
-        open_world(w, NULL);
+        open_world(w, NULL, WEFT_ORDER_AUTO);
         expect(want.n == got.n && memcmp(want.weights, got.weights, (size_t)got.n * sizeof(float)) == 0, "initial weights: other bits");
         compare_record(w->params, &want, got.gradients);
         compare_losses(&want, &got);

@@ -118,7 +118,7 @@ static int64_t damaged(const buffer *b) {
 /* Largest |got - reference| / bound of an output, "" or a sentence on what is wrong. */
 static double compare(const wf_problem *p, const wf_tensor *tensors, const buffer *b, int operand,
                       bool exact, char sentence[200]) {
-    const int64_t m = p->size[0], n = p->size[1];
+    const int64_t m = b->operand.extent[0], n = b->operand.extent[1];
     double *bound = malloc((size_t)(m * n + 1) * sizeof *bound), worst = 0;
     wf_operations[p->op]->tolerance(p, tensors, operand, bound);
     sentence[0] = 0;
@@ -223,6 +223,21 @@ static const char *const lines[][2] = {
     {"tn.accumulate", "panel TILES_M=4 TILES_N=2 SHARED=0"},
     {"tt.accumulate.act-grad.relu", "panel ROWS=12 VECTORS=3 WIDTH=8 DEPTH=64 TILES_M=8 TILES_N=1"},
     {"nt.accumulate.gelu_tanh", "panel ROWS=8 VECTORS=3 WIDTH=16 DEPTH=128 TILES_M=4 TILES_N=2"},
+    {"nt.panels-b", "simple"},
+    {"nn.panels-b", "simple"},
+    {"tn.panels-c", "simple"},
+    {"nn.accumulate.panels-c", "simple TILE_M=32 TILE_N=128 TILE_K=8 GROUP_M=8 GROUP_N=16"},
+    {"nt.panels-b", "panel"},
+    {"nn.panels-b", "panel"},
+    {"tn.panels-c", "panel"},
+    {"nt.bias.panels-b.gelu_tanh", "panel"},
+    {"nn.act-grad.panels-b.gelu", "panel"},
+    {"tn.accumulate.panels-c", "panel"},
+    {"nt.panels-b", "panel ROWS=8 VECTORS=1 WIDTH=16 DEPTH=64 TILES_M=4 TILES_N=2"},
+    {"nn.panels-b", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=64 TILES_M=4 TILES_N=2 SHARED=0"},
+    {"tn.accumulate.panels-c", "panel ROWS=6 VECTORS=2 WIDTH=4 DEPTH=64 TILES_M=2 TILES_N=4"},
+    {"tt.accumulate.panels-b", "panel ROWS=8 VECTORS=1 WIDTH=8 DEPTH=128 TILES_M=4 TILES_N=2"},
+    {"nn.panels-c", "panel ROWS=14 VECTORS=1 WIDTH=16 DEPTH=64 TILES_M=2 TILES_N=2 SHARED=0"},
     {"nn", "clblast"},
     {"nt.accumulate", "clblast"},
     {"tn.bias", "clblast"},

@@ -26,6 +26,8 @@ static const char *const round_trips[][2] = {
     {"gemm:f32:k3n2m1", "gemm:f32:m1n2k3:nn"},
     {"gemm:f32:m1n2k0:tt", "gemm:f32:m1n2:tt"},
     {"gemm:f32::nn", "gemm:f32::nn"},
+    {"gemm:f32:m5n7k3:panels-c.tn.accumulate", "gemm:f32:m5n7k3:tn.accumulate.panels-c"},
+    {"gemm:f32:m5n7k3:panels-b.bias.nt", "gemm:f32:m5n7k3:nt.bias.panels-b"},
     {"gemm:f32:m5n7k1073741824:silu.bias.accumulate.tn", "gemm:f32:m5n7k1073741824:tn.accumulate.bias.silu"},
     {"gemm:f32:m5n7k3:relu.act-grad", "gemm:f32:m5n7k3:nn.act-grad.relu"},
 };
@@ -236,6 +238,17 @@ START_TEST(candidates_round_trip) {
 }
 END_TEST
 
+/* A's panels go by slabs; k may be so long that one tile is more than a slab. */
+START_TEST(long_sums_fit_the_launches) {
+    wf_launch launches[WF_LAUNCHES];
+    wf_candidate c;
+    wf_problem p;
+    ck_assert_int_eq(wf_problem_parse("gemm:f32:m1031n128k2097152:tn", &p), WF_OK);
+    ck_assert_int_eq(wf_candidate_parse(&p, "panel", &c), WF_OK);
+    ck_assert_int_eq(wf_operations[WF_OP_GEMM]->variants[c.variant].launches(&p, &c, launches), WF_LAUNCHES);
+}
+END_TEST
+
 START_TEST(options_name_parameters_and_flags) {
     wf_problem p = {.op = WF_OP_GEMM, .size = {4, 5, 6}, .flags = WF_TRANS_B};
     wf_candidate c;
@@ -244,7 +257,7 @@ START_TEST(options_name_parameters_and_flags) {
     wf_candidate_options(&p, &c, text, sizeof text);
     ck_assert_str_eq(text, "-DTILE_M=64 -DTILE_N=64 -DTILE_K=16 -DGROUP_M=16 -DGROUP_N=16"
                            " -DTRANS_A=0 -DTRANS_B=1 -DACCUMULATE=0 -DBIAS=0 -DACTIVATE=0"
-                           " -DACT_GRAD=0 -DACTIVATION=0");
+                           " -DACT_GRAD=0 -DACTIVATION=0 -DPANELS_B=0 -DPANELS_C=0");
 }
 END_TEST
 
@@ -293,6 +306,7 @@ int main(void) {
     tcase_add_test(tests, launch_arguments_are_appended_in_order);
     tcase_add_test(tests, candidates_round_trip);
     tcase_add_test(tests, options_name_parameters_and_flags);
+    tcase_add_test(tests, long_sums_fit_the_launches);
     tcase_add_test(tests, untuned_devices_get_a_candidate_that_is_ok);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -40,6 +40,7 @@ typedef struct outcome {
     reference_tensors gradients, updated;
 } outcome;
 static outcome one_rank;
+static wf_order order; /* of the weights of layouts that are opened; rows unless a test says otherwise */
 
 /* ---- a run of a layout ----------------------------------------------------------------------- */
 
@@ -58,6 +59,7 @@ static void open_world(world *w, const char *layout, wf_mode mode, bool fusion) 
     const wf_choices choices = {.no_fusion = !fusion};
     *w = (world){.mode = mode};
     ck_assert_msg(wf_layout_parse(layout, &w->layout) == WF_OK, "%s", wf_last_error());
+    w->layout.order = (int32_t)order;
     w->ranks = wf_layout_ranks(&w->layout);
     w->b = BATCH / w->layout.microbatches;
     for (int32_t r = 0; r < w->ranks; r++) {
@@ -74,6 +76,14 @@ static void close_world(world *w) {
     for (int32_t r = 0; r < w->ranks; r++) wf_schedule_destroy(w->schedules[r]);
 }
 
+/* Copies a row between a row-major whole and a shard in the tensor's order. */
+static void move_row(wf_order of, const wf_shard_map *map, int64_t row, double *whole, double *shard, bool out) {
+    for (int64_t column = 0; column < map->columns; column++) {
+        double *const at = &shard[wf_order_index(of, map->columns, row, column)];
+        *(out ? at : &whole[column]) = out ? whole[column] : *at;
+    }
+}
+
 /* Copies a rank's shard of a whole tensor's instance out of (or into) it. */
 static void move_shard(const world *w, int32_t r, int t, int64_t layer, double *whole,
                        double *shard, bool out) {
@@ -85,18 +95,43 @@ static void move_shard(const world *w, int32_t r, int t, int64_t layer, double *
         for (int64_t row = 0; row < map.piece[p].count; row++) {
             double *a = whole + layer * table[t].rows * table[t].columns +
                         (map.piece[p].global + row) * table[t].columns + map.first_column;
-            double *b = shard + (map.piece[p].local + row) * map.columns;
-            memcpy(out ? b : a, out ? a : b, (size_t)map.columns * sizeof(double));
+            move_row(wf_model_order(&model, t, &w->layout), &map, map.piece[p].local + row, a, shard, out);
         }
 }
 
-static double *tensor_slot(const world *w, int32_t r, int t, const char *kind, int64_t layer) {
+static double *whole_slot(const world *w, int32_t r, int t, const char *kind, int64_t layer, int64_t *elements_out) {
     wf_parameter_info table[WF_TENSORS];
     char name[80];
-    int64_t elements;
     wf_model_parameters(&model, table);
     snprintf(name, sizeof name, "%s%s", table[t].name, kind);
-    return player_f64(w->player, r, name, (int32_t)layer, &elements);
+    return player_f64(w->player, r, name, (int32_t)layer, elements_out);
+}
+
+static double *tensor_slot(const world *w, int32_t r, int t, const char *kind, int64_t layer) {
+    int64_t elements;
+    return whole_slot(w, r, t, kind, layer, &elements);
+}
+
+static void clear_slot(const world *w, int32_t r, int t, const char *kind, int64_t layer) {
+    int64_t elements = 0;
+    double *const slot = whole_slot(w, r, t, kind, layer, &elements);
+    if (slot) memset(slot, 0, (size_t)elements * sizeof *slot);
+}
+
+/* Elements of a slot that are no element of the matrix and not 0; the slots' size is the order's. */
+static int64_t dirty_padding(const world *w, int32_t r, int t, const char *kind, int64_t layer) {
+    const wf_order of = wf_model_order(&model, t, &w->layout);
+    wf_parameter_info table[WF_TENSORS];
+    wf_shard_map map;
+    int64_t elements = 0, dirty = 0;
+    wf_model_parameters(&model, table);
+    wf_model_shard(&model, &table[t], &w->layout, r, &map);
+    const double *const slot = whole_slot(w, r, t, kind, layer, &elements);
+    ck_assert_int_eq(elements, wf_order_elements(of, map.rows, map.columns));
+    for (int64_t row = map.rows; of == WF_ORDER_PANELS && row % WF_PANEL_ROWS; row++)
+        for (int64_t column = 0; column < map.columns; column++)
+            dirty += slot[wf_order_index(of, map.columns, row, column)] != 0;
+    return dirty;
 }
 
 static int64_t instances(int t) {
@@ -125,15 +160,10 @@ static void fill_slots(world *w, int32_t r) {
         wf_model_rope(&model, position, rope + position * model.head_size);
     for (int t = 0; t < WF_TENSORS; t++)
         for (int64_t layer = 0; layer < instances(t); layer++) {
+            clear_slot(w, r, t, "", layer);
             move_shard(w, r, t, layer, weights.data[t], tensor_slot(w, r, t, "", layer), true);
-            for (int k = 0; k < 2 && w->mode == WF_MODE_TRAIN; k++) {
-                wf_parameter_info table[WF_TENSORS];
-                wf_shard_map map;
-                wf_model_parameters(&model, table);
-                wf_model_shard(&model, &table[t], &w->layout, r, &map);
-                memset(tensor_slot(w, r, t, k ? ".v" : ".m", layer), 0,
-                       (size_t)(map.rows * map.columns) * sizeof(double));
-            }
+            for (int k = 0; k < 2 && w->mode == WF_MODE_TRAIN; k++)
+                clear_slot(w, r, t, k ? ".v" : ".m", layer);
         }
 }
 
@@ -262,6 +292,10 @@ static double outcome_of(const char *layout, wf_mode mode, bool fusion, outcome 
         out->last = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.hidden);
         collect_rows(&w, "hidden", model.hidden, true, out->last);
     }
+    for (int t = 0; t < WF_TENSORS && mode == WF_MODE_TRAIN; t++)
+        for (int32_t r = 0; r < w.ranks; r++)
+            for (int kind = 0; kind < 4; kind++)
+                ck_assert_int_eq(dirty_padding(&w, r, t, (const char *const[]){"", ".grad", ".m", ".v"}[kind], 0), 0);
     if (mode == WF_MODE_TRAIN) {
         out->norm = scalar(&w, "clip", &apart);
         collect_tensors(&w, "", &out->updated);
@@ -379,6 +413,27 @@ END_TEST
 
 START_TEST(unfused_layouts_equal_one_rank) {
     compare(layouts[_i], WF_MODE_GRADIENTS, false);
+}
+END_TEST
+
+/* Weights in panels: the same as rows, in every layout, and padding is 0 after a step. */
+START_TEST(weights_in_panels_equal_rows) {
+    order = WF_ORDER_PANELS;
+    compare(layouts[_i], WF_MODE_TRAIN, true);
+    order = WF_ORDER_ROWS;
+}
+END_TEST
+
+START_TEST(results_of_panels_equal_those_of_rows) {
+    outcome rows, panels;
+    outcome_of("tp2.sp.mb2", WF_MODE_LOGITS, true, &rows);
+    order = WF_ORDER_PANELS;
+    outcome_of("tp3.mb2", WF_MODE_LOGITS, true, &panels);
+    order = WF_ORDER_ROWS;
+    const double d = difference(rows.logits, panels.logits, BATCH * SEQUENCE * model.vocabulary);
+    ck_assert_msg(d <= TOLERANCE, "logits differ by %g", d);
+    destroy_outcome(&rows);
+    destroy_outcome(&panels);
 }
 END_TEST
 
@@ -505,6 +560,8 @@ int main(int argc, char **argv) {
         tcase_add_loop_test(tests, layouts_equal_one_rank, 0, LAYOUTS);
         tcase_add_loop_test(tests, unfused_layouts_equal_one_rank, 1, LAYOUTS);
         tcase_add_test(tests, results_equal_the_plain_model);
+        tcase_add_loop_test(tests, weights_in_panels_equal_rows, 0, LAYOUTS);
+        tcase_add_test(tests, results_of_panels_equal_those_of_rows);
         tcase_add_test(tests, seeded_faults_are_seen);
         suite_add_tcase(suite, tests);
     }
