@@ -51,7 +51,7 @@ class ContextOptions(Structure):
 
 class PlanOptions(Structure):
     _fields_ = [("model", c_void_p), ("layout", c_void_p), ("batch", c_int64), ("sequence", c_int64), ("mode", c_int),
-                ("rank", c_int32), ("memory_bytes", c_int64), ("gemm", c_char_p), ("phases", c_uint32)]
+                ("rank", c_int32), ("memory_bytes", c_int64), ("gemm", c_char_p), ("phases", c_uint32), ("order", c_int)]
 
 
 class Buffer(Structure):
