@@ -266,7 +266,7 @@ static int64_t tile_bytes(const wf_problem *p, const int32_t *v) {
 
 static int64_t slab_tiles(const wf_problem *p, const int32_t *v) {
     const int64_t tiles = ceil_div(p->size[M], v[PANEL_ROWS]);
-    if (!v[SHARED] || p->size[K] == 0) return tiles;
+    if (!v[SHARED] || tiles == 0 || p->size[K] == 0) return tiles;
     const int64_t wanted = ceil_div(tiles * tile_bytes(p, v), slab_bytes);
     const int64_t slabs = wanted < MOST_SLABS ? wanted : MOST_SLABS;
     return ceil_div(tiles, slabs);

@@ -10,13 +10,15 @@ weft_status weft_bootstrap_mpi(MPI_Comm communicator, weft_bootstrap **out) {
 }
 
 weft_status weft_bootstrap_mpi_within(MPI_Comm communicator, double timeout_s, weft_bootstrap **out) {
+    wf_bootstrap made;
     weft_bootstrap *const b = calloc(1, sizeof *b);
-    if (!b) return weft_from(wf_fail(WF_ERR_MEMORY, "no host memory for a bootstrap"));
-    const wf_status status = wf_bootstrap_mpi_within(&communicator, timeout_s, &b->bootstrap);
+    const wf_status mine = b ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for a bootstrap");
+    const wf_status status = wf_bootstrap_mpi_within(&communicator, timeout_s, mine, &made);
     if (status != WF_OK) {
         free(b);
         return weft_from(status);
     }
+    b->bootstrap = made;
     *out = b;
     return WEFT_OK;
 }

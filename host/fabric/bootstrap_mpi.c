@@ -190,16 +190,17 @@ static wf_status join(bootstrap_mpi *mpi, MPI_Comm comm, wf_status mine) {
 }
 
 wf_status wf_bootstrap_mpi(const void *mpi_comm, wf_bootstrap *out) {
-    return wf_bootstrap_mpi_within(mpi_comm, 0, out);
+    return wf_bootstrap_mpi_within(mpi_comm, 0, WF_OK, out);
 }
 
-wf_status wf_bootstrap_mpi_within(const void *mpi_comm, double timeout_s, wf_bootstrap *out) {
+wf_status wf_bootstrap_mpi_within(const void *mpi_comm, double timeout_s, wf_status mine, wf_bootstrap *out) {
     bootstrap_mpi without = {0}; /* of a rank that has no memory, until it has told the others */
     bootstrap_mpi *const made = calloc(1, sizeof *made), *const mpi = made ? made : &without;
     mpi->comm = MPI_COMM_NULL;
     mpi->timeout_s = timeout_s > 0 ? timeout_s : WF_TIMEOUT_S;
-    wf_status status = made ? WF_OK : wf_fail(WF_ERR_MEMORY, "no memory for the MPI bootstrap");
-    if (!(timeout_s >= 0)) status = wf_fail(WF_ERR_ARGUMENT, "a deadline of %g s is no deadline", timeout_s);
+    wf_status status = mine;
+    if (status == WF_OK && !made) status = wf_fail(WF_ERR_MEMORY, "no memory for the MPI bootstrap");
+    if (status == WF_OK && !(timeout_s >= 0)) status = wf_fail(WF_ERR_ARGUMENT, "a deadline of %g s is no deadline", timeout_s);
     if (status == WF_OK && timeout_s == 0) status = wf_env_seconds(WF_ENV_TIMEOUT_S, WF_TIMEOUT_S, &mpi->timeout_s);
     status = join(mpi, *(const MPI_Comm *)mpi_comm, status);
     TRY_GOTO(status, end_mpi);

@@ -39,8 +39,9 @@ wf_status wf_bootstrap_self(wf_bootstrap *out);
 /* Collective over the communicator (an MPI_Comm by address, so that this header needs no mpi.h);
  * it is duplicated. host/fabric/bootstrap_mpi.c */
 wf_status wf_bootstrap_mpi(const void *mpi_comm, wf_bootstrap *out);
-/* The same with its own deadline; 0: WEFT_TIMEOUT_S, else 60. */
-wf_status wf_bootstrap_mpi_within(const void *mpi_comm, double timeout_s, wf_bootstrap *out);
+/* The same with its own deadline; 0: WEFT_TIMEOUT_S, else 60. A caller that has failed already (`mine`, with its
+ * sentence) takes part, so that nobody waits for it in MPI: all fail. */
+wf_status wf_bootstrap_mpi_within(const void *mpi_comm, double timeout_s, wf_status mine, wf_bootstrap *out);
 
 /* Ranks as threads of this process: one bootstrap for each, out: [ranks]. host/fabric/bootstrap_local.c */
 wf_status wf_bootstrap_local(int32_t ranks, wf_bootstrap *out);

@@ -22,10 +22,10 @@ END_TEST
 START_TEST(bootstrap_has_a_deadline_of_its_own) {
     const MPI_Comm world = MPI_COMM_WORLD;
     wf_bootstrap own;
-    verdict(wf_bootstrap_mpi_within(&world, -1, &own) == WF_ERR_ARGUMENT && says("-1 s"));
+    verdict(wf_bootstrap_mpi_within(&world, -1, WF_OK, &own) == WF_ERR_ARGUMENT && says("-1 s"));
     setenv("WEFT_TIMEOUT_S", "soon", 1);
     verdict(wf_bootstrap_mpi(&world, &own) == WF_ERR_ARGUMENT && says("soon"));
-    const wf_status status = wf_bootstrap_mpi_within(&world, 30, &own);
+    const wf_status status = wf_bootstrap_mpi_within(&world, 30, WF_OK, &own);
     unsetenv("WEFT_TIMEOUT_S");
     verdict(status == WF_OK && own.ranks == world_ranks);
     own.destroy(own.self);
