@@ -246,6 +246,7 @@ done:
 }
 
 static wf_status look(const char *path, int64_t **steps_out, int64_t *count_out) {
+    TRY(wf_checkpoint_recover(path));
     if (exists(path, "progress.json")) return *count_out = -1, WF_OK;
     TRY(wf_checkpoint_list(path, steps_out, count_out));
     if (*count_out) return WF_OK;
@@ -318,7 +319,8 @@ static wf_status load_files(weft_params *p, const char *path, const char *optimi
                              *const what[] = {"m", "v"};
     wf_fabric *const fabric = p->context->fabric;
     wf_weights *w = NULL, *o = NULL;
-    wf_status status = wf_weights_open(path, &p->model, weights, 1, &w);
+    wf_status status = wf_checkpoint_recover(path);
+    if (status == WF_OK) status = wf_weights_open(path, &p->model, weights, 1, &w);
     if (status == WF_OK && optimizer) status = wf_weights_open(optimizer, &p->model, states, 2, &o);
     if (status == WF_OK && optimizer) status = weft_params_prepare(p, WF_MODE_TRAIN);
     TRY_GOTO(wf_fabric_agree(fabric, status), done);

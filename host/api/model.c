@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "host/api/objects.h"
+#include "host/model/checkpoint.h"
 #include "host/model/config.h"
 #include "kernels/activation.h"
 
@@ -26,6 +27,7 @@ static wf_status read_path(const char *path, wf_model *out) {
 
 static wf_status find(const char *text, wf_model *out) {
     if (!text || !*text) return wf_fail(WF_ERR_ARGUMENT, "no model was named: give a preset or the path of a config.json");
+    TRY(wf_checkpoint_recover(text)); /* a preset's name, too, may be a folder's */
     if (looks_like_path(text)) return read_path(text, out);
     if (wf_model_preset(text, out) == WF_OK) return WF_OK;
     char why[512];

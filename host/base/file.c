@@ -236,19 +236,44 @@ static wf_status sync_parent(const char *path) {
     return wf_folder_sync(parent);
 }
 
-/* The old folder lies under `made`'s name after an exchange; else it is first renamed to a name of
- * its own, and for a moment neither is there. */
-static wf_status take_place(const char *made, const char *path, char *old, size_t old_bytes) {
-    snprintf(old, old_bytes, "%s", made);
+/* ---- a folder in another's place
+ * --------------------------------------------------------------------------------
+ *
+ * One exchange where the file system can. Others (NFS, Lustre) want two renames, and between them nothing is at the
+ * path: the old folder then lies beside it as `made`.old, from where an error puts it back at once, and after a kill
+ * or a loss of power wf_folder_recover does. Whatever is at the path or recovered is whole at every moment. */
+
+#define OLD ".old"
+
+/* As often as somebody else's recovery may come between the two renames. */
+enum { TRIES = 8 };
+
+static wf_status put_back(const char *made, const char *path, const char *old, int why) {
+    if (rename(old, path) == 0 || errno == EEXIST || errno == ENOTEMPTY) /* these: somebody has */
+        return wf_fail(WF_ERR_FILE, "cannot put %s in the place of %s: %s", made, path, strerror(why));
+    return wf_fail(WF_ERR_FILE, "cannot put %s in the place of %s: %s; what was there is in %s and could not be put back: %s",
+                   made, path, strerror(why), old, strerror(errno));
+}
+
+static wf_status rename_twice(const char *made, const char *path, const char *old) {
+    for (int tries = 0; tries < TRIES; tries++) {
+        if (rename(path, old) != 0 && errno != ENOENT)
+            return wf_fail(WF_ERR_FILE, "cannot rename %s to %s: %s", path, old, strerror(errno));
+        if (rename(made, path) == 0) return WF_OK;
+        if (errno != ENOTEMPTY && errno != EEXIST) return put_back(made, path, old, errno);
+    }
+    return wf_fail(WF_ERR_FILE, "cannot put %s in the place of %s: others write there at the same time", made, path);
+}
+
+/* The old folder lies at old_out then. */
+static wf_status take_place(const char *made, const char *path, char *old_out, size_t old_bytes) {
+    snprintf(old_out, old_bytes, "%s", made);
     if (renameat2(AT_FDCWD, made, AT_FDCWD, path, RENAME_EXCHANGE) == 0) return WF_OK;
     if (errno != EINVAL && errno != ENOSYS)
         return wf_fail(WF_ERR_FILE, "cannot exchange %s for %s: %s", path, made, strerror(errno));
-    if ((size_t)snprintf(old, old_bytes, "%s.old", made) >= old_bytes)
+    if ((size_t)snprintf(old_out, old_bytes, "%s" OLD, made) >= old_bytes)
         return wf_fail(WF_ERR_FILE, "the path %.64s... is too long", made);
-    if (rename(path, old) != 0 || rename(made, path) != 0)
-        return wf_fail(WF_ERR_FILE, "cannot put %s in the place of %s: %s", made, path,
-                       strerror(errno));
-    return WF_OK;
+    return rename_twice(made, path, old_out);
 }
 
 wf_status wf_folder_replace(const char *made, const char *path) {
@@ -260,4 +285,38 @@ wf_status wf_folder_replace(const char *made, const char *path) {
     TRY(take_place(made, path, old, sizeof old));
     TRY(sync_parent(path));
     return wf_folder_remove(old);
+}
+
+/* Is it .NAME.....old? */
+static bool is_old_of(const char *entry, const char *name) {
+    const size_t n = strlen(name), length = strlen(entry), end = strlen(OLD);
+    return length > n + 2 + end && entry[0] == '.' && strncmp(entry + 1, name, n) == 0 && entry[n + 1] == '.' &&
+           strcmp(entry + length - end, OLD) == 0;
+}
+
+bool wf_folder_is_old(const char *entry) {
+    const size_t n = strlen(entry);
+    return n > strlen(OLD) && *entry == '.' && strcmp(entry + n - strlen(OLD), OLD) == 0;
+}
+
+wf_status wf_folder_recover(const char *parent, const char *name) {
+    char path[4096], old[4096];
+    struct stat st;
+    wf_status status = WF_OK;
+    TRY(wf_path_join(parent, name, path, sizeof path));
+    if (lstat(path, &st) == 0 || errno != ENOENT) return WF_OK;
+    DIR *const entries = opendir(parent);
+    if (!entries && (errno == ENOENT || errno == EACCES)) return WF_OK; /* nothing that could be put back */
+    if (!entries) return wf_fail(WF_ERR_FILE, "cannot open folder %s: %s", parent, strerror(errno));
+    for (const struct dirent *e; status == WF_OK && (e = wf_folder_next(entries, parent, &status));) {
+        if (!is_old_of(e->d_name, name)) continue;
+        TRY_GOTO(wf_path_join(parent, e->d_name, old, sizeof old), done);
+        if (rename(old, path) != 0 && lstat(path, &st) != 0) /* else another rank was first */
+            status = wf_fail(WF_ERR_FILE, "%s was being replaced when its writer died; it is whole in %s, but cannot be put back: %s",
+                             path, old, strerror(errno));
+        break;
+    }
+done:
+    closedir(entries);
+    return status;
 }

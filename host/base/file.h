@@ -55,9 +55,15 @@ wf_status wf_folder_sync(const char *path);
 const struct dirent *wf_folder_next(DIR *entries, const char *path, wf_status *status);
 /* Removes a folder and the plain files in it; it may hold no folders. */
 wf_status wf_folder_remove(const char *path);
-/* `made` becomes `path`, in one step where the file system can (a folder that was there is
- * exchanged and removed), and that is synced. Both lie in one folder. */
+/* `made`, which is PARENT/.NAME.something, becomes `path`, PARENT/NAME, and that is synced; a folder that was there is
+ * removed. In one step where the file system can. Where it cannot, a kill or a loss of power may leave nothing at the
+ * path and what was there, whole, as `made`.old: then wf_folder_recover puts it back. */
 wf_status wf_folder_replace(const char *made, const char *path);
+/* Puts back what a dead replacement left beside PARENT/NAME, if nothing is there; WF_OK, too, where there is none. Many
+ * may call it at once. */
+wf_status wf_folder_recover(const char *parent, const char *name);
+/* Is this entry what a replacement put aside? */
+bool wf_folder_is_old(const char *entry);
 
 #ifdef __cplusplus
 }

@@ -2,7 +2,8 @@
  *
  * The rename is the one moment at which a checkpoint comes into being: before it the partial folder
  * and every file in it are synced, after it the folder that holds it. What is pruned is renamed
- * away first, so that nothing half-removed ever has a checkpoint's name. */
+ * away first, so that nothing half-removed ever has a checkpoint's name. What a save replaces goes only
+ * when the new one is in its place; each save and load first puts back what a dead save had put aside. */
 #include "host/model/checkpoint.h"
 
 #include <dirent.h>
@@ -88,6 +89,46 @@ static void remove_stale(const wf_log *log, const char *folder, const char *pref
     if (entries) closedir(entries);
 }
 
+/* path = parent/name, slashes at its end left out. */
+static wf_status split(const char *path, char parent[WF_PATH_BYTES], char name[256]) {
+    char text[WF_PATH_BYTES];
+    if ((size_t)snprintf(text, sizeof text, "%s", path) >= sizeof text)
+        return wf_fail(WF_ERR_FILE, "the path %.64s... is too long", path);
+    for (size_t n = strlen(text); n > 1 && text[n - 1] == '/'; n--) text[n - 1] = 0;
+    char *const slash = strrchr(text, '/');
+    const char *const last = slash ? slash + 1 : text;
+    const size_t length = strlen(last);
+    if (!length || strcmp(last, ".") == 0 || strcmp(last, "..") == 0 || length > 100)
+        return wf_fail(WF_ERR_FILE, "%s is no name of a folder that could be replaced", path);
+    memcpy(name, last, length + 1);
+    if (!slash) return strcpy(parent, "."), WF_OK;
+    snprintf(parent, WF_PATH_BYTES, "%.*s", slash == text ? 1 : (int)(slash - text), text);
+    return WF_OK;
+}
+
+/* The checkpoints of a folder, by the names of what is aside: .step-000000012.partial-HOST-PID.old */
+static wf_status recover_steps(const char *folder) {
+    char name[256];
+    wf_status status = WF_OK;
+    DIR *const entries = opendir(folder);
+    if (!entries && (errno == ENOENT || errno == ENOTDIR || errno == EACCES)) return WF_OK; /* whoever reads it says so */
+    if (!entries) return wf_fail(WF_ERR_FILE, "cannot open folder %s: %s", folder, strerror(errno));
+    for (const struct dirent *e; status == WF_OK && (e = wf_folder_next(entries, folder, &status));) {
+        const char *const end = strstr(e->d_name, PARTIAL);
+        if (!end || !wf_folder_is_old(e->d_name)) continue;
+        snprintf(name, sizeof name, "%.*s", (int)(end - e->d_name - 1), e->d_name + 1);
+        if (step_of(name) >= 0) status = wf_folder_recover(folder, name);
+    }
+    closedir(entries);
+    return status;
+}
+
+wf_status wf_checkpoint_recover(const char *path) {
+    char parent[WF_PATH_BYTES], name[256];
+    if (split(path, parent, name) == WF_OK) TRY(wf_folder_recover(parent, name));
+    return recover_steps(path);
+}
+
 static wf_status make_partial(const char *path) {
     return mkdir(path, 0777) == 0
                ? WF_OK
@@ -139,6 +180,7 @@ wf_status wf_checkpoint_begin(const wf_log *log, const char *folder, int64_t ste
     char name[40];
     print_name(step, name);
     TRY(wf_folder_make(folder));
+    TRY(recover_steps(folder)); /* or it would be removed as stale */
     remove_stale(log, folder, ".step-");
     TRY(partial_path(folder, name, partial_out));
     return make_partial(partial_out);
@@ -178,23 +220,6 @@ void wf_checkpoint_prune(const wf_log *log, const char *folder, int64_t step, in
 /* ---- a model's folder
  * ----------------------------------------------------------------------------------------- */
 
-/* path = parent/name, slashes at its end left out. */
-static wf_status split(const char *path, char parent[WF_PATH_BYTES], char name[256]) {
-    char text[WF_PATH_BYTES];
-    if ((size_t)snprintf(text, sizeof text, "%s", path) >= sizeof text)
-        return wf_fail(WF_ERR_FILE, "the path %.64s... is too long", path);
-    for (size_t n = strlen(text); n > 1 && text[n - 1] == '/'; n--) text[n - 1] = 0;
-    char *const slash = strrchr(text, '/');
-    const char *const last = slash ? slash + 1 : text;
-    const size_t length = strlen(last);
-    if (!length || strcmp(last, ".") == 0 || strcmp(last, "..") == 0 || length > 100)
-        return wf_fail(WF_ERR_FILE, "%s is no name of a folder that could be replaced", path);
-    memcpy(name, last, length + 1);
-    if (!slash) return strcpy(parent, "."), WF_OK;
-    snprintf(parent, WF_PATH_BYTES, "%.*s", slash == text ? 1 : (int)(slash - text), text);
-    return WF_OK;
-}
-
 static bool is_own(const char *name) {
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
            strcmp(name, wf_checkpoint_file_names[WF_FILE_CONFIG]) == 0 ||
@@ -228,6 +253,7 @@ wf_status wf_model_folder_begin(const wf_log *log, const char *path, char partia
     TRY(split(path, parent, name));
     TRY(wf_folder_make(parent));
     snprintf(prefix, sizeof prefix, ".%s" PARTIAL, name);
+    TRY(wf_folder_recover(parent, name)); /* or it would be removed as stale */
     remove_stale(log, parent, prefix);
     TRY(partial_path(parent, name, partial_out));
     TRY(make_partial(partial_out));

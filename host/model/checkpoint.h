@@ -17,6 +17,9 @@ enum { WF_PATH_BYTES = 4096 };
 wf_status wf_checkpoint_list(const char *folder, int64_t **steps_out, int64_t *count_out);
 wf_status wf_checkpoint_path(const char *folder, int64_t step, char out[WF_PATH_BYTES]);
 
+/* Puts back what a save that died had put aside (wf_folder_recover): at the path itself, and the checkpoints in it. */
+wf_status wf_checkpoint_recover(const char *path);
+
 /* Makes the folder and an empty partial folder in it; removes those that dead runs left behind. */
 wf_status wf_checkpoint_begin(const wf_log *, const char *folder, int64_t step, char partial_out[WF_PATH_BYTES]);
 /* The partial folder becomes the checkpoint, in one step. */

@@ -1,35 +1,38 @@
 /* checkpoint_faults.c: is there always a whole checkpoint? A child saves; strace, attached to it
- * for just as long, kills it at a system call, or lets that call fail with ENOSPC or EIO. Then what
- * is there is loaded: every weight, m and v must be the old ones or the new ones. A child that says
- * that it saved must have; one that fails must give a sentence.
+ * for just as long (traced.h), kills it at a system call, or lets that call fail with ENOSPC or EIO, or every rename
+ * from one on. Then what is there is loaded: every weight, m and v must be the old ones or the new ones. A child that
+ * says that it saved must have; one that fails must give a sentence; where a file, folder or name of the new checkpoint
+ * could not be made or synced it must fail, with the file and the system's reason, and leave nothing partial behind.
  *
  * strace counts calls by name. So a save is traced once without a fault, and then each of its calls,
- * the k-th of its name, is a place of its own: for SIGKILL all of them, for errors those about files.
+ * the k-th of its name, is a place of its own: for SIGKILL all of them, for errors those about files. Some scenarios
+ * are on a file system that cannot exchange two folders (renameat2 fails with EINVAL, as on NFS).
  *
- *     checkpoint_faults              a few dozen places, drawn anew each time
+ *     checkpoint_faults              a few dozen places about files, drawn anew each time; of those without an
+ *                                    exchange every rename
  *     checkpoint_faults seed=N       those of that draw
  *     checkpoint_faults long         every place of every scenario
  *     checkpoint_faults child SCENARIO FOLDER
  *
- * Two seeded faults show that the check sees something: a save that first removes what was there, and
- * one that moves it away and only then puts the new one in its place, which is seen by a kill
- * between its two renames alone.
+ * Seeded faults show that the check sees something: a save that first removes what was there; one that moves it away
+ * and only then puts the new one in its place, which is seen by a kill between its two renames alone; one that drops
+ * the error of fsync, which is seen by what it says alone.
  * Prints one line in Check's format; 77 where there is no strace that may attach. */
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "host/api/weft.h"
 #include "host/base/file.h"
+#include "tests/host/traced.h"
 
 enum { OLD = 11, NEW = 22 }; /* seeds, from which all values follow */
 
@@ -37,43 +40,46 @@ static const char config[] =
     "{\"model_type\": \"gpt2\", \"n_layer\": 1, \"n_embd\": 8, \"n_head\": 2, \"n_inner\": 12, "
     "\"n_positions\": 6, \"vocab_size\": 10}";
 
+enum { CHECKPOINT, MODEL };               /* what is saved: by weft_checkpoint_save, weft_params_save */
+enum { EXCHANGE, TWO_RENAMES };           /* what the file system can */
+enum { SOUND, REMOVED_FIRST, MOVED_FIRST, SYNC_DROPPED }; /* a fault of our own */
 typedef struct scenario {
     const char *name;
     int64_t before[3]; /* steps that are there, 0: none */
     int64_t step;
     int32_t keep;
-    bool stale, model; /* leavings of a dead run; weft_params_save */
-    enum { SOUND, REMOVED_FIRST, MOVED_FIRST } seeded; /* a fault of our own */
+    int stale; /* leavings of a dead run */
+    int what, system, seeded;
 } scenario;
 static const scenario scenarios[] = {
-    {"a second checkpoint", {1}, 2, 1, false, false, SOUND},
-    {"over itself", {1}, 1, 0, false, false, SOUND},
-    {"pruning, with leavings", {1, 2, 3}, 4, 1, true, false, SOUND},
-    {"a model's folder", {0}, 0, 0, false, true, SOUND},
-    {"a third, two stay", {1, 2}, 3, 2, false, false, SOUND},
-    {"seeded: removed first", {1}, 2, 1, false, false, REMOVED_FIRST},
-    {"seeded: moved first", {1}, 2, 1, false, false, MOVED_FIRST},
+    {"a second checkpoint", {1}, 2, 1, 0, CHECKPOINT, EXCHANGE, SOUND},
+    {"over itself", {1}, 1, 0, 0, CHECKPOINT, EXCHANGE, SOUND},
+    {"pruning, with leavings", {1, 2, 3}, 4, 1, 1, CHECKPOINT, EXCHANGE, SOUND},
+    {"a model's folder", {0}, 0, 0, 0, MODEL, EXCHANGE, SOUND},
+    {"a third, two stay", {1, 2}, 3, 2, 0, CHECKPOINT, EXCHANGE, SOUND},
+    {"over itself, two renames", {1}, 1, 0, 0, CHECKPOINT, TWO_RENAMES, SOUND},
+    {"a model's folder, two renames", {0}, 0, 0, 0, MODEL, TWO_RENAMES, SOUND},
+    {"seeded: removed first", {1}, 2, 1, 0, CHECKPOINT, EXCHANGE, REMOVED_FIRST},
+    {"seeded: moved first", {1}, 2, 1, 0, CHECKPOINT, EXCHANGE, MOVED_FIRST},
+    {"seeded: sync's error dropped", {1}, 2, 1, 0, CHECKPOINT, EXCHANGE, SYNC_DROPPED},
 };
-enum { SCENARIOS = sizeof scenarios / sizeof *scenarios, SEEDED = SCENARIOS - 2 };
+enum { SCENARIOS = sizeof scenarios / sizeof *scenarios, SEEDED = SCENARIOS - 3 };
 
 static char base[256], self[512];
+static char now[300], again[300], trace[300]; /* a scenario under way, a copy of it, what strace writes */
 static int checks, failures;
 
-static void die(const char *what) {
-    fprintf(stderr, "%s: %s (%s)\n", what, weft_last_error(), strerror(errno));
-    exit(99);
-}
-
 static void must(weft_status status, const char *what) {
-    if (status != WEFT_OK) die(what);
+    if (status != WEFT_OK) traced_die(what);
 }
 
+/* A path; good for the next seven calls. */
 static const char *in(const char *folder, const char *name) {
     static char text[8][1024];
     static int turn;
     char *const out = text[turn++ % 8];
     const size_t n = strlen(folder);
-    if (n + strlen(name) + 2 > sizeof text[0]) die(name);
+    if (n + strlen(name) + 2 > sizeof text[0]) traced_die(name);
     memmove(out, folder, n);
     out[n] = '/';
     strcpy(out + n + 1, name);
@@ -132,7 +138,7 @@ static weft_status save(const scenario *s, const char *folder, int64_t step, uin
                         int32_t keep) {
     const weft_progress progress = {.step = step, .seed = seed, .data_position = step};
     each_value(seed, 3, true);
-    if (s->model) return weft_params_save(params, in(folder, "model"));
+    if (s->what == MODEL) return weft_params_save(params, in(folder, "model"));
     return weft_checkpoint_save(params, folder, &progress, keep);
 }
 
@@ -164,15 +170,20 @@ static weft_status move_first(const scenario *s, const char *folder) {
     return WEFT_OK;
 }
 
+static bool drops_sync;
+
+/* libc's, for all of weft in this program. */
+int fsync(int file) {
+    const long ended = syscall(SYS_fsync, file);
+    return drops_sync ? 0 : (int)ended;
+}
+
 static int child(const scenario *s, const char *folder) {
-    char go = 0;
     weft_progress ignored;
     open_all();
     must(weft_checkpoint_load(params, in(base, "seed"), &ignored), "seed"); /* makes m and v */
-    prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
-    if (write(1, "r", 1) != 1) return 98;
-    while (read(0, &go, 1) != 1) {
-    } /* the fault may be this call's; the parent's end is not, it kills */
+    drops_sync = s->seeded == SYNC_DROPPED;
+    traced_child_ready();
     if (s->seeded == REMOVED_FIRST) wf_folder_remove(in(folder, "step-000000001"));
     const weft_status status = s->seeded == MOVED_FIRST ? move_first(s, folder) : save(s, folder, s->step, NEW, s->keep);
     const char *const said = status == WEFT_OK ? "saved" : weft_last_error();
@@ -181,134 +192,54 @@ static int child(const scenario *s, const char *folder) {
     return status == WEFT_OK ? 0 : status == WEFT_ERR_FILE ? 3 : 96;
 }
 
-/* ---- running it under strace
- * -------------------------------------------------------------------------------- */
+/* ---- faults
+ * ------------------------------------------------------------------------------------------------------ */
 
-typedef struct process {
-    pid_t pid;
-    int in, out; /* what we write to it, and read from it */
-} process;
+typedef struct fault {
+    const char *name, *words; /* strace's */
+    const char *error, *reason;
+    bool from_then_on; /* every call from the k-th on */
+} fault;
+static const fault faults[] = {
+    {"SIGKILL", "signal=KILL", NULL, NULL, false},
+    {"ENOSPC", "error=ENOSPC", "ENOSPC", "No space left on device", false},
+    {"EIO", "error=EIO", "EIO", "Input/output error", false},
+    {"EIO from then on", "error=EIO", "EIO", "Input/output error", true}, /* of renames */
+};
+enum { FAULTS = 4 };
 
-/* Descriptor 2 too, where `errors`. */
-static process start(char *const argv[], bool errors) {
-    int to[2], from[2];
-    process p = {0};
-    if (pipe(to) != 0 || pipe(from) != 0) die("pipe");
-    p.pid = fork();
-    if (p.pid < 0) die("fork");
-    if (p.pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphans */
-        dup2(to[0], 0);
-        dup2(from[1], 1);
-        if (errors) dup2(from[1], 2);
-        for (int i = 3; i < 64; i++) close(i);
-        execvp(argv[0], argv);
-        _exit(127);
-    }
-    close(to[0]);
-    close(from[1]);
-    p.in = to[1];
-    p.out = from[0];
-    return p;
+/* Is the name one of these words? */
+static bool is_one_of(const char *name, const char *words) {
+    char word[TRACED_NAME_BYTES + 2];
+    snprintf(word, sizeof word, " %.*s ", TRACED_NAME_BYTES - 1, name);
+    return strstr(words, word) != NULL;
 }
-
-/* Text up to the end, or until `until` stands in it. false: the end, or 20 s. */
-static bool read_until(int file, const char *until, char *out, size_t out_bytes) {
-    size_t used = strlen(out);
-    struct pollfd one = {.fd = file, .events = POLLIN};
-    while (!until || !strstr(out, until)) {
-        if (poll(&one, 1, 20000) != 1) return false;
-        const ssize_t got = read(file, out + used, out_bytes - used - 1);
-        if (got <= 0) return !until;
-        out[used += (size_t)got] = 0;
-    }
-    return true;
-}
-
-static int end_of(process p) {
-    int status = 0;
-    close(p.in);
-    close(p.out);
-    waitpid(p.pid, &status, 0);
-    return status;
-}
-
-typedef struct outcome {
-    int status; /* of the child, as waitpid says */
-    bool injected;
-    char said[1024];
-} outcome;
-
-/* false: strace cannot attach. inject: strace's words, or NULL; log: where its lines go. */
-static bool run(int which, const char *folder, const char *inject, const char *log, outcome *out) {
-    char number[16], pid[16], ready[8] = "", attached[2048] = "";
-    *out = (outcome){0};
-    snprintf(number, sizeof number, "%d", which);
-    process saver = start((char *[]){self, "child", number, (char *)folder, base, NULL}, false);
-    if (!read_until(saver.out, "r", ready, sizeof ready)) die("the child did not start");
-    snprintf(pid, sizeof pid, "%d", (int)saver.pid);
-    process tracer = start((char *[]){"strace", "-o", (char *)log, "-p", pid, "-e", "trace=all", inject ? "-e" : NULL,
-                                      (char *)inject, NULL}, true);
-    const bool fine = read_until(tracer.out, "attached", attached, sizeof attached);
-    if (fine && write(saver.in, "g", 1) != 1 && errno != EPIPE) die("go"); /* EPIPE: killed at the read that waits for it */
-    if (!fine) kill(saver.pid, SIGKILL);
-    read_until(saver.out, NULL, out->said, sizeof out->said);
-    out->status = end_of(saver);
-    end_of(tracer);
-    if (!fine) return fprintf(stderr, "strace: %s\n", attached), false;
-    char *text = NULL;
-    int64_t bytes;
-    must((weft_status)wf_file_load(log, 1 << 26, &text, &bytes), "strace's log");
-    out->injected = strstr(text, "(INJECTED)") || WIFSIGNALED(out->status);
-    free(text);
-    return true;
-}
-
-/* ---- the calls of a save
- * ------------------------------------------------------------------------------------ */
-
-enum { NAMES = 64, NAME_BYTES = 32 };
-typedef struct call {
-    char name[NAME_BYTES];
-    int count;   /* in a save without a fault */
-    int hits[3]; /* by kind of fault, over all scenarios */
-} call;
 
 /* Calls that can fail for want of space or by a bad disk. */
 static bool about_files(const char *name) {
-    static const char names[] =
-        " open openat mkdir mkdirat write pwrite64 fsync fdatasync close rename renameat renameat2 unlink unlinkat "
-        "rmdir linkat link newfstatat fstat stat statx getdents64 pread64 read lseek ftruncate fallocate ";
-    char word[NAME_BYTES + 2];
-    snprintf(word, sizeof word, " %.*s ", NAME_BYTES - 1, name);
-    return strstr(names, word) != NULL;
+    return is_one_of(name, " open openat mkdir mkdirat write pwrite64 fsync fdatasync close rename renameat renameat2 unlink unlinkat "
+                           "rmdir linkat link newfstatat fstat stat statx getdents64 pread64 read lseek ftruncate fallocate ");
 }
 
-static call *find_call(call *calls, int *ncalls, const char *name) {
-    for (int i = 0; i < *ncalls; i++)
-        if (strcmp(calls[i].name, name) == 0) return &calls[i];
-    if (*ncalls == NAMES) die("more names of calls than there is room for");
-    call *const one = &calls[(*ncalls)++];
-    *one = (call){0};
-    strcpy(one->name, name);
-    return one;
+static bool is_rename(const char *name) {
+    return is_one_of(name, " rename renameat renameat2 ");
 }
 
-/* A line of strace's log begins with the call's name; signals and the end with other marks. */
-static int count_calls(const char *log, call calls[NAMES]) {
-    char *text = NULL;
-    int64_t bytes;
-    int n = 0;
-    must((weft_status)wf_file_load(log, 1 << 26, &text, &bytes), "strace's log");
-    for (char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
-        char name[NAME_BYTES] = "";
-        const size_t length = strspn(line, "abcdefghijklmnopqrstuvwxyz_0123456789");
-        if (!length || length >= sizeof name || line[length] != '(') continue;
-        memcpy(name, line, length);
-        find_call(calls, &n, name)->count++;
-    }
-    free(text);
-    return n;
+static bool applies(const fault *f, const char *name) {
+    return f->from_then_on ? is_rename(name) : !f->error || about_files(name);
+}
+
+/* Does a save that met this failure of a call, a line of strace's, have no choice but to fail? What it only clears away
+ * (the target of a pruned checkpoint's rename begins with a dot) may stay. */
+static bool must_fail(const char *name, const char *line) {
+    char of_file[310], of_path[310];
+    snprintf(of_file, sizeof of_file, "<%s", now);
+    snprintf(of_path, sizeof of_path, "\"%s", now);
+    if (is_one_of(name, " write pwrite64 fsync fdatasync ")) return strstr(line, of_file) != NULL;
+    if (!strstr(line, of_path)) return false;
+    if (is_rename(name)) return strstr(line, ".old\"") || !strstr(strstr(line, ", "), "/.step-") || strstr(line, "RENAME_EXCHANGE");
+    if (strncmp(name, "open", 4) == 0) return strstr(line, "O_CREAT") != NULL;
+    return is_one_of(name, " mkdir mkdirat link linkat ");
 }
 
 /* ---- what must hold
@@ -326,39 +257,38 @@ static void __attribute__((format(printf, 2, 3))) expect(bool fine, const char *
 }
 
 static void copy(const char *from, const char *to) {
-    process p = start((char *[]){"cp", "-r", (char *)from, (char *)to, NULL}, false);
-    if (end_of(p) != 0) die("cp");
+    if (traced_command((char *[]){"cp", "-r", (char *)from, (char *)to, NULL}) != 0) traced_die("cp");
 }
 
 static void remove_tree(const char *path) {
-    process p = start((char *[]){"rm", "-rf", (char *)path, NULL}, false);
-    if (end_of(p) != 0) die("rm");
+    if (traced_command((char *[]){"rm", "-rf", (char *)path, NULL}) != 0) traced_die("rm");
 }
 
 /* Where a scenario begins. */
 static void prepare(const scenario *s, const char *folder) {
-    if (mkdir(folder, 0777) != 0) die(folder);
+    if (mkdir(folder, 0777) != 0) traced_die(folder);
     for (int i = 0; i < 3; i++)
         if (s->before[i]) must(save(s, folder, s->before[i], OLD, 0), "prepare");
-    if (s->model) {
+    if (s->what == MODEL) {
         must(save(s, folder, 0, OLD, 0), "prepare");
         copy(in(base, "config.json"), in(folder, "model/tokenizer.json"));
     }
     if (!s->stale) return;
     char host[64] = "", name[256];
     gethostname(host, sizeof host - 1);
-    process gone = start((char *[]){"true", NULL}, false);
-    end_of(gone);
-    snprintf(name, sizeof name, ".step-000000009.partial-%s-%d", host, (int)gone.pid);
+    const pid_t gone = fork();
+    if (gone == 0) _exit(0);
+    waitpid(gone, NULL, 0);
+    snprintf(name, sizeof name, ".step-000000009.partial-%s-%d", host, (int)gone);
     copy(in(folder, "step-000000001"), in(folder, name));
 }
 
 /* The seed whose values are loaded, all of them; 0: nothing whole. */
 static uint64_t find_whole(const scenario *s, const char *folder) {
     weft_progress progress = {0};
-    const int n = s->model ? 1 : 3;
+    const int n = s->what == MODEL ? 1 : 3;
     each_value(99, 3, true);
-    if (s->model) {
+    if (s->what == MODEL) {
         if (weft_params_load(params, in(folder, "model")) != WEFT_OK) return 0;
         if (access(in(folder, "model/tokenizer.json"), R_OK) != 0) return 0;
         return each_value(OLD, n, false) ? OLD : each_value(NEW, n, false) ? NEW : 0;
@@ -367,12 +297,28 @@ static uint64_t find_whole(const scenario *s, const char *folder) {
     return each_value(progress.seed, n, false) ? progress.seed : 0;
 }
 
+/* Names in the folder with this text in them. */
+static bool holds(const char *folder, const char *text) {
+    char command[2600];
+    snprintf(command, sizeof command, "ls -A '%s' | grep -q -- '%s'", folder, text);
+    return system(command) == 0;
+}
+
 /* The next save works, and clears away what is left of this one. */
 static bool recovers(const scenario *s, const char *folder) {
-    char command[1100];
     if (save(s, folder, s->step + 1, NEW, 1) != WEFT_OK) return false;
-    snprintf(command, sizeof command, "test -z \"$(ls -A '%s' | grep partial)\"", folder);
-    return find_whole(s, folder) == NEW && system(command) == 0;
+    return find_whole(s, folder) == NEW && !holds(folder, "partial");
+}
+
+/* The next save, of a step of its own, comes before anything is loaded: it must not take for a dead run's leavings what
+ * was put aside. */
+static bool survives_a_save(const scenario *s, const char *folder) {
+    char name[40];
+    weft_progress progress = {0};
+    if (save(s, folder, s->step + 1, NEW, 0) != WEFT_OK) return false;
+    if (s->what == MODEL) return find_whole(s, folder) == NEW; /* with its tokenizer */
+    snprintf(name, sizeof name, "step-%09d", (int)s->step);
+    return weft_checkpoint_load(params, in(folder, name), &progress) == WEFT_OK && each_value(progress.seed, 3, false);
 }
 
 static void skip(void) {
@@ -381,44 +327,105 @@ static void skip(void) {
     exit(77);
 }
 
-static const char *const faults[] = {"signal=KILL", "error=ENOSPC", "error=EIO"};
-enum { FAULTS = 3 };
-
-/* One fault, at the k-th call of this name; false: that call was not made. */
-static bool try_fault(int which, int fault, const char *name, int k, int *unusable) {
+/* Runs a scenario in a copy of its beginning. */
+static traced_outcome run(int which, const char *inject) {
+    static const char no_exchange[] = "inject=renameat2:error=EINVAL";
     const scenario *const s = &scenarios[which];
-    const char *const folder = in(base, "now");
-    char inject[128];
-    outcome o;
-    snprintf(inject, sizeof inject, "inject=%s:%s:when=%d", name, faults[fault], k);
-    remove_tree(folder);
-    copy(in(base, s->name), folder);
-    if (!run(which, folder, inject, in(base, "strace"), &o)) skip();
-    const uint64_t found = find_whole(s, folder);
-    const bool exited = WIFEXITED(o.status), saved = exited && WEXITSTATUS(o.status) == 0;
-    *unusable += !found;
-    if (s->seeded) return o.injected;
-    expect(found && (!saved || found == NEW), "%s, %s at %s %d: %s; child: %s", s->name, faults[fault], name, k,
-           found ? "the old one, after it was said to be saved" : weft_last_error(), o.said);
-    expect(exited ? WEXITSTATUS(o.status) == 0 || WEXITSTATUS(o.status) == 3
-                  : WTERMSIG(o.status) == SIGKILL,
-           "%s, %s at %s %d: the child ended with status %x: %s", s->name, faults[fault], name, k,
-           (unsigned)o.status, o.said);
-    if (k % 5 == 0 || about_files(name))
-        expect(recovers(s, folder), "%s, %s at %s %d: the next save: %s", s->name, faults[fault], name, k,
-               weft_last_error());
-    return o.injected;
+    const char *const expressions[] = {s->system == TWO_RENAMES ? no_exchange : "signal=all", inject, NULL};
+    char number[16];
+    traced_outcome o;
+    snprintf(number, sizeof number, "%d", which);
+    remove_tree(now);
+    copy(in(base, s->name), now);
+    if (!traced_run((char *[]){self, "child", number, now, base, NULL}, expressions, trace, &o)) skip();
+    return o;
 }
 
-/* The places of a scenario: of each call of an unfaulted save. */
-static int places_of(int which, call calls[NAMES]) {
-    const char *const folder = in(base, "now"), *const log = in(base, "calls");
-    outcome o;
-    remove_tree(folder);
-    copy(in(base, scenarios[which].name), folder);
-    if (!run(which, folder, NULL, log, &o)) skip();
+typedef struct place {
+    int which; /* scenario */
+    const fault *fault;
+    const char *name;
+    int k; /* of the calls of this name */
+} place;
+
+static const char *print_place(const place *p) {
+    static char text[256];
+    snprintf(text, sizeof text, "%.60s, %s at %.31s %d", scenarios[p->which].name, p->fault->name, p->name, p->k);
+    return text;
+}
+
+/* What a save that had to fail owes. `line`: what failed. */
+static void judge_failure(const place *p, const traced_outcome *o, const char *line) {
+    char own[40];
+    expect(WIFEXITED(o->status) && WEXITSTATUS(o->status) == 3, "%s: said to be saved after %s", print_place(p), line);
+    expect(strstr(o->said, p->fault->reason) && strstr(o->said, now), "%s: no file or no reason in: %s", print_place(p), o->said);
+    if (p->fault->from_then_on) return;
+    /* an old one that was put aside may stay for the next save where the folder that holds the new one could not be synced */
+    snprintf(own, sizeof own, "partial-.*-%d%s", (int)o->pid, is_rename(p->name) ? "" : "$");
+    expect(!holds(now, own), "%s: left after its failure: %s", print_place(p), own);
+}
+
+static void judge(const place *p, const traced_outcome *o, uint64_t found) {
+    const scenario *const s = &scenarios[p->which];
+    const bool exited = WIFEXITED(o->status), saved = exited && WEXITSTATUS(o->status) == 0;
+    expect(found && (!saved || found == NEW), "%s: %s; child: %s", print_place(p),
+           found ? "the old one, after it was said to be saved" : weft_last_error(), o->said);
+    expect(exited ? saved || WEXITSTATUS(o->status) == 3 : WTERMSIG(o->status) == SIGKILL, "%s: the child ended with status %x: %s",
+           print_place(p), (unsigned)o->status, o->said);
+    if (p->k % 5 == 0 || about_files(p->name)) expect(recovers(s, now), "%s: the next save: %s", print_place(p), weft_last_error());
+}
+
+/* One fault; false: that call was not made, or not by this fault. Counts what was unusable, and for seeded scenarios
+ * what they said wrongly. */
+static bool try_fault(const place *p, int *unusable, int *wrong) {
+    const scenario *const s = &scenarios[p->which];
+    char inject[128], line[2048] = "";
+    snprintf(inject, sizeof inject, "inject=%s:%s:when=%d%s", p->name, p->fault->words, p->k, p->fault->from_then_on ? "+" : "");
+    const traced_outcome o = run(p->which, inject);
+    const bool met = p->fault->error ? traced_find_injected(trace, p->fault->error, line, sizeof line) : WIFSIGNALED(o.status);
+    const bool owes = p->fault->error && met && must_fail(p->name, line);
+    if (owes && s->seeded) *wrong += WIFEXITED(o.status) && WEXITSTATUS(o.status) == 0;
+    if (owes && !s->seeded) judge_failure(p, &o, line);
+    if (s->system == TWO_RENAMES) {
+        remove_tree(again);
+        copy(now, again);
+        expect(survives_a_save(s, again), "%s: the next save, before a load: %s", print_place(p), weft_last_error());
+    }
+    const uint64_t found = find_whole(s, now);
+    *unusable += !found;
+    if (!s->seeded) judge(p, &o, found);
+    return met;
+}
+
+/* ---- all places
+ * ------------------------------------------------------------------------------------------------- */
+
+/* The calls of a scenario's save without a fault. */
+static int places_of(int which, traced_call calls[TRACED_CALLS]) {
+    const traced_outcome o = run(which, NULL);
     expect(WIFEXITED(o.status) && WEXITSTATUS(o.status) == 0, "%s without a fault: %s", scenarios[which].name, o.said);
-    return count_calls(log, calls);
+    return traced_count(trace, calls);
+}
+
+typedef struct tally {
+    char name[TRACED_NAME_BYTES];
+    int hits[FAULTS]; /* over all scenarios */
+} tally;
+static tally hit[TRACED_CALLS];
+static int nhit;
+
+static void count_hit(const place *p) {
+    int i = 0;
+    while (i < nhit && strcmp(hit[i].name, p->name) != 0) i++;
+    if (i == TRACED_CALLS) traced_die("more names of calls than there is room for");
+    if (i == nhit) strcpy(hit[nhit++].name, p->name);
+    hit[i].hits[p->fault - faults]++;
+}
+
+static int total(int f) {
+    int sum = 0;
+    for (int i = 0; i < nhit; i++) sum += hit[i].hits[f];
+    return sum;
 }
 
 static uint64_t draw; /* of the short form */
@@ -428,76 +435,84 @@ static bool is_drawn(int one_in) {
     return (draw >> 33) % (uint64_t)one_in == 0;
 }
 
-/* Every place, or one in so many. Counts what was hit by name. A call about files is made in every save alike, so
- * each of its places must be met. */
-static void sweep(int which, int fault, int one_in, call *hit, int *nhit, int *unusable) {
-    call calls[NAMES];
+/* The short form leaves out what is not about files (futex, above all), and takes one in so many of the others, but every
+ * rename of the first scenario that has no exchange. */
+static bool is_chosen(const place *p, int one_in) {
+    if (one_in == 1) return true;
+    if (!about_files(p->name)) return false;
+    const scenario *const s = &scenarios[p->which];
+    return (s->system == TWO_RENAMES && s->what == CHECKPOINT && strcmp(p->name, "rename") == 0) || is_drawn(one_in);
+}
+
+/* A call about files is made in every save alike, so each of its places must be met. */
+static void sweep(int which, const fault *f, int one_in, int *unusable) {
+    traced_call calls[TRACED_CALLS];
     const int n = places_of(which, calls);
+    int unused = 0;
     for (int i = 0; i < n; i++)
         for (int k = 1; k <= calls[i].count; k++) {
-            const bool file = about_files(calls[i].name);
-            if ((fault && !file) || (one_in > 1 && !is_drawn(one_in))) continue;
-            const bool met = try_fault(which, fault, calls[i].name, k, unusable);
+            const place p = {which, f, calls[i].name, k};
+            if (!applies(f, p.name) || !is_chosen(&p, one_in)) continue;
+            const bool met = try_fault(&p, unusable, &unused);
             /* The read that waits for the start may or may not have begun when strace comes. */
-            expect(met || !file || strcmp(calls[i].name, "read") == 0, "%s: %s %d was not made", scenarios[which].name, calls[i].name, k);
-            if (met) find_call(hit, nhit, calls[i].name)->hits[fault]++;
+            expect(met || !about_files(p.name) || strcmp(p.name, "read") == 0, "%s: was not made", print_place(&p));
+            if (met) count_hit(&p);
         }
 }
 
-static int total(const call *hit, int nhit, int fault) {
-    int sum = 0;
-    for (int i = 0; i < nhit; i++) sum += hit[i].hits[fault];
-    return sum;
-}
-
 /* What a save is made of was killed and failed at least once: on this system by one of these names. */
-static void expect_all_hit(const call *hit, int nhit) {
-    static const char *const kinds[][4] = {{"write", "pwrite64"}, {"fsync", "fdatasync"}, {"openat", "open"}, {"close"},
-                                           {"mkdir", "mkdirat"}, {"rename", "renameat", "renameat2"}, {"unlinkat", "unlink"}};
+static void expect_all_hit(void) {
+    static const char *const kinds[] = {" write pwrite64 ", " fsync fdatasync ", " openat open ", " close ", " mkdir mkdirat ",
+                                        " rename renameat ", " renameat2 ", " unlinkat unlink ", " rmdir unlinkat ", " link linkat "};
     for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++)
         for (int f = 0; f < FAULTS; f++) {
             int sum = 0;
             for (int i = 0; i < nhit; i++)
-                for (int name = 0; name < 4 && kinds[kind][name]; name++)
-                    if (strcmp(hit[i].name, kinds[kind][name]) == 0) sum += hit[i].hits[f];
-            expect(sum > 0, "no %s was hit by %s", kinds[kind][0], faults[f]);
+                if (is_one_of(hit[i].name, kinds[kind])) sum += hit[i].hits[f];
+            expect(sum > 0 || (faults[f].from_then_on && !strstr(kinds[kind], "rename")), "none of%swas hit by %s", kinds[kind], faults[f].name);
         }
-    for (int f = 0; f < FAULTS; f++)
-        expect(total(hit, nhit, f) >= 200, "only %d of %s", total(hit, nhit, f), faults[f]);
+    for (int f = 0; f < FAULTS; f++) expect(total(f) >= (faults[f].from_then_on ? 8 : 200), "only %d of %s", total(f), faults[f].name);
 }
 
-/* Each kind of seeded fault is seen; that which moves first at one place only, its second rename. Kills at a few calls
- * are enough. */
-static void sweep_seeded(int *seen) {
-    call calls[NAMES];
+/* Each kind of seeded fault is seen; that which moves first at one place only, its second rename; that which drops errors
+ * of fsync at each of them, by what it says. Few calls are enough. */
+static void sweep_seeded(int seen[3]) {
+    traced_call calls[TRACED_CALLS];
+    int wrong = 0, syncs = 0;
     for (int which = SEEDED; which < SCENARIOS; which++) {
+        const bool sync = scenarios[which].seeded == SYNC_DROPPED;
         const int n = places_of(which, calls);
-        for (int i = 0; i < n; i++)
-            for (int k = 1; k <= calls[i].count && k <= 3; k++)
-                if (strncmp(calls[i].name, "rename", 6) == 0 || strcmp(calls[i].name, "fsync") == 0)
-                    try_fault(which, 0, calls[i].name, k, &seen[which - SEEDED]);
+        for (int i = 0; i < n; i++) {
+            const bool is_sync = strcmp(calls[i].name, "fsync") == 0;
+            for (int k = 1; k <= calls[i].count && k <= 3 && (is_sync || (!sync && is_rename(calls[i].name))); k++) {
+                const place p = {which, &faults[sync ? 2 : 0], calls[i].name, k};
+                try_fault(&p, &seen[which - SEEDED], &wrong);
+                syncs += sync;
+            }
+        }
     }
+    seen[2] += wrong;
     expect(seen[0] > 0, "a save that first removes what was there was never caught");
     expect(seen[1] == 1, "a save that moves first was caught at %d places, not between its renames", seen[1]);
+    expect(seen[2] == syncs && syncs > 0, "a save that drops the error of fsync was caught at %d of %d", seen[2], syncs);
 }
 
 static void sweep_all(bool all) {
-    call hit[NAMES];
-    int nhit = 0, unusable = 0, seen[2] = {0};
+    int unusable = 0, seen[3] = {0};
     for (int i = 0; i < SCENARIOS; i++) prepare(&scenarios[i], in(base, scenarios[i].name));
     for (int i = 0; i < SEEDED; i++)
-        for (int f = 0; f < FAULTS; f++) sweep(i, f, all ? 1 : f ? 40 : 100, hit, &nhit, &unusable);
+        for (int f = 0; f < FAULTS; f++) sweep(i, &faults[f], all ? 1 : 40, &unusable);
     sweep_seeded(seen);
-    if (all) expect_all_hit(hit, nhit);
+    if (all) expect_all_hit();
     for (int i = 0; i < nhit && all; i++)
         printf("  %-12s SIGKILL %4d, ENOSPC %4d, EIO %4d\n", hit[i].name, hit[i].hits[0], hit[i].hits[1], hit[i].hits[2]);
-    printf("SIGKILL at %d calls, ENOSPC at %d, EIO at %d: %d unusable; of the seeded faults %d and %d\n",
-           total(hit, nhit, 0), total(hit, nhit, 1), total(hit, nhit, 2), unusable, seen[0], seen[1]);
+    printf("SIGKILL at %d calls, ENOSPC at %d, EIO at %d and from %d renames on: %d unusable; of the seeded faults %d, %d and %d\n",
+           total(0), total(1), total(2), total(3), unusable, seen[0], seen[1], seen[2]);
 }
 
 static void write_config(void) {
     FILE *const f = fopen(in(base, "config.json"), "w");
-    if (!f || fputs(config, f) < 0 || fclose(f) != 0) die("config");
+    if (!f || fputs(config, f) < 0 || fclose(f) != 0) traced_die("config");
 }
 
 int main(int argc, char **argv) {
@@ -509,8 +524,11 @@ int main(int argc, char **argv) {
     draw = seed;
     const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     char own[] = "weft-faults-XXXXXX", here[200];
-    if (n < 0 || !mkdtemp(own) || !getcwd(here, sizeof here)) die("a folder of my own");
+    if (n < 0 || !mkdtemp(own) || !getcwd(here, sizeof here)) traced_die("a folder of my own");
     snprintf(base, sizeof base, "%s/%s", here, own);
+    snprintf(now, sizeof now, "%s/now", base);
+    snprintf(again, sizeof again, "%s/again", base);
+    snprintf(trace, sizeof trace, "%s/strace", base);
     write_config();
     signal(SIGPIPE, SIG_IGN);
     open_all();
