@@ -256,6 +256,8 @@ static wf_status read_model(const wf_fields *r, wf_model *out) {
     if (!json_is_object(r->root)) return wf_fail(WF_ERR_FILE, "%s: not a JSON object", r->path);
     TRY(read_family(r, &m));
     TRY(wf_field_real(r, "initializer_range", 0, 100, 0.02, &m.init_std));
+    TRY(wf_field_real(r, "weft_dropout_embedding", 0, 1, m.dropout_embedding, &m.dropout_embedding)); /* own_dropouts writes them */
+    TRY(wf_field_real(r, "weft_dropout_residual", 0, 1, m.dropout_residual, &m.dropout_residual));
     const wf_status status = wf_model_check(&m);
     if (status != WF_OK) {
         char why[512];

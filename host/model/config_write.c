@@ -66,6 +66,17 @@ static json_t *bert(const wf_model *m) {
     return wf_json_join_take(root, own);
 }
 
+/* Dropouts that the family's own fields do not say have weft's, which others pass over. */
+static json_t *own_dropouts(const wf_model *m, json_t *root) {
+    const bool gpt2 = m->family == WF_FAMILY_GPT2, llama = m->family == WF_FAMILY_LLAMA;
+    const double said = llama ? 0 : gpt2 ? m->dropout_embedding : m->dropout_residual;
+    if (llama && m->dropout_residual > 0)
+        root = wf_json_join_take(root, json_pack("{s:f}", "weft_dropout_residual", m->dropout_residual));
+    if (m->dropout_embedding != said)
+        root = wf_json_join_take(root, json_pack("{s:f}", "weft_dropout_embedding", m->dropout_embedding));
+    return root;
+}
+
 /* A model of a mixture of forms has no family that says so. */
 static wf_status check_form(const wf_model *m) {
     const uint32_t attention = WF_BIAS_QKV | WF_BIAS_PROJ;
@@ -85,7 +96,7 @@ wf_status wf_config_write(const wf_model *m, const char *path) {
     uint8_t digest[WF_SHA256_BYTES];
     wf_output out;
     TRY(check_form(m));
-    json_t *const root = m->family == WF_FAMILY_LLAMA ? llama(m) : m->family == WF_FAMILY_BERT ? bert(m) : gpt2(m);
+    json_t *const root = own_dropouts(m, m->family == WF_FAMILY_LLAMA ? llama(m) : m->family == WF_FAMILY_BERT ? bert(m) : gpt2(m));
     char *const text = root ? wf_json_print(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
     if (!text) return wf_fail(WF_ERR_MEMORY, "no host memory for %s", path);

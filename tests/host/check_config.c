@@ -260,10 +260,14 @@ static const struct {
     {"qwen2", "\"num_key_value_heads\": 1, \"rope_theta\": 1e6, \"initializer_range\": 0.05"},
     {"bert", "\"hidden_act\": \"relu\", \"hidden_dropout_prob\": 0.3"},
     {"bert", "\"architectures\": [\"BertModel\"], \"tie_word_embeddings\": false"},
+    {"bert", "\"hidden_dropout_prob\": 0.3, \"weft_dropout_embedding\": 0.1"},
+    {"bert", "\"hidden_dropout_prob\": 0.3, \"weft_dropout_embedding\": 0"},
+    {"llama", "\"attention_dropout\": 0.3, \"weft_dropout_embedding\": 0.1, \"weft_dropout_residual\": 0.2"},
 };
 
 START_TEST(what_is_written_is_read_back) {
     wf_model back, m = model_of(written[_i].type, written[_i].more);
+    if (strstr(written[_i].more, "weft_")) ck_assert(m.dropout_embedding != m.dropout_residual);
     snprintf(path, sizeof path, "weft-config-%ld.json", (long)getpid());
     ck_assert_msg(wf_config_write(&m, path) == WF_OK, "%s", wf_last_error());
     ck_assert_msg(wf_config_read(path, &back) == WF_OK, "%s", wf_last_error());
