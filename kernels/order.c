@@ -20,16 +20,33 @@ int64_t wf_order_index(wf_order order, int64_t columns, int64_t row, int64_t col
     return (row / WF_PANEL_ROWS * columns + column) * WF_PANEL_ROWS + row % WF_PANEL_ROWS;
 }
 
+/* Rows of one panel. */
+static int64_t rows_of(int64_t rows, int64_t panel) {
+    const int64_t left = rows - panel * WF_PANEL_ROWS;
+    return left < WF_PANEL_ROWS ? left : WF_PANEL_ROWS;
+}
+
 void wf_order_pack(wf_order order, int64_t rows, int64_t columns, const float *from, float *to) {
     if (rows * columns == 0) return;
+    if (order == WF_ORDER_ROWS) {
+        memcpy(to, from, (size_t)(rows * columns) * sizeof *to);
+        return;
+    }
     memset(to, 0, (size_t)wf_order_elements(order, rows, columns) * sizeof *to);
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t column = 0; column < columns; column++)
-            to[wf_order_index(order, columns, row, column)] = from[row * columns + column];
+    for (int64_t panel = 0; panel < wf_order_panels(rows); panel++)
+        for (int64_t column = 0; column < columns; column++, to += WF_PANEL_ROWS)
+            for (int64_t row = 0; row < rows_of(rows, panel); row++)
+                to[row] = from[(panel * WF_PANEL_ROWS + row) * columns + column];
 }
 
 void wf_order_unpack(wf_order order, int64_t rows, int64_t columns, const float *from, float *to) {
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t column = 0; column < columns; column++)
-            to[row * columns + column] = from[wf_order_index(order, columns, row, column)];
+    if (rows * columns == 0) return;
+    if (order == WF_ORDER_ROWS) {
+        memcpy(to, from, (size_t)(rows * columns) * sizeof *to);
+        return;
+    }
+    for (int64_t panel = 0; panel < wf_order_panels(rows); panel++)
+        for (int64_t column = 0; column < columns; column++, from += WF_PANEL_ROWS)
+            for (int64_t row = 0; row < rows_of(rows, panel); row++)
+                to[(panel * WF_PANEL_ROWS + row) * columns + column] = from[row];
 }
