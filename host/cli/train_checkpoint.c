@@ -14,13 +14,19 @@ static int agreed_fail(train_run *r, weft_status status) {
     return lost ? train_fail(r, status) : fail_on_rank(r->rank, status);
 }
 
-/* Is there anything in the folder that could be a checkpoint? What it is worth, loading says. */
+static bool is_put_aside(const char *name) {
+    const size_t n = strlen(name);
+    return n > 10 && strncmp(name, ".step-", 6) == 0 && strcmp(name + n - 4, ".old") == 0;
+}
+
+/* Is there anything in the folder that could be a checkpoint, or one that a save which died had put aside? What it is worth, loading says. */
 static bool has_checkpoint(const char *folder) {
     DIR *const d = opendir(folder);
     bool found = false;
     if (!d) return errno != ENOENT;
     errno = 0;
-    for (const struct dirent *entry; !found && (entry = readdir(d));) found = strncmp(entry->d_name, "step-", 5) == 0;
+    for (const struct dirent *entry; !found && (entry = readdir(d));)
+        found = strncmp(entry->d_name, "step-", 5) == 0 || is_put_aside(entry->d_name);
     found = found || errno; /* a folder that cannot be read is not one without checkpoints */
     closedir(d);
     return found;

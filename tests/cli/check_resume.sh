@@ -85,6 +85,12 @@ last=$(ls "$scratch/stopped"); last=$((10#${last#step-}))
 run "${train[@]}" "${schedule[@]}" --steps $((last + 2)) --layout tp2.sp --checkpoint "$scratch/stopped" --resume auto
 [ $status = 0 ] && [ "$(wc -l <"$scratch/out")" = 2 ] && grep -q "^{\"step\":$((last + 1))," "$scratch/out" || fails "--resume auto after a stop: status $status"
 
+# a save over its own step died between two renames, where folders cannot be exchanged: what it had put aside is found
+mkdir "$scratch/aside" && cp -r "$(at 5)" "$scratch/aside/.step-000000005.partial-elsewhere-1.old"
+run "${train[@]}" "${schedule[@]}" --steps 6 --layout tp3.sp --checkpoint "$scratch/aside" --resume auto
+[ $status = 0 ] && [ -d "$scratch/aside/step-000000005" ] || fails "--resume auto of what was put aside: status $status"
+losses "$scratch/out" | cmp -s - <(sed -n 6p "$scratch/reference") || fails "--resume auto of what was put aside: other bits"
+
 # other data, other seed, another model, damage
 sed 's/quick/slow/' "$scratch/text" >"$scratch/other"
 mistake_of_run() { # PATTERN ARGUMENT...: exit status 2, one sentence among what is said of the run
