@@ -4,7 +4,8 @@
  * and nothing left behind. On one rank, or on several under mpirun: then the first is hit, which gathers and writes, and
  * the last. MPI_Cancel and MPI_Request_free, which only follow another fault, fail after one (give-up).
  * Arguments: FEW [SEED [KIND [PHASE]]]: so many faults of each kind, or of one, in each phase, spread, on each victim (0:
- * every one; left out: 1, on one of the victims); or KIND PHASE N VICTIM: that one fault. */
+ * every one; left out: 1, on one of the victims), and above 1 the first call of each site too: of each path through the
+ * program, six callers long, that leads to one; or KIND PHASE N VICTIM: that one fault. */
 #include <ctype.h>
 #include <mpi.h>
 #include <stdlib.h>
@@ -134,6 +135,10 @@ static bool is_sentence(const char *text) {
 /* Seconds of a phase, in which a rank may work before it waits; calls on each rank that is hit, when nothing fails. */
 static double lasts_s[PHASES];
 static int64_t places[2][PHASES][INJECT_KINDS];
+static struct {
+    int n;
+    int64_t first[INJECT_SITES];
+} sites[2][PHASES][INJECT_KINDS];
 static int64_t given_up; /* second faults that came to be */
 
 /* A call that gives up fails after an MPI call has. */
@@ -193,10 +198,12 @@ static void count_places(void) {
     inject_track();
     for (int p = 0; p < PHASES && !bad; p++) {
         inject_arm(INJECT_NONE, 0);
+        inject_record();
         const double start_s = now_s();
         const weft_status status = phases[p](&j);
         lasts_s[p] = now_s() - start_s;
         inject_disarm(places[rank != 0][p]);
+        for (int kind = 0; kind < INJECT_KINDS; kind++) sites[rank != 0][p][kind].n = inject_sites((inject_kind)kind, sites[rank != 0][p][kind].first);
         places[rank != 0][p][INJECT_GIVE_UP] = places[rank != 0][p][INJECT_MPI];
         if (status) bad = complain("failed without a fault", INJECT_NONE, (phase)p, 0, weft_last_error());
         bad = any(bad);
@@ -209,21 +216,36 @@ static void count_places(void) {
         MPI_Bcast(lasts_s, sizeof lasts_s, MPI_CHAR, 0, MPI_COMM_WORLD);
         MPI_Bcast(places[0], sizeof places[0], MPI_CHAR, 0, MPI_COMM_WORLD);
         MPI_Bcast(places[1], sizeof places[1], MPI_CHAR, ranks - 1, MPI_COMM_WORLD);
+        MPI_Bcast(sites[0], sizeof sites[0], MPI_CHAR, 0, MPI_COMM_WORLD);
+        MPI_Bcast(sites[1], sizeof sites[1], MPI_CHAR, ranks - 1, MPI_COMM_WORLD);
     }
     checks++;
     failures += any(bad) != 0;
 }
 
-/* few: that many faults, spread; 0: all. */
+/* Is this call its site's first? */
+static bool is_first(inject_kind kind, phase at, int64_t n) {
+    const int64_t *const first = sites[victim != 0][at][kind].first;
+    for (int i = 0; i < sites[victim != 0][at][kind].n; i++)
+        if (first[i] == n) return true;
+    return false;
+}
+
+/* few: that many faults, spread, and above 1 each site's first; 0: all. */
 static void sweep(inject_kind kind, phase at, int64_t few, int64_t offset) {
     const int64_t total = places[victim != 0][at][kind], stride = few && total > few ? (total + few - 1) / few : 1;
     const double start_s = now_s();
-    int64_t done = 0, n = 1 + offset % stride;
+    int64_t done = 0, missed = 0;
     given_up = 0;
-    while (n <= total && fault(kind, at, n)) done++, n += stride;
+    for (int64_t n = 1; n <= total; n++) {
+        if ((n - 1) % stride != offset % stride && (few == 1 || !is_first(kind, at, n))) continue;
+        if (fault(kind, at, n)) done++;
+        else missed++;
+    }
     if (rank != victim || !total) return;
-    fprintf(stderr, "%s calls of %s on rank %d of %d: %lld faults of %lld places in %.0f s, ", inject_names[kind], phase_names[at], victim,
-            ranks, (long long)done, (long long)total, now_s() - start_s);
+    fprintf(stderr, "%s calls of %s on rank %d of %d: %lld faults of %lld places and %d sites in %.0f s, ", inject_names[kind],
+            phase_names[at], victim, ranks, (long long)done, (long long)total, sites[victim != 0][at][kind].n, now_s() - start_s);
+    if (missed) fprintf(stderr, "%lld not met, ", (long long)missed);
     if (kind == INJECT_GIVE_UP) fprintf(stderr, "%lld with a second, ", (long long)given_up);
     fprintf(stderr, "%d failures so far\n", failures);
 }

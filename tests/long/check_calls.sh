@@ -1,7 +1,8 @@
 #!/bin/sh
 # check_calls.sh [long]: check_calls on one rank and on several. Short: one fault of each kind in each phase, at a place
-# and on a rank that the time chooses. Long: on two ranks every MPI call of the first and of the last; elsewhere so many places
-# of each kind and phase, evenly spread, their beginning chosen by the time: each program prints its seed.
+# and on a rank that the time chooses. Long: on two ranks every MPI call of the first and of the last; elsewhere the first call
+# of each site (each way through the program that leads to a call), and so many places of each kind and phase, evenly
+# spread, their beginning chosen by the time: each program prints its seed.
 set -u
 program=./tests/long/check_calls
 failed=0
@@ -21,14 +22,14 @@ if [ "${1:-}" = long ]; then
     # Some at once: much of the time one rank waits for another's deadline.
     jobs=
     begin() { "$@" & jobs="$jobs $!"; }
-    begin timeout $limit $program 120 "$seed"
+    begin timeout $limit $program 24 "$seed"
     if [ $have_mpirun = yes ]; then
         sampled() {
             bad=0
-            for kind in cl mpi-test memory share system give-up; do ranks 2 8 "$seed" $kind || bad=1; done
-            ranks 3 3 "$seed" || bad=1
+            for kind in cl mpi-test memory share system give-up; do ranks 2 4 "$seed" $kind || bad=1; done
+            ranks 3 2 "$seed" || bad=1
             unset WEFT_TRANSPORT
-            ranks 2 4 "$seed" || bad=1
+            ranks 2 2 "$seed" || bad=1
             return $bad
         }
         WEFT_TRANSPORT=mpi # the fastest would leave a step without an MPI call

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <jansson.h>
 #include <mpi.h>
 #include <pthread.h>
@@ -22,10 +23,47 @@ const char *const inject_names[INJECT_KINDS] = {"none", "cl", "mpi", "mpi-test",
 static _Thread_local struct {
     inject_kind kind;
     int64_t at, made[INJECT_KINDS];
-    bool fired, tracking, gave_up;
+    bool fired, tracking, gave_up, recording;
     int64_t give_up_at, give_ups;
     double fired_s;
 } mine;
+
+/* ---- sites -------------------------------------------------------------------------------------------------- */
+
+static _Thread_local struct {
+    uint64_t site[INJECT_SITES];
+    int64_t first[INJECT_SITES];
+    int n;
+} recorded[INJECT_KINDS];
+
+void inject_record(void) {
+    memset(recorded, 0, sizeof recorded);
+    mine.recording = true;
+}
+
+int inject_sites(inject_kind kind, int64_t firsts_out[INJECT_SITES]) {
+    memcpy(firsts_out, recorded[kind].first, sizeof recorded[kind].first);
+    return recorded[kind].n;
+}
+
+static void record(inject_kind kind) {
+    enum { OWN = 3, DEPTH = OWN + 6 }; /* own: record, fails and the wrapper */
+    void *frame[DEPTH];
+    uint64_t site = 0;
+    mine.recording = false; /* the unwinder may allocate */
+    const int depth = backtrace(frame, DEPTH);
+    mine.recording = true;
+    for (int i = OWN; i < depth; i++) site = (site ^ (uint64_t)(uintptr_t)frame[i]) * 0x9E3779B97F4A7C15u;
+    int i = 0;
+    while (i < recorded[kind].n && recorded[kind].site[i] != site) i++;
+    if (i < recorded[kind].n) return;
+    if (i == INJECT_SITES) fputs("inject: more sites than there is room for\n", stderr), abort();
+    recorded[kind].site[i] = site;
+    recorded[kind].first[i] = mine.made[kind];
+    recorded[kind].n++;
+}
+
+/* ---- the fault ---------------------------------------------------------------------------------------------- */
 
 void inject_arm(inject_kind kind, int64_t at) {
     mine.kind = kind;
@@ -36,6 +74,7 @@ void inject_arm(inject_kind kind, int64_t at) {
 
 bool inject_disarm(int64_t made_out[INJECT_KINDS]) {
     memcpy(made_out, mine.made, sizeof mine.made);
+    mine.recording = false;
     mine.kind = INJECT_NONE;
     return mine.fired;
 }
@@ -45,7 +84,9 @@ double inject_fired_s(void) {
 }
 
 static bool fails(inject_kind kind) {
-    if (++mine.made[kind] != mine.at || mine.kind != kind) return false;
+    mine.made[kind]++;
+    if (mine.recording) record(kind);
+    if (mine.made[kind] != mine.at || mine.kind != kind) return false;
     mine.fired = true;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);

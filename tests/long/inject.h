@@ -29,6 +29,12 @@ void inject_arm_give_up(int64_t at);
 /* Ends the first. Has the fault happened? made_out: calls since, by kind. */
 bool inject_disarm(int64_t made_out[INJECT_KINDS]);
 
+/* Until inject_disarm, calls are told apart by their site: from where in the program they are made, six callers up. */
+enum { INJECT_SITES = 256 };
+void inject_record(void);
+/* Of the calls of a kind that were recorded last: the number of each site's first, ascending; how many there are. */
+int inject_sites(inject_kind kind, int64_t firsts_out[INJECT_SITES]);
+
 /* When it happened, on CLOCK_MONOTONIC. */
 double inject_fired_s(void);
 
