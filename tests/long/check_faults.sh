@@ -162,7 +162,7 @@ matrix() { # matrix RANKS
         kind=${fault%-*} what=${fault#*-} i=0
         case $fault in *-kernel) nth=4 segments=$kernels ;; plan-*) nth=1 segments=$exchanges ;; *) nth=2 segments=$exchanges ;; esac
         for segment in $segments; do
-            hit=$(((i + k) % $1)) t=$((i / $1 + i + k))
+            hit=$(((i + k) % $1)) t=$((i + k + ($1 % 3 ? 0 : i / $1))) # 3 ranks and 3 transports would go round as one
             run_case "$1" $kind $hit $segment $what $nth "${transports[t % 3]}"
             case $1-$kind in
                 2-stop | 2-hang) ;;
