@@ -58,6 +58,20 @@ assert abs(copy["of_launches"] * copy["minimum_s"] - machine["launch_us"] * 1e-6
     [ $status = 0 ] || fails "bench --json: numbers that do not fit together"
 fi
 
+# its picture: refused without gnuplot and for what is not bench's; cases without flops are counted
+roofline=${top_srcdir:-.}/benchmarks/roofline.sh
+mistake 77 'gnuplot is missing' env PATH="$scratch/none" /bin/sh "$roofline" "$scratch/json"
+mistake 2 'neither' "$roofline" --output picture.pdf "$scratch/json"
+if command -v gnuplot >/dev/null; then
+    tail -n 1 "$scratch/json" >"$scratch/headless"
+    mistake 1 'headless, line 1: not of weft bench' "$roofline" --output "$scratch/roofline.svg" "$scratch/headless"
+    holds 'a picture of what was refused' [ ! -e "$scratch/roofline.svg" ]
+    mistake 0 'not drawn: 1 case without flops$' "$roofline" --output "$scratch/roofline.svg" "$scratch/json"
+    holds 'no picture' grep -q 'gemm (1)' "$scratch/roofline.svg"
+else
+    echo "no gnuplot: roofline.sh draws nothing here"
+fi
+
 # mistakes
 mistake 2 'gem' "$weft" bench gem
 mistake 2 'character' "$weft" bench gemm:f32:m10n10q10:nn
