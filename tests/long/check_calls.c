@@ -4,8 +4,8 @@
  * and nothing left behind. On one rank, or on several under mpirun: then the first is hit, which gathers and writes, and
  * the last. MPI_Cancel and MPI_Request_free, which only follow another fault, fail after one (give-up).
  * Arguments: FEW [SEED [KIND [PHASE]]]: so many faults of each kind, or of one, in each phase, spread, on each victim (0:
- * every one; left out: 1, on one of the victims), and above 1 the first call of each site too: of each path through the
- * program, six callers long, that leads to one; or KIND PHASE N VICTIM: that one fault. */
+ * every one; left out: 1, on one of the victims), and above 1 the first call of each site too (of each path through the
+ * program, six callers long, that leads to one; among ranks of twice so many sites); or KIND PHASE N VICTIM: that one fault. */
 #include <ctype.h>
 #include <mpi.h>
 #include <stdlib.h>
@@ -223,22 +223,24 @@ static void count_places(void) {
     failures += any(bad) != 0;
 }
 
-/* Is this call its site's first? */
-static bool is_first(inject_kind kind, phase at, int64_t n) {
+/* Is this call its site's first? Among ranks, where a fault costs seconds and sites are many, of one site in so many. */
+static bool is_first(inject_kind kind, phase at, int64_t n, int64_t few, int64_t offset) {
     const int64_t *const first = sites[victim != 0][at][kind].first;
-    for (int i = 0; i < sites[victim != 0][at][kind].n; i++)
+    const int nsites = sites[victim != 0][at][kind].n;
+    const int64_t stride = ranks > 1 && nsites > 2 * few ? (nsites + 2 * few - 1) / (2 * few) : 1;
+    for (int64_t i = offset % stride; i < nsites; i += stride)
         if (first[i] == n) return true;
     return false;
 }
 
-/* few: that many faults, spread, and above 1 each site's first; 0: all. */
+/* few: that many faults, spread, and above 1 sites' firsts; 0: all. */
 static void sweep(inject_kind kind, phase at, int64_t few, int64_t offset) {
     const int64_t total = places[victim != 0][at][kind], stride = few && total > few ? (total + few - 1) / few : 1;
     const double start_s = now_s();
     int64_t done = 0, missed = 0;
     given_up = 0;
     for (int64_t n = 1; n <= total; n++) {
-        if ((n - 1) % stride != offset % stride && (few == 1 || !is_first(kind, at, n))) continue;
+        if ((n - 1) % stride != offset % stride && (few == 1 || !is_first(kind, at, n, few, offset))) continue;
         if (fault(kind, at, n)) done++;
         else missed++;
     }

@@ -1,8 +1,8 @@
 #!/bin/sh
 # check_calls.sh [long]: check_calls on one rank and on several. Short: one fault of each kind in each phase, at a place
-# and on a rank that the time chooses. Long: on two ranks every MPI call of the first and of the last; elsewhere the first call
-# of each site (each way through the program that leads to a call), and so many places of each kind and phase, evenly
-# spread, their beginning chosen by the time: each program prints its seed.
+# and on a rank that the time chooses. Long: on two ranks every MPI call of the first and of the last; on one rank the
+# first call of each site (each way through the program that leads to a call), elsewhere of some; and so many places of each
+# kind and phase, evenly spread, their beginning chosen by the time: each program prints its seed.
 set -u
 program=./tests/long/check_calls
 failed=0

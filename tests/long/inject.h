@@ -30,7 +30,7 @@ void inject_arm_give_up(int64_t at);
 bool inject_disarm(int64_t made_out[INJECT_KINDS]);
 
 /* Until inject_disarm, calls are told apart by their site: from where in the program they are made, six callers up. */
-enum { INJECT_SITES = 256 };
+enum { INJECT_SITES = 1024 };
 void inject_record(void);
 /* Of the calls of a kind that were recorded last: the number of each site's first, ascending; how many there are. */
 int inject_sites(inject_kind kind, int64_t firsts_out[INJECT_SITES]);
