@@ -13,75 +13,20 @@ exit status 77 if none is. What a peer cannot do is said, not timed.
 """
 
 import argparse
-import json
-import math
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import time
 
-
-class Peer:
-    def __init__(self, name, threads):
-        self.name = name
-        environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS=str(threads))
-        child = os.path.join(os.path.dirname(os.path.abspath(__file__)), "child.py")
-        self.process = subprocess.Popen([sys.executable, child, name, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        said = self.answer()
-        self.absent, self.version = said.get("absent"), said.get("version")
-        self.stop()
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"compare.py: peer {self.name} ended")
-        return json.loads(line)
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGSTOP)
-
-    def turn(self, case, seconds):
-        self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.write(json.dumps({"case": case, "seconds": seconds}) + "\n")
-        self.process.stdin.flush()
-        said = self.answer()
-        self.stop()
-        return said
-
-    def end(self):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-
-def weft_turn(program, case, seconds):
-    done = subprocess.run([program, "bench", case, "--json", "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"compare.py: weft bench {case} ended with status {done.returncode}")
-    machine, row = (json.loads(line) for line in done.stdout.splitlines()[:2])
-    return row, machine
-
-
-def interval(values):
-    """Of the median, by order: the widest pair of ranks beyond which 2.5% lie on each side, and its confidence."""
-    values, n = sorted(values), len(values)
-    tail, low = 0.0, 0
-    while low < n // 2 and tail + math.comb(n, low) / 2**n <= 0.025:
-        tail += math.comb(n, low) / 2**n
-        low += 1
-    low = max(low - 1, 0)
-    return values[low], values[n - 1 - low]
+from turns import Peer, cases_of, end_on_sigterm, interval, present_of, weft_turn, write_json
 
 
 def compare(case, program, peers, rounds, seconds):
     rows, times, ratios = [], {p.name: [] for p in peers}, {p.name: [] for p in peers}
     skipped = {}
     for _ in range(rounds):
-        row, machine = weft_turn(program, case, seconds)
-        rows.append(row | {"peak_gflops": machine["peak_gflops"]})
+        row, machines = weft_turn([program], case, seconds)
+        rows.append(row | {"peak_gflops": machines[0]["peak_gflops"]})
         for peer in peers:
             if peer.name in skipped:
                 continue
@@ -112,15 +57,6 @@ def show(result):
     sys.stdout.flush()
 
 
-def cases_of(words):
-    for word in words:
-        if word.startswith("@"):
-            with open(word[1:], encoding="ascii") as file:
-                yield from (line.strip() for line in file if line.strip() and not line.startswith("#"))
-        else:
-            yield word
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weft", default="./weft", help="the program (default: ./weft)")
@@ -131,14 +67,10 @@ def main():
     parser.add_argument("case", nargs="+")
     arguments = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
-    peers = [Peer(name, threads) for name in arguments.peers.split(",")]
-    for peer in peers:
-        print(f"{peer.name}: {peer.version or 'not here: ' + peer.absent}")
+    end_on_sigterm()
+    peers = [Peer(name, "child.py", [name, str(threads)], threads) for name in arguments.peers.split(",")]
+    present = present_of(peers)
     print(f"{threads} threads each, {arguments.rounds} rounds, {time.strftime('%Y-%m-%d')}")
-    present = [peer for peer in peers if not peer.absent]
-    if not present:
-        print("compare.py: SKIP: no peer is installed")
-        sys.exit(77)
     try:
         results = []
         for case in cases_of(arguments.case):
@@ -148,10 +80,7 @@ def main():
             ratios = [r["peers"][peer.name]["ratio"] for r in results if "ratio" in r["peers"][peer.name]]
             if ratios:
                 print(f"{peer.name}: geometric mean of {len(ratios)} cases {statistics.geometric_mean(ratios):.3f}, least {min(ratios):.3f}")
-        if arguments.json:
-            with open(arguments.json, "w", encoding="ascii") as file:
-                for result in results:
-                    file.write(json.dumps(result) + "\n")
+        write_json(arguments.json, results)
     finally:
         for peer in peers:
             peer.end()

@@ -98,25 +98,29 @@ class Block(torch.nn.Module):
         half = self.d // 2
         return x * self.cos + torch.cat((-x[..., half:], x[..., :half]), -1) * self.sin
 
-    def forward(self, x):
-        b, s, _ = x.shape
-        q, k, v = self.qkv(self.norm1(x)).split([self.heads * self.d, self.kv * self.d, self.kv * self.d], 2)
+    def attend(self, qkv):
+        b, s, _ = qkv.shape
+        q, k, v = qkv.split([self.heads * self.d, self.kv * self.d, self.kv * self.d], 2)
         split = lambda t: t.view(b, s, -1, self.d).transpose(1, 2)
         q, k, v = split(q), split(k), split(v)
         if self.rope:
             q, k = self.turn(q), self.turn(k)
         o = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, enable_gqa=self.kv != self.heads)
-        x = x + self.proj(o.transpose(1, 2).reshape(b, s, -1))
-        y = self.fc1(self.norm2(x))
-        if self.gated:
-            gate, up = y.chunk(2, 2)
-            y = self.act(gate) * up
-        else:
-            y = self.act(y)
-        return x + self.fc2(y)
+        return o.transpose(1, 2).reshape(b, s, -1)
+
+    def activate(self, y):
+        if not self.gated:
+            return self.act(y)
+        gate, up = y.chunk(2, 2)
+        return self.act(gate) * up
+
+    def forward(self, x):
+        x = x + self.proj(self.attend(self.qkv(self.norm1(x))))
+        return x + self.fc2(self.activate(self.fc1(self.norm2(x))))
 
 
-def block(case, compiled):
+def block_parts(case):
+    """The layer, an input, a gradient of its output: the same bits for the same case."""
     case.only("layernorm", "rmsnorm", "causal", "gated", "rope", "no-bias", "gelu", "gelu_tanh", "relu", "silu", "forward", "train")
     if case.size.get("l", 1) != 1:
         raise NotImplementedError(f"{case.text}: one layer in this peer")
@@ -125,10 +129,14 @@ def block(case, compiled):
     for parameter in layer.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))
+    draw = lambda: torch.randn(case.size["b"], case.size["s"], layer.hidden)
+    return layer, draw().requires_grad_(case.has("train")), draw()
+
+
+def block(case, compiled):
+    layer, x, dy = block_parts(case)
     run_layer = torch.compile(layer) if compiled else layer
     train = case.has("train")
-    x = torch.randn(case.size["b"], case.size["s"], layer.hidden, requires_grad=train)
-    dy = torch.randn(case.size["b"], case.size["s"], layer.hidden)
 
     def run():
         if not train:
