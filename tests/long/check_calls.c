@@ -191,6 +191,38 @@ static bool fault(inject_kind kind, phase at, int64_t n) {
     return happened != 0;
 }
 
+/* What is lost on purpose is counted, all of it and no more: a block; beside a request that was let go, whose block may
+ * stay; a request that was not even let go. */
+static void prove_detector(void) {
+    enum { BYTES = 40, TAG = 7 };
+    char text[512], sent[BYTES] = {0};
+    FILE *const out = fmemopen(text, sizeof text, "w");
+    MPI_Request gone, kept;
+    bool gave_up;
+    inject_track();
+    void *volatile lost = malloc(BYTES); /* volatile: or the compiler takes it away */
+    int leaks = inject_leaks(out, &gave_up);
+    free(lost);
+    int bad = leaks != 1 && complain("a lost block is not the one leak", INJECT_NONE, OPEN, leaks, "the detector");
+    if (weft_mpi_launched()) {
+        inject_track();
+        void *volatile const held = malloc(BYTES), *volatile const other = malloc(BYTES);
+        lost = malloc(BYTES);
+        MPI_Irecv(held, BYTES, MPI_CHAR, 0, TAG, MPI_COMM_SELF, &gone);
+        MPI_Irecv(other, BYTES, MPI_CHAR, 0, TAG, MPI_COMM_SELF, &kept);
+        MPI_Request_free(&gone);
+        leaks = inject_leaks(out, &gave_up); /* the lost block, the other's and its request */
+        if (leaks != 3) bad |= complain("not three leaks beside a request that was let go", INJECT_NONE, OPEN, leaks, "the detector");
+        MPI_Send(sent, BYTES, MPI_CHAR, 0, TAG, MPI_COMM_SELF);
+        MPI_Send(sent, BYTES, MPI_CHAR, 0, TAG, MPI_COMM_SELF);
+        MPI_Wait(&kept, MPI_STATUS_IGNORE);
+        free(held), free(other), free(lost);
+    }
+    fclose(out);
+    checks++;
+    failures += any(bad) != 0;
+}
+
 /* Everything once, undisturbed: what the loss is, and how many calls there are to fail. */
 static void count_places(void) {
     job j = {0};
@@ -307,6 +339,7 @@ int main(int argc, char **argv) {
     if (getenv("WEFT_TIMEOUT_S")) deadline_s = atof(getenv("WEFT_TIMEOUT_S")); /* under valgrind, longer */
     else setenv("WEFT_TIMEOUT_S", "3", 1); /* of the bootstrap, which has no options */
     if (any(!prepare())) return 2;
+    prove_detector();
     count_places();
     const bool one = argc >= 4 && !isdigit((unsigned char)argv[1][0]);
     if (one) {
