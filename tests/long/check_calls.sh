@@ -1,6 +1,6 @@
 #!/bin/sh
 # check_calls.sh [long]: check_calls on one rank and on several. Short: one fault of each kind in each phase, at a place
-# and on a rank that the time chooses. Long: on two ranks every MPI call of the first and of the last; on one rank the
+# and on a rank that the time chooses. Long: on two ranks every MPI call while ranks meet and part; on one rank the
 # first call of each site (each way through the program that leads to a call), elsewhere of some; and so many places of each
 # kind and phase, evenly spread, their beginning chosen by the time: each program prints its seed.
 set -u
@@ -34,13 +34,14 @@ if [ "${1:-}" = long ]; then
         }
         WEFT_TRANSPORT=mpi # the fastest would leave a step without an MPI call
         export WEFT_TRANSPORT
-        every() {
-            bad=0
-            for phase in "$@"; do ranks 2 0 "$seed" mpi "$phase" || bad=1; done
+        mpi() { # mpi FEW PHASE...
+            bad=0 few=$1
+            shift
+            for phase in "$@"; do ranks 2 "$few" "$seed" mpi "$phase" || bad=1; done
             return $bad
         }
-        begin every open step close
-        begin every save load restore
+        begin mpi 0 open close
+        begin mpi 12 load step save restore
         begin sampled
     fi
     for job in $jobs; do wait "$job" || failed=1; done
