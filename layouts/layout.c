@@ -37,6 +37,7 @@ static const term terms[] = {
     {"recompute-full", FIELD(recompute), WF_RECOMPUTE_FULL, 0, 0},
     {"recompute-attention", FIELD(recompute), WF_RECOMPUTE_ATTENTION, 0, 0},
     {"chunks", FIELD(chunks), 0, 1, LARGEST},
+    {"loss-chunks", FIELD(loss_chunks), 0, 1, LARGEST},
     {"offload-activations", FIELD(offload_activations), 1, 0, 0},
 };
 enum { TERMS = sizeof terms / sizeof *terms };

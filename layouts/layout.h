@@ -29,6 +29,8 @@ typedef struct wf_layout {
     int32_t virtual_stages;     /* vpN, 1 */
     int32_t microbatches;       /* mbN, 1 */
     int32_t chunks;             /* chunksN, 1 */
+    int32_t loss_chunks;        /* loss-chunksN: parts of a microbatch's tokens whose logits are there one after another; 0: as
+                                 * many as keep them small (lower_head.c) */
     int32_t recompute;          /* wf_recompute */
     bool offload_activations;
     int32_t order;              /* wf_order (kernels/order.h) of the matrices that only GEMMs read, where they

@@ -32,7 +32,7 @@ static wf_status check_layout(const wf_layout *layout) {
     for (size_t i = 0; i < sizeof missing / sizeof *missing; i++)
         if (missing[i].asked)
             return wf_fail(WF_ERR_UNSUPPORTED,
-                           "layout %s: not lowered yet: %s; tpN, sp and mbN are", text,
+                           "layout %s: not lowered yet: %s; tpN, sp, mbN and loss-chunksN are", text,
                            missing[i].what);
     return WF_OK;
 }

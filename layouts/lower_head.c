@@ -4,7 +4,11 @@
  * Cross-entropy over a vocabulary that is split over tp: each rank reduces its logits to (max, sum,
  * target's logit) per token; these are gathered and merged; the logits themselves are never
  * gathered (Shoeybi et al., 2019, section 3), except where a caller asks for them (mode LOGITS).
- * Final norm and transform are of own rows, replicated weights. */
+ * Final norm and transform are of own rows, replicated weights.
+ *
+ * Logits are the largest activation of small models with large vocabularies. So the tokens go through
+ * logits, loss and their backward in chunks, one after another in the same memory (as in Liger Kernel's fused
+ * linear cross-entropy, Hsu et al., 2024); each adds to the weight's gradient. */
 #include "layouts/lowering.h"
 
 /* What forward leaves for backward; `all`: what meets the vocabulary, all rows. */
@@ -71,40 +75,54 @@ static top forward(wf_lowering *L) {
     return t;
 }
 
-static wf_view targets(const wf_lowering *L) {
-    return wf_vector(L->targets, WF_AT_MICROBATCH, 0, L->rows);
+/* Alike on all tp ranks, which exchange statistics chunk by chunk. A chunk reads the whole weight, so it has tokens enough
+ * for the products to take longer than that. */
+static int32_t loss_chunks(const wf_lowering *L) {
+    enum { LOGITS = 32 << 20, TOKENS = 512 }; /* at most, at least */
+    const int64_t ids = wf_shard(L->model->vocabulary, L->tp, 0).count;
+    const int64_t tokens = ids * TOKENS > LOGITS ? TOKENS : LOGITS / ids, asked = L->layout.loss_chunks;
+    const int64_t chunks = asked ? asked : (L->rows + tokens - 1) / tokens;
+    return (int32_t)(chunks < L->rows ? chunks : L->rows);
 }
 
-/* The tp ranks' (max, sum, target) per token: [tp, rows, 3]. */
-static wf_view gathered_stats(wf_lowering *L, wf_view logits) {
-    const int64_t each = L->rows * 3;
+static wf_view targets(const wf_lowering *L, wf_rows chunk) {
+    return wf_vector(L->targets, WF_AT_MICROBATCH, chunk.first, chunk.count);
+}
+
+/* The tp ranks' (max, sum, target) per token of a chunk: [tp, tokens, 3]. */
+static wf_view gathered_stats(wf_lowering *L, wf_rows chunk, wf_view logits) {
+    const int64_t each = chunk.count * 3;
     const wf_view all = wf_lower_scratch(L, "head.stats", L->tp, each);
-    const wf_problem p = {.op = WF_OP_LOSS_STATS, .size = {L->rows, L->ids.count, L->ids.first}};
-    WF_KERNEL(L, "head.stats", &p, logits, targets(L),
-              wf_matrix(all.buffer, WF_AT_NONE, L->me * each, L->rows, 3, 3));
+    const wf_problem p = {.op = WF_OP_LOSS_STATS, .size = {chunk.count, L->ids.count, L->ids.first}};
+    WF_KERNEL(L, "head.stats", &p, logits, targets(L, chunk),
+              wf_matrix(all.buffer, WF_AT_NONE, L->me * each, chunk.count, 3, 3));
     if (L->tp > 1) {
         wf_rows one[L->tp];
         for (int32_t i = 0; i < L->tp; i++) one[i] = (wf_rows){i, 1};
         wf_build_all_gather(L->s, "head.stats.gather", WF_LANE_TP, L->group, &all, one);
     }
-    const int64_t extent[] = {L->tp, L->rows, 3}, stride[] = {each, 3, 1};
+    const int64_t extent[] = {L->tp, chunk.count, 3}, stride[] = {each, 3, 1};
     return wf_array(all.buffer, WF_AT_NONE, 0, 3, extent, stride);
 }
 
-/* Adds the tokens' losses to the slot, which sums over microbatches; returns each row's lse. */
-static wf_view loss(wf_lowering *L, wf_view logits) {
-    const wf_view stats = gathered_stats(L, logits);
+/* The chunk's part of the tokens' losses, a buffer that its first makes; returns each row's lse. */
+static wf_view chunk_loss(wf_lowering *L, wf_rows chunk, wf_view logits, int32_t *losses) {
+    const wf_view stats = gathered_stats(L, chunk, logits);
     const wf_view lse =
-        wf_vector(wf_build_scratch(L->s, "head.lse", WF_F32, L->rows), WF_AT_NONE, 0, L->rows);
-    const int32_t losses = wf_build_scratch(L->s, "head.losses", WF_F32, L->rows);
-    const wf_problem merge = {.op = WF_OP_LOSS_MERGE, .size = {L->rows, L->tp}};
-    WF_KERNEL(L, "head.merge", &merge, stats, targets(L), lse,
-              wf_vector(losses, WF_AT_NONE, 0, L->rows));
+        wf_vector(wf_build_scratch(L->s, "head.lse", WF_F32, chunk.count), WF_AT_NONE, 0, chunk.count);
+    if (!chunk.first) *losses = wf_build_scratch(L->s, "head.losses", WF_F32, L->rows);
+    const wf_problem merge = {.op = WF_OP_LOSS_MERGE, .size = {chunk.count, L->tp}};
+    WF_KERNEL(L, "head.merge", &merge, stats, targets(L, chunk), lse,
+              wf_vector(*losses, WF_AT_NONE, chunk.first, chunk.count));
+    return lse;
+}
+
+/* Adds the tokens' losses to the slot, which sums over microbatches. */
+static void add_losses(wf_lowering *L, int32_t losses) {
     const wf_problem sum = {
         .op = WF_OP_SUM_ROWS, .flags = L->first ? 0 : WF_ACCUMULATE, .size = {1, L->rows, 1}};
     WF_DEFER(L, "head.loss", &sum, wf_matrix(losses, WF_AT_NONE, 0, L->rows, 1, 1),
              wf_matrix(L->loss, WF_AT_NONE, 0, 1, 1, 1));
-    return lse;
 }
 
 static int head_weight(const wf_lowering *L) {
@@ -152,17 +170,39 @@ static void top_backward(wf_lowering *L, const top *t, wf_view dy) {
                                t->x, t->stats, WF_T_NORMF_WEIGHT, NULL, dx);
 }
 
-static void head_backward(wf_lowering *L, const top *t, wf_view logits, wf_view lse) {
-    const wf_problem p = {.op = WF_OP_LOSS_BACKWARD, .size = {L->rows, L->ids.count, L->ids.first}};
-    if (L->ids.count) WF_KERNEL(L, "head.loss.backward", &p, lse, targets(L), logits);
-    const wf_view dy = wf_lower_column_backward(
-        L,
-        &(wf_column_sites){"head.dgrad",
-                           "head.wgrad",
-                           "head.bias.grad",
-                           {"head.dgrad.scatter", "head.dgrad.sum", "head.dgrad.gather"}},
-        logits, t->all, head_weight(L), WF_T_HEAD_BIAS);
-    top_backward(L, t, dy);
+/* The chunk's rows of the gradient of what met the vocabulary, this rank's part of them; and of the weight, to which all
+ * but the first chunk of the first microbatch add. */
+static void chunk_backward(wf_lowering *L, wf_rows chunk, wf_view all, wf_view logits, wf_view lse, wf_view partial) {
+    const wf_problem p = {.op = WF_OP_LOSS_BACKWARD, .size = {chunk.count, L->ids.count, L->ids.first}};
+    const bool first = L->first;
+    if (L->ids.count) WF_KERNEL(L, "head.loss.backward", &p, lse, targets(L, chunk), logits);
+    wf_lower_product(L, "head.dgrad", 0, logits, head_weight(L), wf_lower_rows(partial, chunk));
+    L->first = first && !chunk.first;
+    wf_lower_wgrad(L, "head.wgrad", logits, all, head_weight(L));
+    wf_lower_bias_grad(L, "head.bias.grad", logits, WF_T_HEAD_BIAS);
+    L->first = first;
+}
+
+static void loss_and_backward(wf_lowering *L, const top *t) {
+    const int32_t chunks = loss_chunks(L);
+    int32_t losses = -1;
+    wf_view partial = {0};
+    for (int32_t c = 0; c < chunks; c++) {
+        const wf_range range = wf_shard(L->rows, chunks, c);
+        const wf_rows chunk = {range.first, range.count};
+        const wf_view all = wf_lower_rows(t->all, chunk);
+        const wf_view logits = wf_lower_scratch(L, "head.logits", chunk.count, L->ids.count);
+        wf_lower_linear(L, "head.logits", all, head_weight(L), WF_T_HEAD_BIAS, logits);
+        const wf_view lse = chunk_loss(L, chunk, logits, &losses);
+        if (c + 1 == chunks) add_losses(L, losses);
+        if (!L->training) continue;
+        if (!c) partial = wf_lower_scratch(L, "head.dgrad", L->rows, L->model->hidden);
+        chunk_backward(L, chunk, all, logits, lse, partial);
+        if (c + 1 < chunks) wf_lower_flush(L); /* the next chunk's logits take this one's place */
+    }
+    if (!L->training) return;
+    const wf_sum_sites sites = {"head.dgrad.scatter", "head.dgrad.sum", "head.dgrad.gather"};
+    top_backward(L, t, wf_lower_sum(L, &sites, partial));
 }
 
 /* Every rank gets every column: the ranks' logits, each contiguous, behind one another, then copied
@@ -185,13 +225,15 @@ static void gather_logits(wf_lowering *L, wf_view all) {
     }
 }
 
-static wf_view logits_view(wf_lowering *L, wf_view *all_out) {
-    const int64_t vocabulary = L->model->vocabulary, mine = L->ids.count;
-    if (L->mode != WF_MODE_LOGITS) return wf_lower_scratch(L, "head.logits", L->rows, mine);
-    if (L->tp == 1)
-        return wf_matrix(L->logits, WF_AT_MICROBATCH, 0, L->rows, vocabulary, vocabulary);
-    *all_out = wf_lower_scratch(L, "head.logits.all", L->rows * vocabulary, 1);
-    return wf_matrix(all_out->buffer, WF_AT_NONE, L->rows * L->ids.first, L->rows, mine, mine);
+static void all_logits(wf_lowering *L, const top *t) {
+    const int64_t vocabulary = L->model->vocabulary;
+    wf_view all = {0}, logits = wf_matrix(L->logits, WF_AT_MICROBATCH, 0, L->rows, vocabulary, vocabulary);
+    if (L->tp > 1) {
+        all = wf_lower_scratch(L, "head.logits.all", L->rows * vocabulary, 1);
+        logits = wf_matrix(all.buffer, WF_AT_NONE, L->rows * L->ids.first, L->rows, L->ids.count, L->ids.count);
+    }
+    wf_lower_linear(L, "head.logits", t->all, head_weight(L), WF_T_HEAD_BIAS, logits);
+    gather_logits(L, all);
 }
 
 /* The result of mode HIDDEN: all rows on every rank. Exchanges never write slots. */
@@ -200,18 +242,6 @@ static void keep_hidden(wf_lowering *L, const top *t) {
     if (L->sp)
         wf_lower_copy(L, "head.hidden.all", t->all,
                       wf_matrix(L->hidden_all, WF_AT_MICROBATCH, 0, L->rows, h, h));
-}
-
-static void logits_and_loss(wf_lowering *L, const top *t) {
-    wf_view all = {0};
-    const wf_view logits = logits_view(L, &all);
-    wf_lower_linear(L, "head.logits", t->all, head_weight(L), WF_T_HEAD_BIAS, logits);
-    if (L->mode == WF_MODE_LOGITS) {
-        gather_logits(L, all);
-        return;
-    }
-    const wf_view lse = loss(L, logits);
-    if (L->training) head_backward(L, t, logits, lse);
 }
 
 int32_t wf_lower_head(wf_lowering *L, bool first) {
@@ -228,8 +258,10 @@ int32_t wf_lower_head(wf_lowering *L, bool first) {
             wf_matrix(L->hidden, WF_AT_MICROBATCH, 0, t.x.extent[0], t.x.extent[1], t.x.extent[1]));
     if (L->mode == WF_MODE_HIDDEN)
         keep_hidden(L, &t);
+    else if (L->mode == WF_MODE_LOGITS)
+        all_logits(L, &t);
     else
-        logits_and_loss(L, &t);
+        loss_and_backward(L, &t);
     wf_lower_end(L);
     return L->s->nsegments - 1;
 }

@@ -46,7 +46,7 @@ void wf_lower_begin(wf_lowering *L, const char *name, bool first) {
     wf_build_segment(L->s, "%s", name);
 }
 
-static void flush(wf_lowering *L) {
+void wf_lower_flush(wf_lowering *L) {
     for (int i = 0; i < L->ndeferred; i++) {
         const wf_deferred *d = &L->deferred[i];
         wf_lower_kernel(L, d->site, &d->problem, d->views, d->nviews);
@@ -55,7 +55,7 @@ static void flush(wf_lowering *L) {
 }
 
 void wf_lower_end(wf_lowering *L) {
-    flush(L);
+    wf_lower_flush(L);
     wf_build_segment_end(L->s);
 }
 
@@ -67,7 +67,7 @@ void wf_lower_kernel(wf_lowering *L, const char *site, const wf_problem *problem
 void wf_lower_defer(wf_lowering *L, const char *site, const wf_problem *problem,
                     const wf_view *views, int nviews) {
     assert(nviews <= WF_MOST_VIEWS);
-    if (L->ndeferred == WF_DEFERRED) flush(L);
+    if (L->ndeferred == WF_DEFERRED) wf_lower_flush(L);
     wf_deferred *d = &L->deferred[L->ndeferred++];
     *d = (wf_deferred){.site = site, .problem = *problem, .nviews = nviews};
     for (int i = 0; i < nviews; i++) d->views[i] = views[i];
@@ -240,7 +240,7 @@ void wf_lower_tail(wf_lowering *L, const wf_tail_sites *site, wf_view in, const 
 
 void wf_lower_gather(wf_lowering *L, const char *site, wf_view whole) {
     if (L->sp) wf_build_all_gather(L->s, site, WF_LANE_TP, L->group, &whole, L->block);
-    flush(L);
+    wf_lower_flush(L);
 }
 
 void wf_lower_add(wf_lowering *L, const char *site, const wf_view *parts, int32_t count,
@@ -262,7 +262,7 @@ wf_view wf_lower_sum(wf_lowering *L, const wf_sum_sites *site, wf_view partial) 
     if (L->tp == 1) return partial;
     wf_view parts[L->tp];
     wf_build_reduce_scatter(L->s, site->scatter, WF_LANE_TP, L->group, &partial, L->block, parts);
-    flush(L);
+    wf_lower_flush(L);
     if (L->sp) {
         const wf_view sum = wf_lower_scratch(L, site->sum, L->own.count, partial.extent[1]);
         wf_lower_add(L, site->sum, parts, L->tp, sum);

@@ -118,6 +118,9 @@ void wf_lower_defer(wf_lowering *, const char *site, const wf_problem *, const w
     wf_lower_defer(lowering, site, problem, (const wf_view[]){__VA_ARGS__},                        \
                    (int)(sizeof((const wf_view[]){__VA_ARGS__}) / sizeof(wf_view)))
 
+/* All that were deferred, here. */
+void wf_lower_flush(wf_lowering *);
+
 void wf_lower_copy(wf_lowering *, const char *site, wf_view from, wf_view to);
 void wf_lower_fill(wf_lowering *, const char *site, wf_view out, double value);
 

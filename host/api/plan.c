@@ -100,6 +100,8 @@ static wf_status set_mode(weft_plan *p, const weft_plan_options *o) {
     if (!p->blocks && (unsigned)o->mode >= (unsigned)WF_MODES) return wf_fail(WF_ERR_ARGUMENT, "no mode %d", (int)o->mode);
     if (!p->blocks && o->phases) return wf_fail(WF_ERR_ARGUMENT, "only plans of mode WEFT_BLOCKS have phases");
     if (!p->blocks) return WF_OK;
+    if (o->layout->layout.loss_chunks)
+        return wf_fail(WF_ERR_ARGUMENT, "loss-chunks%d is of a model's loss; blocks have none", o->layout->layout.loss_chunks);
     p->phases = o->phases ? o->phases : all & ~(uint32_t)WEFT_OPTIMIZE;
     if (p->phases & ~all) return wf_fail(WF_ERR_ARGUMENT, "phases 0x%x are not all known", (unsigned)p->phases);
     if (!(p->phases & WEFT_FORWARD)) return wf_fail(WF_ERR_ARGUMENT, "a plan of blocks needs the phase WEFT_FORWARD");
@@ -175,11 +177,12 @@ void weft_plan_destroy(weft_plan *p) {
     free(p);
 }
 
-/* Microbatches move no weights: a plan may have others than the one that trains. */
+/* Microbatches and chunks of the loss move no weights: a plan may have others than the one that trains. */
 static bool same_model(const weft_plan *p, const weft_params *params) {
     char a[256], b[256];
     wf_layout of_plan = p->layout, of_params = params->layout;
     of_plan.microbatches = of_params.microbatches = 1;
+    of_plan.loss_chunks = of_params.loss_chunks = 0;
     wf_layout_print(&of_plan, a, sizeof a);
     wf_layout_print(&of_params, b, sizeof b);
     const wf_model *const m = &p->model, *const n = &params->model;

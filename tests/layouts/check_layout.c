@@ -25,6 +25,8 @@ static const struct {
     {"ep4.recompute-full", "ep4.recompute-full"},
     {"recompute-attention.chunks4.offload-activations",
      "recompute-attention.chunks4.offload-activations"},
+    {"loss-chunks8.sp.chunks2.tp2", "tp2.sp.chunks2.loss-chunks8"},
+    {"loss-chunks1", "loss-chunks1"},
 };
 
 START_TEST(text_round_trips) {
@@ -58,6 +60,7 @@ static const struct {
     {"tp99999999999999999999", "\"tp99999999999999999999\"", 1},
     {"tp-1", "\"tp-1\"", 1},
     {"recompute", "\"recompute\"", 1},
+    {"tp2.loss-chunks0", "\"loss-chunks0\"", 5},
     {"sp2", "\"sp2\"", 1},
     {" tp2", "\" tp2\"", 1},
 };

@@ -175,6 +175,9 @@ static const char *const layouts[] = {"tp1",
                                       "tp4.sp.mb4",
                                       "tp8.sp" /* ranks without heads, positions */,
                                       "tp9",
+                                      "mb2.loss-chunks3",
+                                      "tp3.sp.mb2.loss-chunks4",
+                                      "tp2.loss-chunks99" /* more than tokens */,
                                       "tp17.sp"};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts, MOST_RANKS = 17 };
 
@@ -201,6 +204,51 @@ START_TEST(every_layout_passes_check) {
 END_TEST
 
 /* ---- speed ----------------------------------------------------------------------------------- */
+
+static int64_t logits_bytes(const wf_schedule *s, int *buffers) {
+    int64_t most = 0;
+    *buffers = 0;
+    for (int32_t i = 0; i < s->nbuffers; i++)
+        if (strcmp(s->buffers[i].name, "head.logits") == 0) {
+            ++*buffers;
+            if (s->buffers[i].bytes > most) most = s->buffers[i].bytes;
+        }
+    return most;
+}
+
+/* A large vocabulary's logits are cut, into chunks of 512 tokens at least and as many on all ranks; a small one's are not.
+ * Chunks share memory. */
+START_TEST(large_logits_come_in_chunks) {
+    static const struct {
+        int64_t vocabulary;
+        const char *layout;
+        int chunks;
+    } cut[] = {{257, "tp1", 1}, {50257, "tp1", 4}, {50257, "tp2.sp", 2}, {250001, "tp1", 4}, {147001, "tp3", 3}, {50257, "loss-chunks1", 1}};
+    wf_model model = small_model(TEST_GPT2);
+    const wf_limits limits = {.max_alloc_bytes = {0}};
+    model.positions = 1024;
+    for (size_t i = 0; i < sizeof cut / sizeof *cut; i++) {
+        wf_layout layout;
+        model.vocabulary = cut[i].vocabulary;
+        ck_assert_int_eq(wf_layout_parse(cut[i].layout, &layout), WF_OK);
+        for (int32_t r = 0; r < wf_layout_ranks(&layout); r++) {
+            wf_schedule *s;
+            int buffers;
+            ck_assert_int_eq(lower(&model, (wf_shape){2, 1024}, cut[i].layout, r, WF_MODE_TRAIN, &s), WF_OK);
+            ck_assert_int_eq(wf_choose(s, NULL), WF_OK);
+            ck_assert_int_eq(wf_place(s, &limits), WF_OK);
+            const int64_t bytes = logits_bytes(s, &buffers), ids = wf_shard(model.vocabulary, layout.size[WF_AXIS_TP], r).count;
+            ck_assert_msg(buffers == cut[i].chunks, "%s, %lld ids: %d chunks", cut[i].layout, (long long)cut[i].vocabulary, buffers);
+            ck_assert_int_eq(bytes, (2048 + cut[i].chunks - 1) / cut[i].chunks * ids * 4);
+            int64_t scratch = 0;
+            for (int32_t k = 0; k < s->nsegments; k++)
+                if (s->segments[k].scratch_bytes > scratch) scratch = s->segments[k].scratch_bytes;
+            if (cut[i].chunks > 1) ck_assert_int_lt(scratch, 3 * bytes / 2); /* the model's own are small */
+            wf_schedule_destroy(s);
+        }
+    }
+}
+END_TEST
 
 static double milliseconds(void) {
     struct timespec now;
@@ -250,6 +298,7 @@ int main(void) {
     tcase_add_test(tests, evaluation_drops_nothing_and_keeps_nothing);
     tcase_add_test(tests, program_runs_in_megatrons_order);
     tcase_add_loop_test(tests, every_layout_passes_check, 0, LAYOUTS * TEST_FORMS);
+    tcase_add_test(tests, large_logits_come_in_chunks);
     tcase_add_test(tests, a_large_model_is_planned_in_milliseconds);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -380,7 +380,8 @@ END_TEST
 
 static const char *const layouts[] = {"tp1.mb2",    "tp2.mb2",    "tp2.sp.mb2", "tp3.sp.mb2",
                                       "tp4.mb2",    "tp4.sp.mb2", "tp3",        "tp8.sp.mb4",
-                                      "tp11.sp.mb2" /* sums of more than 8 parts */};
+                                      "tp11.sp.mb2" /* sums of more than 8 parts */,
+                                      "tp1.mb2.loss-chunks3", "tp3.sp.mb2.loss-chunks4", "tp2.loss-chunks99"};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
 static void compare(const char *layout, wf_mode mode, bool fusion) {
@@ -443,8 +444,8 @@ START_TEST(results_equal_the_plain_model) {
     double *hidden = malloc(sizeof(double) * BATCH * SEQUENCE * (size_t)model.hidden);
     const double loss = model_reference(&model, &weights, &batch,
                                         &(reference_outputs){.logits = logits, .hidden = hidden}, NULL);
-    const char *const some[] = {"tp1.mb2", "tp2.mb2", "tp3.sp.mb2"};
-    for (int i = 0; i < 3; i++) {
+    const char *const some[] = {"tp1.mb2", "tp2.mb2", "tp3.sp.mb2", "tp2.sp.mb2.loss-chunks3"};
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
         outcome got;
         ck_assert(outcome_of(some[i], WF_MODE_EVALUATE, true, &got) == 0);
         ck_assert_msg(fabs(got.loss - loss) <= TOLERANCE * loss, "%s: loss %.17g, expected %.17g",
