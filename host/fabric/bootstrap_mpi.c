@@ -27,6 +27,7 @@ typedef struct bootstrap_mpi {
     MPI_Comm comm;
     wf_mpi_calls calls;
     double timeout_s; /* of all_gather */
+    bool gave_up;     /* on a message, so on whoever should have sent or taken it */
     request *free_list;
     wf_bootstrap copy;
 } bootstrap_mpi;
@@ -99,6 +100,7 @@ static bool cancel(void *self, void **request_inout) {
     request *one = *request_inout;
     *request_inout = NULL;
     if (!one) return true;
+    mpi->gave_up = true;
     const bool ended = wf_mpi_give_up(&mpi->calls, &one->mpi, one->receives);
     give(mpi, one);
     return ended;
@@ -110,8 +112,28 @@ static wf_status all_gather(void *self, const void *mine, int64_t bytes, void *a
     return wf_gather(&mpi->copy, &everyone, WF_TAG_BOOTSTRAP, mpi->timeout_s, mine, bytes, all_out);
 }
 
+/* Open MPI uses a context id again once its communicator is freed, and keeps what arrives for an id that is not in use:
+ * a late message would be taken for one of the next communicator's, which then waits for good. So each rank says that it
+ * sends no more, and what it sent before has come when that has (messages of a pair arrive in order). Who has given up
+ * on another does not wait. */
+static bool all_have_said_goodbye(bootstrap_mpi *mpi) {
+    if (mpi->comm == MPI_COMM_NULL || wf_mpi_ended()) return true;
+    const bool gave_up = mpi->gave_up;
+    wf_members everyone = {.count = mpi->copy.ranks, .index = mpi->copy.rank};
+    const char mine = 0;
+    char first[WF_TEXT_BYTES]; /* what failed before is still to be told */
+    snprintf(first, sizeof first, "%s", wf_last_error());
+    char *const all = malloc((size_t)mpi->copy.ranks);
+    const wf_status status = !all ? WF_ERR_MEMORY
+                                  : wf_gather(&mpi->copy, &everyone, WF_TAG_GOODBYE, gave_up ? 0 : mpi->timeout_s, &mine, 1, all);
+    free(all);
+    if (status != WF_OK) wf_fail(status, "%s", first);
+    return status == WF_OK;
+}
+
+/* A communicator that cannot be freed stays; there is nobody to tell. */
 static void end(bootstrap_mpi *mpi) {
-    (void)wf_mpi_comm_free(&mpi->calls, &mpi->comm); /* a communicator that cannot be freed stays; there is nobody to tell */
+    if (all_have_said_goodbye(mpi)) (void)wf_mpi_comm_free(&mpi->calls, &mpi->comm);
     while (mpi->free_list) {
         request *const next = mpi->free_list->next;
         free(mpi->free_list);

@@ -133,6 +133,7 @@ wf_status wf_gather(const wf_bootstrap *boot, wf_members *members, int32_t tag, 
     if (!g.requests || !g.data) {
         free(g.requests);
         free(g.data);
+        members->parted = true; /* the others make this call */
         return wf_fail(WF_ERR_MEMORY, "no memory to gather %lld bytes from %d ranks",
                        (long long)bytes, members->count);
     }
@@ -194,9 +195,11 @@ static int severity(int32_t status) {
 static wf_status quote_worst(const wf_bootstrap *boot, wf_members *members, int32_t tag,
                              double timeout_s, int32_t worst, wf_status verdict, const char *own) {
     char *const all = malloc((size_t)members->count * WF_TEXT_BYTES);
-    if (!all)
+    if (!all) {
+        members->parted = true;
         return wf_fail(verdict, "rank %d failed (no memory for its sentence)",
                        rank_of(members, worst));
+    }
     const wf_status status = wf_gather(boot, members, tag, timeout_s, own, WF_TEXT_BYTES, all);
     const char *const said = all + (size_t)worst * WF_TEXT_BYTES;
     if (status != WF_OK)
@@ -215,7 +218,10 @@ wf_status wf_agree_among(const wf_bootstrap *boot, wf_members *members, int32_t 
     char own[WF_TEXT_BYTES] = ""; /* sent whole, so all of it is defined */
     snprintf(own, sizeof own, "%s", mine == WF_OK ? "" : wf_last_error());
     int32_t *const all = malloc((size_t)members->count * sizeof *all);
-    if (!all) return wf_fail(WF_ERR_MEMORY, "no memory to agree with %d ranks", members->count);
+    if (!all) {
+        members->parted = true;
+        return wf_fail(WF_ERR_MEMORY, "no memory to agree with %d ranks", members->count);
+    }
     const int32_t said = mine;
     const wf_status status = wf_gather(boot, members, tag, timeout_s, &said, sizeof said, all);
     int32_t worst = 0;
@@ -251,7 +257,10 @@ wf_status wf_fabric_all_gather(wf_fabric *fabric, const void *mine, int64_t byte
 wf_status wf_fabric_barrier(wf_fabric *fabric) {
     const char mine = 0;
     char *const all = malloc((size_t)fabric->ranks);
-    if (!all) return wf_fail(WF_ERR_MEMORY, "no memory for a barrier of %d ranks", fabric->ranks);
+    if (!all) {
+        fabric->everyone.parted = true;
+        return wf_fail(WF_ERR_MEMORY, "no memory for a barrier of %d ranks", fabric->ranks);
+    }
     const wf_status status = wf_fabric_all_gather(fabric, &mine, 1, all);
     free(all);
     return status;

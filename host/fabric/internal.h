@@ -22,6 +22,7 @@ enum {
     WF_TAG_TURN,
     WF_TAG_SELFTEST,
     WF_TAG_PASS,
+    WF_TAG_GOODBYE,
     WF_TAG_DATA = 16
 };
 enum { WF_TIMEOUT_S = 60 };    /* the default deadline */

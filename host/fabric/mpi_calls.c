@@ -112,7 +112,7 @@ wf_status wf_mpi_test(wf_mpi_calls *calls, MPI_Request *request, int peer, int t
 #define CODE(calls, id, expression) (injected(calls, id) ? MPI_ERR_OTHER : (expression))
 
 /* What MPI made tells that it was initialized; where it cannot say whether it has ended, it has not. */
-static bool has_ended(void) {
+bool wf_mpi_ended(void) {
     int finalized = 0;
     return MPI_Finalized(&finalized) == MPI_SUCCESS && finalized;
 }
@@ -132,13 +132,13 @@ static bool end_early(wf_mpi_calls *calls, MPI_Request *request, bool receives) 
 
 bool wf_mpi_give_up(wf_mpi_calls *calls, MPI_Request *request, bool receives) {
     if (*request == MPI_REQUEST_NULL) return true; /* MPI is through with it; what failed came after */
-    if (has_ended()) return false;
+    if (wf_mpi_ended()) return false;
     if (end_early(calls, request, receives)) return true;
     (void)CODE(calls, WF_MPI_REQUEST_FREE, MPI_Request_free(request)); /* or else it stays */
     return false;
 }
 
 bool wf_mpi_comm_free(wf_mpi_calls *calls, MPI_Comm *comm) {
-    return *comm == MPI_COMM_NULL || has_ended() ||
+    return *comm == MPI_COMM_NULL || wf_mpi_ended() ||
            CODE(calls, WF_MPI_COMM_FREE, MPI_Comm_free(comm)) == MPI_SUCCESS;
 }

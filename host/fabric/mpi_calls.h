@@ -51,6 +51,8 @@ wf_status wf_mpi_test(wf_mpi_calls *, MPI_Request *, int peer, int tag, bool *do
  * end by itself. false: MPI may still use its memory. Calls that fail on the way leave the last
  * sentence alone, which tells why there is something to give up. */
 bool wf_mpi_give_up(wf_mpi_calls *, MPI_Request *, bool receives);
+/* MPI_Finalize has been called: nothing of MPI may be any more. */
+bool wf_mpi_ended(void);
 /* After MPI has ended there is nothing to free. false: it stays. Says nothing, as above. */
 bool wf_mpi_comm_free(wf_mpi_calls *, MPI_Comm *);
 

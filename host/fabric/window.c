@@ -90,6 +90,7 @@ void wf_fabric_window_destroy(wf_fabric *fabric, wf_memory *memory) {
                          sizeof mine, all) == WF_OK)
         for (int32_t m = 0; m < fabric->node.count; m++)
             if (all[m] > id) id = all[m];
+    if (!all) fabric->node.parted = true;
     free(all);
     if (id >= 0) remove_window(fabric, wf_window_by_id(fabric, id));
 }

@@ -139,7 +139,7 @@ static struct {
     int n;
     int64_t first[INJECT_SITES];
 } sites[2][PHASES][INJECT_KINDS];
-static int64_t given_up; /* second faults that came to be */
+static int64_t given_up, kept; /* second faults that came to be; communicators that stayed */
 
 /* A call that gives up fails after an MPI call has. */
 static void arm(inject_kind kind, int64_t n) {
@@ -152,7 +152,8 @@ static bool fault(inject_kind kind, phase at, int64_t n) {
     int64_t made[INJECT_KINDS];
     job j = {0};
     int bad = 0;
-    bool fired = false, gave_up = false;
+    bool fired = false;
+    inject_left left;
     weft_status status = WEFT_OK;
     inject_track();
     for (int p = 0; p < (int)at && !bad; p++) {
@@ -184,10 +185,12 @@ static bool fault(inject_kind kind, phase at, int64_t n) {
     snprintf(loss, sizeof loss, "%a", j.result.loss);
     if (!failed && !bad && strcmp(loss, reference)) bad |= complain("the loss is another", kind, at, n, loss);
     do_close(&j);
-    if (inject_leaks(stderr, &gave_up)) bad |= complain("something is left behind", kind, at, n, said);
+    if (inject_leaks(stderr, &left)) bad |= complain("something is left behind", kind, at, n, said);
+    if (left.communicators && !happened) bad |= complain("a communicator is left behind without a fault", kind, at, n, said);
     checks++;
     failures += any(bad) != 0;
-    given_up += any(gave_up);
+    given_up += any(left.gave_up);
+    kept += any(left.communicators != 0);
     if (getenv("VERBOSE") && rank == victim)
         fprintf(stderr, "%s %lld of %s on rank %d: %.2f s: %s\n", inject_names[kind], (long long)n, phase_names[at], rank, took_s, said);
     return happened != 0;
@@ -200,10 +203,10 @@ static void prove_detector(void) {
     char text[512], sent[BYTES] = {0};
     FILE *const out = fmemopen(text, sizeof text, "w");
     MPI_Request gone, kept;
-    bool gave_up;
+    inject_left left;
     inject_track();
     void *volatile lost = malloc(BYTES); /* volatile: or the compiler takes it away */
-    int leaks = inject_leaks(out, &gave_up);
+    int leaks = inject_leaks(out, &left);
     free(lost);
     int bad = leaks != 1 && complain("a lost block is not the one leak", INJECT_NONE, OPEN, leaks, "the detector");
     if (weft_mpi_launched()) {
@@ -213,7 +216,7 @@ static void prove_detector(void) {
         MPI_Irecv(held, BYTES, MPI_CHAR, 0, TAG, MPI_COMM_SELF, &gone);
         MPI_Irecv(other, BYTES, MPI_CHAR, 0, TAG, MPI_COMM_SELF, &kept);
         MPI_Request_free(&gone);
-        leaks = inject_leaks(out, &gave_up); /* the lost block, the other's and its request */
+        leaks = inject_leaks(out, &left); /* the lost block, the other's and its request */
         if (leaks != 3) bad |= complain("not three leaks beside a request that was let go", INJECT_NONE, OPEN, leaks, "the detector");
         MPI_Send(sent, BYTES, MPI_CHAR, 0, TAG, MPI_COMM_SELF);
         MPI_Send(sent, BYTES, MPI_CHAR, 0, TAG, MPI_COMM_SELF);
@@ -244,8 +247,8 @@ static void count_places(void) {
     }
     snprintf(reference, sizeof reference, "%a", j.result.loss);
     do_close(&j);
-    bool gave_up;
-    if (inject_leaks(stderr, &gave_up)) bad = complain("something is left behind", INJECT_NONE, OPEN, 0, "no fault");
+    inject_left left;
+    if (inject_leaks(stderr, &left) || left.communicators) bad = complain("something is left behind", INJECT_NONE, OPEN, 0, "no fault");
     if (ranks > 1) {
         MPI_Bcast(lasts_s, sizeof lasts_s, MPI_CHAR, 0, MPI_COMM_WORLD);
         MPI_Bcast(places[0], sizeof places[0], MPI_CHAR, 0, MPI_COMM_WORLD);
@@ -272,7 +275,7 @@ static void sweep(inject_kind kind, phase at, int64_t few, int64_t offset) {
     const int64_t total = places[victim != 0][at][kind], stride = few && total > few ? (total + few - 1) / few : 1;
     const double start_s = now_s();
     int64_t done = 0, missed = 0;
-    given_up = 0;
+    given_up = kept = 0;
     for (int64_t n = 1; n <= total; n++) {
         if ((n - 1) % stride != offset % stride && (few == 1 || !is_first(kind, at, n, few, offset))) continue;
         if (fault(kind, at, n)) done++;
@@ -283,6 +286,7 @@ static void sweep(inject_kind kind, phase at, int64_t few, int64_t offset) {
             phase_names[at], victim, ranks, (long long)done, (long long)total, sites[victim != 0][at][kind].n, now_s() - start_s);
     if (missed) fprintf(stderr, "%lld not met, ", (long long)missed);
     if (kind == INJECT_GIVE_UP) fprintf(stderr, "%lld with a second, ", (long long)given_up);
+    if (kept) fprintf(stderr, "after %lld a communicator stays, ", (long long)kept);
     fprintf(stderr, "%d failures so far\n", failures);
 }
 

@@ -217,18 +217,18 @@ static int tell_block(FILE *out, const block *b) {
     return 1;
 }
 
-int inject_leaks(FILE *out, bool *gave_up_out) {
+int inject_leaks(FILE *out, inject_left *left_out) {
     int leaks = 0;
     mine.tracking = false;
     mine.give_up_at = 0;
-    *gave_up_out = mine.gave_up;
+    *left_out = (inject_left){.communicators = objects[COMMUNICATOR], .gave_up = mine.gave_up};
     for (int i = 0; i < SLOTS; i++) {
         if (!blocks[i].at || blocks[i].at == GONE) continue;
         if (!is_with_mpi(&blocks[i])) leaks += tell_block(out, &blocks[i]);
         else if (__lsan_ignore_object) __lsan_ignore_object(blocks[i].at);
     }
     for (int i = 0; i < OBJECTS; i++) {
-        if (!objects[i]) continue;
+        if (!objects[i] || (i == COMMUNICATOR && objects[i] > 0)) continue;
         fprintf(out, "leak: %lld of kind %s\n", (long long)objects[i], object_names[i]);
         leaks++;
     }

@@ -40,9 +40,13 @@ double inject_fired_s(void);
 
 /* From here on what weft allocates and creates on this thread is remembered until it is freed. */
 void inject_track(void);
+/* What stays on purpose, and whether the second fault has happened. */
+typedef struct inject_left {
+    int64_t communicators; /* of ranks that did not end together: a late message may still come */
+    bool gave_up;
+} inject_left;
 /* What is still there, each on a line; their number. The block that a request's bytes lie in stays on purpose where the
- * request was let go before MPI was through with it; a request that was not even let go is left behind. Ends tracking.
- * gave_up_out: the second fault has happened. */
-int inject_leaks(FILE *out, bool *gave_up_out);
+ * request was let go before MPI was through with it; a request that was not even let go is left behind. Ends tracking. */
+int inject_leaks(FILE *out, inject_left *left_out);
 
 #endif
