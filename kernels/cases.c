@@ -75,7 +75,7 @@ const char *const wf_cases[] = {
     "loss_merge:f32:rows61parts3",
     "loss_backward:f32:rows61vocabulary129first128",
 
-    /* rotary positions, of part of a head too; gates */
+    /* rotary positions, of part of a head too; gates, activations alone */
     "rope:f32:s31b2h3d16",
     "rope:f32:s17b3h2d33rotated18:inverse",
     "gate:f32:rows61n83:silu",
@@ -86,6 +86,10 @@ const char *const wf_cases[] = {
     "gate_backward:f32:rows31n33:gelu_tanh",
     "gate_backward:f32:rows31n33:gelu",
     "gate_backward:f32:rows31n33:relu",
+    "activation:f32:rows61n83:silu",
+    "activation:f32:rows31n33:gelu_tanh",
+    "activation:f32:rows31n33:gelu",
+    "activation:f32:rows31n33:relu",
 
     "adamw:f32:n1021:decay",
     "adamw:f32:n1",

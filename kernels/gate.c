@@ -1,5 +1,5 @@
 /* gate.c: the operations GATE and GATE_BACKWARD: act(gate) * up of the two halves of a row, as in
- * SwiGLU and GeGLU (Shazeer: "GLU variants improve Transformer", 2020). Contracts in operation.h. */
+ * SwiGLU and GeGLU (Shazeer: "GLU variants improve Transformer", 2020); ACTIVATION: act alone. Contracts in operation.h. */
 #include "kernels/rows.h"
 #include "kernels/table.h"
 
@@ -18,9 +18,19 @@ static int backward_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
     return 3;
 }
 
+static int activation_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
+    out[0] = wf_rows_operand("pre", WF_READ, p->size[ROWS], p->size[N]);
+    out[1] = wf_rows_operand("out", WF_WRITE, p->size[ROWS], p->size[N]);
+    return 2;
+}
+
 /* An activation is counted as one operation, as GEMM's epilogue does not count it at all. */
 static double gate_flops(const wf_problem *p) {
     return 2.0 * (double)p->size[ROWS] * (double)p->size[N];
+}
+
+static double activation_flops(const wf_problem *p) {
+    return (double)p->size[ROWS] * (double)p->size[N];
 }
 
 static double backward_flops(const wf_problem *p) {
@@ -48,6 +58,10 @@ static int gate_launches(const wf_problem *p, const wf_candidate *c, wf_launch o
     return launches(p, c, "gate", 2, out);
 }
 
+static int activation_launches(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
+    return launches(p, c, "activation", 2, out);
+}
+
 static int backward_launches(const wf_problem *p, const wf_candidate *c,
                              wf_launch out[WF_LAUNCHES]) {
     return launches(p, c, "gate_backward", 3, out);
@@ -65,6 +79,12 @@ static const wf_variant backward_variants[] = {{
     .ok = wf_row_ok, .launches = backward_launches, .options = options,
 }};
 
+static const wf_variant activation_variants[] = {{
+    .name = "simple", .kind = WF_VARIANT_KERNEL, .source = "gate_simple.cl",
+    .nparameters = WF_ROW_PARAMETERS, .parameters = wf_row_parameters,
+    .ok = wf_row_ok, .launches = activation_launches, .options = options,
+}};
+
 const wf_operation wf_gate_operation = {
     .name = "gate", .size_names = {"rows", "n"}, .activation = true,
     .operands = gate_operands, .flops = gate_flops,
@@ -77,4 +97,11 @@ const wf_operation wf_gate_backward_operation = {
     .operands = backward_operands, .flops = backward_flops,
     .reference = wf_gate_backward_reference, .tolerance = wf_gate_backward_tolerance,
     .nvariants = 1, .variants = backward_variants, .prefer = wf_row_prefer,
+};
+
+const wf_operation wf_activation_operation = {
+    .name = "activation", .size_names = {"rows", "n"}, .activation = true,
+    .operands = activation_operands, .flops = activation_flops,
+    .reference = wf_activation_reference, .tolerance = wf_activation_tolerance,
+    .nvariants = 1, .variants = activation_variants, .prefer = wf_row_prefer,
 };

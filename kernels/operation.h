@@ -45,8 +45,9 @@ typedef enum wf_op {
     WF_OP_FILL,               /* kernels/copy.c */
     WF_OP_COPY,
     WF_OP_ROPE,               /* kernels/rope.c */
-    WF_OP_GATE,               /* kernels/gate.c (and backward) */
+    WF_OP_GATE,               /* kernels/gate.c (and the two below) */
     WF_OP_GATE_BACKWARD,
+    WF_OP_ACTIVATION,
     WF_OPS
 } wf_op;
 
@@ -173,6 +174,8 @@ typedef struct wf_problem {
  * GATE           size {rows, n}, activation (always; no flags): reads pre[rows, 2n] (gate, then up);
  *   writes out[rows,n] = act(gate) * up   (Shazeer, "GLU Variants Improve Transformer", 2020)
  * GATE_BACKWARD  sizes as GATE: reads pre[rows, 2n], d[rows,n]; writes dpre[rows, 2n]
+ * ACTIVATION     size {rows, n}, activation (always; no flags): reads pre[rows,n]; writes out[rows,n] = act(pre), as
+ *   GEMM's ACTIVATE does: where a backward pass finds what stood before it alone
  * With RMS (Zhang and Sennrich 2019) NORM, NORM_BACKWARD, NORM_WGRAD and REDUCE.NORM subtract no
  * mean, have no beta and no dbeta operand, and stats = (0, 1/sqrt(mean(x^2)+eps)).
  *

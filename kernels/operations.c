@@ -34,6 +34,7 @@ const wf_operation *const wf_operations[WF_OPS] = {
     [WF_OP_ROPE] = &wf_rope_operation,
     [WF_OP_GATE] = &wf_gate_operation,
     [WF_OP_GATE_BACKWARD] = &wf_gate_backward_operation,
+    [WF_OP_ACTIVATION] = &wf_activation_operation,
 };
 
 int64_t wf_dtype_bytes(wf_dtype dtype) {

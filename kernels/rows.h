@@ -104,6 +104,7 @@ WF_REFERENCE(copy)
 WF_REFERENCE(rope)
 WF_REFERENCE(gate)
 WF_REFERENCE(gate_backward)
+WF_REFERENCE(activation)
 #undef WF_REFERENCE
 /* Those whose bounds depend on run-time values. */
 void wf_loss_backward_reference(const wf_problem *, const wf_tensor *, const wf_run_number *);

@@ -31,6 +31,7 @@ extern const wf_operation wf_copy_operation;
 extern const wf_operation wf_rope_operation;
 extern const wf_operation wf_gate_operation;
 extern const wf_operation wf_gate_backward_operation;
+extern const wf_operation wf_activation_operation;
 
 /* printf at the end of the string in `out`. A text that does not fit is a bug of the caller. */
 void wf_append(char *out, size_t out_bytes, const char *format, ...)

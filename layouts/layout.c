@@ -34,8 +34,9 @@ static const term terms[] = {
     {"1f1b", FIELD(pipeline), WF_1F1B, 0, 0},
     {"pipedream", FIELD(pipeline), WF_PIPEDREAM, 0, 0},
     {"mb", FIELD(microbatches), 0, 1, LARGEST},
-    {"recompute-full", FIELD(recompute), WF_RECOMPUTE_FULL, 0, 0},
-    {"recompute-attention", FIELD(recompute), WF_RECOMPUTE_ATTENTION, 0, 0},
+    {"recompute-full", FIELD(recompute_full), 1, 0, 0},
+    {"recompute-attention", FIELD(recompute_attention), 1, 0, 0},
+    {"recompute-pointwise", FIELD(recompute_pointwise), 1, 0, 0},
     {"chunks", FIELD(chunks), 0, 1, LARGEST},
     {"loss-chunks", FIELD(loss_chunks), 0, 1, LARGEST},
     {"offload-activations", FIELD(offload_activations), 1, 0, 0},
@@ -172,6 +173,8 @@ static wf_status check(const char *text, const wf_layout *layout) {
     if (layout->size[WF_AXIS_PP] == 1 && (layout->pipeline || layout->virtual_stages > 1))
         return wf_fail(WF_ERR_ARGUMENT,
                        "layout \"%s\" says how to pipeline, but has no pp of 2 or more", text);
+    if (layout->recompute_full && (layout->recompute_attention || layout->recompute_pointwise))
+        return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\": recompute-full takes in the others", text);
     return WF_OK;
 }
 

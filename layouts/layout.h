@@ -17,7 +17,13 @@ typedef enum wf_axis { WF_AXIS_TP, WF_AXIS_CP, WF_AXIS_EP, WF_AXIS_DP, WF_AXIS_P
 
 typedef enum wf_cp_form { WF_CP_NONE, WF_CP_RING, WF_CP_ULYSSES, WF_CP_GATHER, WF_CP_USP } wf_cp_form;
 typedef enum wf_pipeline { WF_PIPELINE_NONE, WF_GPIPE, WF_1F1B, WF_PIPEDREAM } wf_pipeline;
-typedef enum wf_recompute { WF_RECOMPUTE_NONE, WF_RECOMPUTE_FULL, WF_RECOMPUTE_ATTENTION } wf_recompute;
+
+/* What of a layer's forward values is not kept for its backward pass, which makes them again: bits. */
+enum {
+    WF_RECOMPUTE_POINTWISE = 1, /* of norms and activations: a pass over memory each */
+    WF_RECOMPUTE_ATTENTION = 2, /* of attention itself (Korthikanti et al. 2022, "selective") */
+    WF_RECOMPUTE_FULL = 4       /* all but the layer's input (Chen et al. 2016) */
+};
 
 /* "tp4.sp.cp2ring.dp2": terms joined by dots, any order, defaults left out; round-trips. */
 typedef struct wf_layout {
@@ -31,7 +37,7 @@ typedef struct wf_layout {
     int32_t chunks;             /* chunksN, 1 */
     int32_t loss_chunks;        /* loss-chunksN: parts of a microbatch's tokens whose logits are there one after another; 0: as
                                  * many as keep them small (lower_head.c) */
-    int32_t recompute;          /* wf_recompute */
+    bool recompute_pointwise, recompute_attention, recompute_full;
     bool offload_activations;
     int32_t order;              /* wf_order (kernels/order.h) of the matrices that only GEMMs read, where they
                                  * can have it (wf_model_order). Of the device, not of the text; 0: rows */

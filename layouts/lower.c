@@ -24,7 +24,6 @@ static wf_status check_layout(const wf_layout *layout) {
                    {layout->size[WF_AXIS_DP] > 1, "data parallelism (dp)"},
                    {layout->size[WF_AXIS_PP] > 1, "pipelines (pp, vp)"},
                    {layout->zero > 0, "sharded optimizer state (zero)"},
-                   {layout->recompute != WF_RECOMPUTE_NONE, "recomputation (recompute)"},
                    {layout->chunks > 1, "chunked exchanges (chunks)"},
                    {layout->offload_activations, "offloaded activations (offload-activations)"}};
     char text[256];
@@ -32,7 +31,7 @@ static wf_status check_layout(const wf_layout *layout) {
     for (size_t i = 0; i < sizeof missing / sizeof *missing; i++)
         if (missing[i].asked)
             return wf_fail(WF_ERR_UNSUPPORTED,
-                           "layout %s: not lowered yet: %s; tpN, sp, mbN and loss-chunksN are", text,
+                           "layout %s: not lowered yet: %s; tpN, sp, mbN, loss-chunksN and recompute are", text,
                            missing[i].what);
     return WF_OK;
 }

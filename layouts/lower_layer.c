@@ -6,7 +6,7 @@
  * from what was saved, else lowers its producer here. Forward is need(output); backward is
  * hand-written and needs forward's values: the all-gather of the saved normed rows under sp is
  * nothing but such a value that was not saved. What is saved stands in the table (Megatron's
- * choice). Norms before the halves (GPT-2, Llama) or after their sums (BERT) are two wirings of the
+ * choice), and with it which kind of recomputation does without. Norms before the halves (GPT-2, Llama) or after their sums (BERT) are two wirings of the
  * same values: wf_form. */
 #include "layouts/lowering.h"
 
@@ -14,27 +14,34 @@ typedef enum extent { OWN_HIDDEN, OWN_STATS, ALL_HIDDEN, QKV, ATTN, LSE, PRE, FE
 
 static void norm1(wf_lowering *), norm2(wf_lowering *), all1(wf_lowering *), all2(wf_lowering *);
 
+enum {
+    ALWAYS = 0, /* two numbers a row */
+    UNLESS_FULL = WF_RECOMPUTE_FULL,
+    UNLESS_POINTWISE = WF_RECOMPUTE_FULL | WF_RECOMPUTE_POINTWISE,
+    UNLESS_ATTENTION = WF_RECOMPUTE_FULL | WF_RECOMPUTE_ATTENTION,
+    NEVER = ~0
+};
+
 static const struct value {
     const char *name;
     void (*produce)(wf_lowering *);
     extent extent;
-    bool saved; /* unless it is the layer's output */
+    int saved; /* unless it is the layer's output, or the layout recomputes one of these kinds; NEVER */
 } values[WF_LAYER_VALUES] = {
-    [WF_V_X] = {"x", NULL, OWN_HIDDEN,
-                false}, /* has its own pool: a layer's output is the next one's x */
-    [WF_V_STATS1] = {"norm1.stats", norm1, OWN_STATS, true},
-    [WF_V_NORM1] = {"norm1.y", norm1, OWN_HIDDEN, true},
-    [WF_V_ALL1] = {"norm1.all", all1, ALL_HIDDEN, false},
-    [WF_V_QKV] = {"attn.qkv", wf_lower_qkv, QKV, true},
-    [WF_V_ATTN] = {"attn.o", wf_lower_attention, ATTN, true},
-    [WF_V_LSE] = {"attn.lse", wf_lower_attention, LSE, true},
-    [WF_V_SUM1] = {"x1", wf_lower_attention_out, OWN_HIDDEN, true},
-    [WF_V_STATS2] = {"norm2.stats", norm2, OWN_STATS, true},
-    [WF_V_NORM2] = {"norm2.y", norm2, OWN_HIDDEN, true},
-    [WF_V_ALL2] = {"norm2.all", all2, ALL_HIDDEN, false},
-    [WF_V_PRE] = {"mlp.pre", wf_lower_features, PRE, true},
-    [WF_V_ACT] = {"mlp.act", wf_lower_features, FEATURES, true},
-    [WF_V_SUM2] = {"x2", wf_lower_mlp_out, OWN_HIDDEN, true},
+    [WF_V_X] = {"x", NULL, OWN_HIDDEN, NEVER}, /* has its own pool: a layer's output is the next one's x */
+    [WF_V_STATS1] = {"norm1.stats", norm1, OWN_STATS, ALWAYS},
+    [WF_V_NORM1] = {"norm1.y", norm1, OWN_HIDDEN, UNLESS_POINTWISE},
+    [WF_V_ALL1] = {"norm1.all", all1, ALL_HIDDEN, NEVER},
+    [WF_V_QKV] = {"attn.qkv", wf_lower_qkv, QKV, UNLESS_FULL},
+    [WF_V_ATTN] = {"attn.o", wf_lower_attention, ATTN, UNLESS_ATTENTION},
+    [WF_V_LSE] = {"attn.lse", wf_lower_attention, LSE, UNLESS_ATTENTION},
+    [WF_V_SUM1] = {"x1", wf_lower_attention_out, OWN_HIDDEN, UNLESS_FULL},
+    [WF_V_STATS2] = {"norm2.stats", norm2, OWN_STATS, ALWAYS},
+    [WF_V_NORM2] = {"norm2.y", norm2, OWN_HIDDEN, UNLESS_POINTWISE},
+    [WF_V_ALL2] = {"norm2.all", all2, ALL_HIDDEN, NEVER},
+    [WF_V_PRE] = {"mlp.pre", wf_lower_features, PRE, UNLESS_FULL},
+    [WF_V_ACT] = {"mlp.act", wf_lower_features, FEATURES, UNLESS_POINTWISE},
+    [WF_V_SUM2] = {"x2", wf_lower_mlp_out, OWN_HIDDEN, UNLESS_FULL},
 };
 
 static const wf_form norm_first = {.norm_of = {WF_V_X, WF_V_SUM1},
@@ -68,11 +75,18 @@ static int64_t value_elements(const wf_lowering *L, wf_value v) {
     return view.extent[0] * view.extent[1];
 }
 
+static bool is_saved(const wf_lowering *L, int v) {
+    const wf_layout *const layout = &L->layout;
+    const int recomputed = (layout->recompute_full ? WF_RECOMPUTE_FULL : 0) | (layout->recompute_attention ? WF_RECOMPUTE_ATTENTION : 0) |
+                           (layout->recompute_pointwise ? WF_RECOMPUTE_POINTWISE : 0);
+    return L->training && values[v].saved != NEVER && !(values[v].saved & recomputed) && v != (int)L->form.out;
+}
+
 void wf_lower_layer_pools(wf_lowering *L) {
     L->form = L->model->post_norm ? norm_last : norm_first;
     for (int v = 0; v < WF_LAYER_VALUES; v++)
         L->saved[v] =
-            L->training && values[v].saved && v != (int)L->form.out
+            is_saved(L, v)
                 ? wf_build_pool(L->s, wf_build_text(L->s, "saved.%s", values[v].name),
                                 WF_CLASS_ACTIVATION, WF_F32, value_elements(L, (wf_value)v))
                 : -1;
@@ -95,7 +109,7 @@ static wf_view produced(wf_lowering *L, wf_value v, wf_view view) {
  * buffer that is gathered. */
 wf_view wf_lower_destination(wf_lowering *L, wf_value v) {
     static const wf_value gathered[WF_HALVES] = {WF_V_ALL1, WF_V_ALL2};
-    if (v == L->form.out) return produced(L, v, value_view(L, v, L->x, WF_AT_X_OUT));
+    if (v == L->form.out && !L->backward) return produced(L, v, value_view(L, v, L->x, WF_AT_X_OUT));
     if (!L->backward && L->saved[v] >= 0)
         return produced(L, v, value_view(L, v, L->saved[v], WF_AT_SAVED));
     for (int half = 0; half < WF_HALVES && L->sp; half++) {

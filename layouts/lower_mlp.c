@@ -4,7 +4,24 @@
 #include "kernels/philox.h"
 #include "layouts/lowering.h"
 
+/* A backward pass that finds what stands before the activation makes the activation alone again. */
+static bool is_before_saved(const wf_lowering *L) {
+    return L->backward && L->saved[WF_V_PRE] >= 0;
+}
+
+static void activation_again(wf_lowering *L) {
+    const wf_view pre = wf_lower_need(L, WF_V_PRE), act = wf_lower_destination(L, WF_V_ACT);
+    const wf_problem p = {.op = L->model->gated ? WF_OP_GATE : WF_OP_ACTIVATION,
+                          .activation = L->model->activation,
+                          .size = {act.extent[0], act.extent[1]}};
+    WF_KERNEL(L, L->model->gated ? "mlp.gate" : "mlp.act", &p, pre, act);
+}
+
 void wf_lower_features(wf_lowering *L) {
+    if (is_before_saved(L)) {
+        activation_again(L);
+        return;
+    }
     const wf_view x = wf_lower_need(L, WF_V_ALL2);
     const wf_view act = wf_lower_destination(L, WF_V_ACT);
     const wf_view pre = wf_lower_destination(L, WF_V_PRE);

@@ -1,6 +1,6 @@
 /* fits.c: will a plan fit? Answered before anything is allocated, from the placed schedule: what is planned is what is
  * allocated. A plan that does not fit is refused with its bytes by class and with layouts that would: those
- * are planned too, purely, from the request's neighbours: sequence parallelism, more microbatches, then more ranks. A
+ * are planned too, purely, from the request's neighbours: recomputation, sequence parallelism, more microbatches, then more ranks. A
  * device that shares memory with its host has a share of the node's free memory, so that its ranks fit together
  * (host/device: available_bytes). */
 #include <stdio.h>
@@ -8,7 +8,7 @@
 
 #include "host/api/objects.h"
 
-enum { SUGGESTIONS = 3, MOST_RANKS = 64, MOST_MICROBATCHES = 64 };
+enum { SUGGESTIONS = 4, MOST_RANKS = 64, MOST_MICROBATCHES = 64 };
 
 static void print_bytes(char *out, size_t out_bytes, double bytes) {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
@@ -95,10 +95,22 @@ static void try_ranks(search *s, int32_t tp) {
     }
 }
 
+/* The cheaper kind first. Where nothing is kept for a backward pass they need as much as the request. */
+static void try_recomputation(search *s) {
+    wf_layout layout = s->plan->layout;
+    if (layout.recompute_full) return;
+    layout.recompute_pointwise = true;
+    if (!s->plan->layout.recompute_pointwise) try_layout(s, &layout);
+    layout.recompute_pointwise = layout.recompute_attention = false;
+    layout.recompute_full = true;
+    try_layout(s, &layout);
+}
+
 static void suggest(const weft_plan *p, int64_t available, int64_t held, char *out, size_t out_bytes) {
     search s = {.plan = p, .available = available, .held = held};
     char size[32];
     const int32_t now = p->layout.size[WF_AXIS_TP], most = held < 0 ? MOST_RANKS : now;
+    try_recomputation(&s);
     for (int32_t tp = now; tp <= most && s.found < SUGGESTIONS; tp *= 2) try_ranks(&s, tp);
     print_bytes(size, sizeof size, (double)s.least);
     if (s.found) snprintf(out, out_bytes, "; these layouts would fit: %s", s.text);

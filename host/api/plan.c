@@ -177,12 +177,14 @@ void weft_plan_destroy(weft_plan *p) {
     free(p);
 }
 
-/* Microbatches and chunks of the loss move no weights: a plan may have others than the one that trains. */
+/* Microbatches, chunks of the loss and recomputation move no weights: a plan may have others than the one that trains. */
 static bool same_model(const weft_plan *p, const weft_params *params) {
     char a[256], b[256];
     wf_layout of_plan = p->layout, of_params = params->layout;
     of_plan.microbatches = of_params.microbatches = 1;
     of_plan.loss_chunks = of_params.loss_chunks = 0;
+    of_plan.recompute_pointwise = of_plan.recompute_attention = of_plan.recompute_full = false;
+    of_params.recompute_pointwise = of_params.recompute_attention = of_params.recompute_full = false;
     wf_layout_print(&of_plan, a, sizeof a);
     wf_layout_print(&of_params, b, sizeof b);
     const wf_model *const m = &p->model, *const n = &params->model;

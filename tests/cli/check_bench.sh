@@ -20,7 +20,7 @@ small="gemm:f32:m64n64k64:nt adamw:f32:n1000 fill:f32:rows7n33:value=1.5 embeddi
     loss_backward:f32:rows5vocabulary33 attention:f32:b1s9h2d16:causal attention_backward:f32:b1s9h2d16:causal
     attention_delta:f32:b1s9h2d16 grad_norm:f32:n31 sum_squares:f32:n1001 copy:i32:rows3n17 norm:f32:rows7n33:eps=1e-05
     norm_backward:f32:rows7n33 norm_wgrad:f32:rows7n33 reduce:f32:rows7n33parts2b1:residual sum_rows:f32:groups1per7n33
-    rope:f32:s7b2h3d16 gate:f32:rows7n33:silu gate_backward:f32:rows7n33:silu
+    rope:f32:s7b2h3d16 gate:f32:rows7n33:silu gate_backward:f32:rows7n33:silu activation:f32:rows7n33:gelu
     block:f32:b1s16h32a2:gelu.layernorm.causal:forward"
 run "$weft" bench $small --repeats 2
 prints 'compute units.*measured: [0-9.e+]+ GFLOP/s.*[0-9.e+]+ GB/s.*us a launch'

@@ -25,7 +25,7 @@ printf '{"version":1,"step":12,"seed":"0000000000000001","data_position":5,"data
 words progress version step seed data_position data_hash choices_hash layout files bytes sha256 check optimizer.safetensors
 printf 'tp4.sp.cp2ring.dp2' | seed layout all
 printf 'cp8usp2.zero1.pp4.vp2.mb16.1f1b.ep4.recompute-full.chunks4.offload-activations' | seed layout more
-words layout tp sp cp ring ulysses gather usp dp zero pp vp mb gpipe 1f1b pipedream ep recompute-full recompute-attention chunks offload-activations
+words layout tp sp cp ring ulysses gather usp dp zero pp vp mb gpipe 1f1b pipedream ep recompute-full recompute-attention recompute-pointwise chunks offload-activations
 printf 'b8s128' | seed shape one
 words shape b s 9223372036854775807
 printf 'gemm:f32:m512n384k1000:nt.bias\nsimple TILE_M=64' | seed case gemm

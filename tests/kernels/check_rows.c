@@ -59,6 +59,7 @@ static const char *const formats[] = {
     "norm_wgrad:f32:rows%lldn%lld:accumulate.rms",
     "gate:f32:rows%lldn%lld:silu",
     "gate_backward:f32:rows%lldn%lld:silu",
+    "activation:f32:rows%lldn%lld:silu",
     "norm_wgrad:f32:rows%lldn%lld:accumulate",
     "sum_rows:f32:groups1per%lldn%lld",
     "sum_rows:f32:groups3per%lldn%lld:accumulate",
@@ -93,6 +94,7 @@ static const char *const cases[] = {
     "rope:f32:s3b2h5d30", "rope:f32:s3b2h5d30:inverse", "rope:f32:s7b3h2d34rotated32", "rope:f32:s2h70d16",
     "rope:f32:s5b2h3d256", "rope:f32:s3h1d514", "rope:f32:s3h1d1030rotated1026:inverse",
     /* gates: wide rows, every activation */
+    "activation:f32:rows2n4100:gelu", "activation:f32:rows3n97:gelu_tanh", "activation:f32:rows3n97:relu",
     "gate:f32:rows2n4100:gelu", "gate_backward:f32:rows2n4100:gelu", "gate:f32:rows3n97:gelu_tanh",
     "gate_backward:f32:rows3n97:gelu_tanh", "gate:f32:rows3n97:relu", "gate_backward:f32:rows3n97:relu",
     /* long sums: several chunks, a last one that is short, more rows than chunks times the least */

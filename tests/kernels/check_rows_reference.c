@@ -278,6 +278,21 @@ START_TEST(gate_is_the_first_half) {
 }
 END_TEST
 
+/* What the gate has where up is 1. */
+START_TEST(activation_is_a_gate_without_up) {
+    double alone[ROWS * WIDE], got[ROWS * WIDE];
+    gate_activation = _i;
+    state = 10;
+    randomize(pre, ROWS * 2 * WIDE);
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < WIDE; j++) alone[i * WIDE + j] = pre[i * 2 * WIDE + j], pre[i * 2 * WIDE + WIDE + j] = 1;
+    gate_value();
+    const wf_problem p = {.op = WF_OP_ACTIVATION, .activation = _i, .size = {ROWS, WIDE}};
+    run_reference(&p, (wf_tensor[]){tensor(alone, ROWS, WIDE), tensor(got, ROWS, WIDE)});
+    for (int i = 0; i < ROWS * WIDE; i++) ck_assert_double_eq(got[i], gated[i]);
+}
+END_TEST
+
 /* ---- reduce ---------------------------------------------------------------------------------------- */
 
 /* The whole chain on one row, by hand. */
@@ -492,7 +507,7 @@ static const char *const cases[] = {
     "sum_squares:f32:", "grad_norm:f32:n9", "fill:i32:rows2n3:value=-7", "copy:i32:rows2n3",
     "norm:f32:rows5n768:rms:eps=1e-05", "norm_wgrad:f32:n7:accumulate.rms",
     "reduce:f32:rows5n7parts1b1:norm.rms:eps=1e-05", "rope:f32:s5b2h3d16rotated8:inverse",
-    "rope:f32:s5b0h3d16rotated0", "gate:f32:rows5n7:silu", "gate_backward:f32:n7:gelu_tanh",
+    "rope:f32:s5b0h3d16rotated0", "gate:f32:rows5n7:silu", "gate_backward:f32:n7:gelu_tanh", "activation:f32:rows5n7:relu",
 };
 
 START_TEST(cases_round_trip) {
@@ -526,7 +541,7 @@ static const char *const refused[] = {
     "reduce:f32:rows5n7:dropout:p=1", "reduce:f32:rows5n7b0:dropout:p=0.5", "reduce:f32:rows5n7:norm",
     "reduce:f32:rows5n7site256:dropout:p=0.5", "loss_merge:f32:rows3parts0", "fill:i32:rows2n3:value=0.5",
     "reduce:f32:rows5n7:rms", "rope:f32:s5d7", "rope:f32:s5d8rotated10", "gate:f32:rows5n7",
-    "gate:f32:rows5n7:act-grad.silu", "copy:f32:rows5n7:silu",
+    "gate:f32:rows5n7:act-grad.silu", "activation:f32:rows5n7", "activation:f32:rows5n7:bias.silu", "copy:f32:rows5n7:silu",
 };
 
 START_TEST(nonsense_is_refused) {
@@ -550,6 +565,7 @@ int main(void) {
     tcase_add_test(tests, rope_gradient_is_its_inverse);
     tcase_add_loop_test(tests, gate_gradient, 1, WF_ACTS);
     tcase_add_test(tests, gate_is_the_first_half);
+    tcase_add_loop_test(tests, activation_is_a_gate_without_up, 1, WF_ACTS);
     tcase_add_test(tests, reduce_is_its_chain);
     tcase_add_test(tests, reduce_norms_by_rms);
     tcase_add_test(tests, loss_is_minus_log_softmax);

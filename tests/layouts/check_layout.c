@@ -23,6 +23,7 @@ static const struct {
     {"1f1b.pp4.vp2", "pp4.vp2"},
     {"pp2.pipedream", "pp2.pipedream"},
     {"ep4.recompute-full", "ep4.recompute-full"},
+    {"recompute-pointwise.recompute-attention.tp2", "tp2.recompute-attention.recompute-pointwise"},
     {"recompute-attention.chunks4.offload-activations",
      "recompute-attention.chunks4.offload-activations"},
     {"loss-chunks8.sp.chunks2.tp2", "tp2.sp.chunks2.loss-chunks8"},

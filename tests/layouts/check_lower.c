@@ -26,7 +26,6 @@ static const struct {
                {"pp2.vp2", "vp"},
                {"ep2", "ep"},
                {"zero1", "zero"},
-               {"recompute-full", "recompute"},
                {"chunks2", "chunks"},
                {"offload-activations", "offload"}};
 
@@ -178,6 +177,10 @@ static const char *const layouts[] = {"tp1",
                                       "mb2.loss-chunks3",
                                       "tp3.sp.mb2.loss-chunks4",
                                       "tp2.loss-chunks99" /* more than tokens */,
+                                      "tp2.sp.mb2.recompute-pointwise",
+                                      "tp3.sp.recompute-attention",
+                                      "tp2.recompute-attention.recompute-pointwise",
+                                      "tp3.sp.mb2.recompute-full",
                                       "tp17.sp"};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts, MOST_RANKS = 17 };
 
@@ -200,6 +203,31 @@ START_TEST(every_layout_passes_check) {
                       layouts[_i % LAYOUTS], wf_last_error());
         for (int32_t r = 0; r < ranks; r++) wf_schedule_destroy(all[r]);
     }
+}
+END_TEST
+
+/* ---- recomputation --------------------------------------------------------------------------- */
+
+static int64_t saved_bytes(const wf_model *model, const char *layout) {
+    wf_schedule *s;
+    int64_t bytes = 0;
+    ck_assert_msg(lower(model, (wf_shape){4, 5}, layout, 0, WF_MODE_TRAIN, &s) == WF_OK, "%s", wf_last_error());
+    for (int32_t i = 0; i < s->nbuffers; i++)
+        if (strncmp(s->buffers[i].name, "saved.", 6) == 0 && !strstr(s->buffers[i].name, "embed")) bytes += s->buffers[i].bytes * s->buffers[i].count;
+    wf_schedule_destroy(s);
+    return bytes;
+}
+
+/* What each kind does without, by its formula (bytes of f32, all layers; tp1). */
+START_TEST(recomputation_keeps_less) {
+    const wf_model m = small_model((test_form)_i);
+    const int64_t tokens = 4 * 5, word = 4 * tokens * m.layers, all = saved_bytes(&m, "tp1");
+    const int64_t norms = m.post_norm ? 1 : 2; /* a layer's output is kept as the next one's input */
+    const int64_t pointwise = word * (norms * m.hidden + m.features), attention = word * m.heads * (m.head_size + 1);
+    ck_assert_int_eq(all - saved_bytes(&m, "recompute-pointwise"), pointwise);
+    ck_assert_int_eq(all - saved_bytes(&m, "recompute-attention"), attention);
+    ck_assert_int_eq(all - saved_bytes(&m, "recompute-attention.recompute-pointwise"), pointwise + attention);
+    ck_assert_int_eq(saved_bytes(&m, "recompute-full"), word * 4); /* of both norms two numbers a row */
 }
 END_TEST
 
@@ -298,6 +326,7 @@ int main(void) {
     tcase_add_test(tests, evaluation_drops_nothing_and_keeps_nothing);
     tcase_add_test(tests, program_runs_in_megatrons_order);
     tcase_add_loop_test(tests, every_layout_passes_check, 0, LAYOUTS * TEST_FORMS);
+    tcase_add_loop_test(tests, recomputation_keeps_less, 0, TEST_FORMS);
     tcase_add_test(tests, large_logits_come_in_chunks);
     tcase_add_test(tests, a_large_model_is_planned_in_milliseconds);
     suite_add_tcase(suite, tests);

@@ -381,7 +381,9 @@ END_TEST
 static const char *const layouts[] = {"tp1.mb2",    "tp2.mb2",    "tp2.sp.mb2", "tp3.sp.mb2",
                                       "tp4.mb2",    "tp4.sp.mb2", "tp3",        "tp8.sp.mb4",
                                       "tp11.sp.mb2" /* sums of more than 8 parts */,
-                                      "tp1.mb2.loss-chunks3", "tp3.sp.mb2.loss-chunks4", "tp2.loss-chunks99"};
+                                      "tp1.mb2.loss-chunks3", "tp3.sp.mb2.loss-chunks4", "tp2.loss-chunks99",
+                                      "tp1.recompute-pointwise", "tp3.sp.mb2.recompute-pointwise", "tp2.sp.recompute-attention",
+                                      "tp4.mb2.recompute-attention.recompute-pointwise", "tp2.recompute-full", "tp3.sp.mb2.recompute-full"};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
 static void compare(const char *layout, wf_mode mode, bool fusion) {
