@@ -3,9 +3,9 @@
 
     benchmarks/peers/compare_train.py --weft ./weft --text FILE --model gpt2 --batch 4 --sequence 512 --steps 8
 
-Rounds: in each weft makes N steps from the start (tp1, one rank of all cores), then every peer N steps more, the others being
-stopped. The first two steps of a turn do not count; the turn's figure is the median of the rest, the ratio is PyTorch's seconds a
-step / weft's within the round (above 1: weft is faster), printed is the median with its interval as in compare.py. Memory: the most
+Rounds: in each weft makes N steps from the start under every layout (tp1: one rank of all cores), then every peer N steps more,
+the others being stopped. The first two steps of a turn do not count; the turn's figure is the median of the rest, the ratio is a side's seconds a
+step / those of weft's first layout within the round (above 1: weft is faster), printed is the median with its interval as in compare.py. Memory: the most
 that the process had (ru_maxrss); weft's buffers on a CPU device are in it, and what PyTorch's import alone takes is said apart.
 
 Alike on both sides: sizes, f32, no dropout, head tied, tokens (the bytes of the text, as ids), batches, clipping, AdamW and its
@@ -70,14 +70,14 @@ def run_weft(words):
         return [json.loads(line) for line in out], usage.ru_maxrss * 1024
 
 
-def train_words(a, tokens, steps, *more):
-    return [a.weft, "train", "--tokens", tokens, "--token-type", "int32", "--layout", "tp1", "--batch", str(a.batch),
+def train_words(a, layout, tokens, steps, *more):
+    return [a.weft, "train", "--tokens", tokens, "--token-type", "int32", "--layout", layout, "--batch", str(a.batch),
             "--sequence", str(a.sequence), "--steps", str(steps), "--seed", str(a.seed), "--clip", str(a.clip),
             "--evaluate-batches", "0", "--json", *more]
 
 
-def weft_turn(a, model, tokens):
-    rows, peak = run_weft(train_words(a, tokens, a.steps, *model, "--lr", str(a.lr), "--weight-decay", str(a.weight_decay)))
+def weft_turn(a, layout, model, tokens):
+    rows, peak = run_weft(train_words(a, layout, tokens, a.steps, *model, "--lr", str(a.lr), "--weight-decay", str(a.weight_decay)))
     seconds = [a.batch * a.sequence / row["tokens_per_s"] for row in rows]
     return {"seconds": seconds, "losses": [row["loss"] for row in rows], "memory_bytes": peak}
 
@@ -90,7 +90,7 @@ def weft_parameters(a, path):
 def same_weights(a, path, tokens, folder):
     """weft's first weights as a file: a step that moves nothing, saved."""
     saved = os.path.join(folder, "model")
-    run_weft(train_words(a, tokens, 1, "--model", path, "--lr", "1e-12", "--weight-decay", "0", "--save", saved))
+    run_weft(train_words(a, "tp1", tokens, 1, "--model", path, "--lr", "1e-12", "--weight-decay", "0", "--save", saved))
     return saved
 
 
@@ -111,14 +111,15 @@ def require_parameters(own, peers):
 
 
 def check(a, saved, tokens, peers):
-    losses = weft_turn(a, ["--from", saved], tokens)["losses"]
+    own = {layout: weft_turn(a, layout, ["--from", saved], tokens)["losses"] for layout in a.layouts.split(",")}
     good = True
     for peer in peers:
         theirs = peer.ask({"steps": a.steps})["losses"]
-        worst = max(abs(x - y) / x for x, y in zip(losses, theirs))
-        good = good and worst <= TOLERANCE
-        print(f"{peer.name}: losses of {a.steps} steps from the same weights, weft's {losses[0]:.5f} to {losses[-1]:.5f}: "
-              f"largest difference {worst:.1e} of it")
+        for layout, losses in own.items():
+            worst = max(abs(x - y) / x for x, y in zip(losses, theirs))
+            good = good and worst <= TOLERANCE
+            print(f"{peer.name}: losses of {a.steps} steps from the same weights, weft's {losses[0]:.5f} to {losses[-1]:.5f} "
+                  f"under {layout}: largest difference {worst:.1e} of it")
     return good
 
 
@@ -132,20 +133,23 @@ def summary(name, turns, weft_turns, tokens):
 
 
 def compare(a, path, tokens, peers):
-    turns = {name: [] for name in ["weft", *(peer.name for peer in peers)]}
+    layouts = a.layouts.split(",")
+    turns = {name: [] for name in [*(f"weft {layout}" for layout in layouts), *(peer.name for peer in peers)]}
     for peer in peers:
         peer.ask({"steps": 1})  # compiles
     for _ in range(a.rounds):
-        turns["weft"].append(weft_turn(a, ["--model", path], tokens))
+        for layout in layouts:
+            turns[f"weft {layout}"].append(weft_turn(a, layout, ["--model", path], tokens))
         for peer in peers:
             turns[peer.name].append(peer.ask({"steps": a.steps}))
     for name, own in turns.items():
-        yield summary(name, own, turns["weft"], a.batch * a.sequence)
+        yield summary(name, own, turns[f"weft {layouts[0]}"], a.batch * a.sequence)
 
 
-def show(row):
-    ratio = "" if row["name"] == "weft" else f", its time / weft's {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-    print(f"{row['name']}: {row['tokens_per_s']:.1f} tokens/s, {row['memory_bytes'] / 2**30:.2f} GiB{ratio}")
+def show(row, first):
+    ratio = "" if row is first else f", its time / weft's {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+    memory = "" if row is first else f", weft's memory / its {first['memory_bytes'] / row['memory_bytes']:.3f}"
+    print(f"{row['name']}: {row['tokens_per_s']:.1f} tokens/s, {row['memory_bytes'] / 2**30:.2f} GiB{ratio}{memory}")
 
 
 def options():
@@ -153,6 +157,7 @@ def options():
     parser.add_argument("--weft", default="./weft", help="the program (default: ./weft)")
     parser.add_argument("--text", required=True, help="any file, longer than a sequence")
     parser.add_argument("--model", default="gpt2", help="gpt2 (124 M parameters) or the config.json of another GPT-2")
+    parser.add_argument("--layouts", default="tp1", help="of one rank, joined by commas (default: tp1)")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--sequence", type=int, default=512)
     parser.add_argument("--steps", type=int, default=8, help="of each turn")
@@ -189,7 +194,7 @@ def main():
                   f"{a.rounds} rounds of {a.steps} steps, {time.strftime('%Y-%m-%d')}")
             rows = list(compare(a, path, tokens, present))
             for row in rows:
-                show(row)
+                show(row, rows[0])
             write_json(a.json, rows)
         finally:
             for peer in peers:
