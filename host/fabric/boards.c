@@ -20,11 +20,12 @@ bool wf_members_left(const wf_members *members, int32_t rank) {
 }
 
 /* Where all boards are seen it is known since when each rank waits, and that it will come when its
- * own deadline has passed; elsewhere twice the deadline must do. */
+ * own deadline has passed, or WF_LATE_S after the one that it waits for came to wait here: who has failed stays
+ * a little longer than that. Elsewhere twice the deadline must do. */
 double wf_fabric_patience(const wf_fabric *fabric, wf_status mine) {
     if (!fabric->may_move) return fabric->timeout_s + WF_LATE_S;
     if (!fabric->boards || fabric->node.count < fabric->ranks) return 2 * fabric->timeout_s;
-    return mine == WF_ERR_TIMEOUT ? WF_LATE_S : fabric->timeout_s + WF_LATE_S;
+    return mine == WF_ERR_TIMEOUT ? WF_LATE_S : fabric->timeout_s + 1.5 * WF_LATE_S;
 }
 
 void wf_members_tell(const wf_members *members, int32_t rank, char *out, size_t out_bytes) {

@@ -127,9 +127,10 @@ wf_status wf_gather(const wf_bootstrap *boot, wf_members *members, int32_t tag, 
     if (members->parted)
         return wf_fail(WF_ERR_FABRIC,
                        "the ranks have parted: an earlier call that all of them make did not end");
+    wf_gather_room *const room = members->room && members->room->data && bytes <= (int64_t)sizeof(int32_t) ? members->room : NULL;
     gather g = {.boot = boot, .members = members, .bytes = bytes};
-    g.requests = calloc(2 * count, sizeof *g.requests);
-    g.data = malloc((count + 1) * (size_t)bytes + 1);
+    g.requests = room ? room->requests : calloc(2 * count, sizeof *g.requests);
+    g.data = room ? room->data : malloc((count + 1) * (size_t)bytes + 1);
     if (!g.requests || !g.data) {
         free(g.requests);
         free(g.data);
@@ -145,9 +146,44 @@ wf_status wf_gather(const wf_bootstrap *boot, wf_members *members, int32_t tag, 
     wf_board_set(members->board, &before);
     members->parted = status != WF_OK;
     if (status == WF_OK) memcpy(all_out, g.data, count * (size_t)bytes);
-    if (gather_cancel(&g)) free(g.data); /* else left behind: MPI may still write there */
-    free(g.requests);
+    const bool clean = gather_cancel(&g); /* else the data are left behind: MPI may still write there */
+    if (room && !clean) room->data = NULL;
+    if (!room && clean) free(g.data);
+    if (!room) free(g.requests);
     return status;
+}
+
+wf_status wf_members_reserve(wf_members *members) {
+    const size_t count = (size_t)members->count;
+    wf_gather_room *const room = calloc(1, sizeof *room);
+    if (room) {
+        members->room = room;
+        room->requests = calloc(2 * count, sizeof *room->requests);
+        room->data = malloc((count + 1) * sizeof(int32_t));
+        room->words = malloc(count * sizeof *room->words);
+        if (room->requests && room->data && room->words) return WF_OK;
+    }
+    wf_members_release(members);
+    return wf_fail(WF_ERR_MEMORY, "no memory to gather a word each from %d ranks", members->count);
+}
+
+void wf_members_release(wf_members *members) {
+    wf_gather_room *const room = members->room;
+    if (!room) return;
+    free(room->requests);
+    free(room->data);
+    free(room->words);
+    free(room);
+    members->room = NULL;
+}
+
+/* A word of each member; NULL: no memory. */
+static int32_t *results(const wf_members *members) {
+    return members->room ? members->room->words : malloc((size_t)members->count * sizeof(int32_t));
+}
+
+static void free_results(const wf_members *members, int32_t *words) {
+    if (!members->room) free(words);
 }
 
 static bool any_alive(const wf_members *members, int32_t first, int32_t last) {
@@ -217,7 +253,7 @@ wf_status wf_agree_among(const wf_bootstrap *boot, wf_members *members, int32_t 
     if (members->count == 1) return mine;
     char own[WF_TEXT_BYTES] = ""; /* sent whole, so all of it is defined */
     snprintf(own, sizeof own, "%s", mine == WF_OK ? "" : wf_last_error());
-    int32_t *const all = malloc((size_t)members->count * sizeof *all);
+    int32_t *const all = results(members);
     if (!all) {
         members->parted = true;
         return wf_fail(WF_ERR_MEMORY, "no memory to agree with %d ranks", members->count);
@@ -228,7 +264,7 @@ wf_status wf_agree_among(const wf_bootstrap *boot, wf_members *members, int32_t 
     for (int32_t m = 1; status == WF_OK && m < members->count; m++)
         if (severity(all[m]) > severity(all[worst])) worst = m;
     const wf_status verdict = status == WF_OK ? (wf_status)all[worst] : status;
-    free(all);
+    free_results(members, all);
     if (status != WF_OK) return mine == WF_OK ? status : wf_fail(mine, "%s", own);
     return verdict == WF_OK ? WF_OK
                             : quote_worst(boot, members, tag, timeout_s, worst, verdict, own);

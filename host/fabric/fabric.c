@@ -67,13 +67,15 @@ static wf_status allocate(const wf_bootstrap *boot, wf_fabric **out) {
         f->ranks = boot->ranks;
         f->last = &f->active;
         f->everyone = (wf_members){.count = boot->ranks, .index = boot->rank};
+        f->node = (wf_members){.count = boot->ranks}; /* at most, until it is known */
         f->board = &f->own_board;
         f->peers = calloc(ranks, sizeof *f->peers);
         f->node_ranks = calloc(ranks, sizeof *f->node_ranks);
         f->verdicts = calloc(ranks * ranks, WF_TRANSPORTS);
         f->ends = calloc(ranks * WF_LANES * WF_TRANSPORTS * 2, sizeof *f->ends);
     }
-    if (f && f->peers && f->node_ranks && f->verdicts && f->ends) {
+    if (f && f->peers && f->node_ranks && f->verdicts && f->ends && wf_members_reserve(&f->everyone) == WF_OK &&
+        wf_members_reserve(&f->node) == WF_OK) {
         *out = f;
         return WF_OK;
     }
@@ -124,7 +126,7 @@ static void seat(wf_fabric *fabric, const card *cards) {
         if (here) fabric->node_ranks[count++] = r;
     }
     fabric->node = (wf_members){
-        .ranks = fabric->node_ranks, .count = count, .index = fabric->peers[fabric->rank].place, .board = fabric->board};
+        .ranks = fabric->node_ranks, .count = count, .index = fabric->peers[fabric->rank].place, .board = fabric->board, .room = fabric->node.room};
 }
 
 static wf_status introduce(wf_fabric *fabric) {
@@ -299,6 +301,8 @@ void wf_fabric_destroy(wf_fabric *fabric) {
     wf_share_destroy(fabric->outboxes);
     for (int32_t r = 0; fabric->peers && r < fabric->ranks; r++)
         for (int kind = 0; kind < WF_TRANSPORTS; kind++) free(fabric->peers[r].why[kind]);
+    wf_members_release(&fabric->everyone);
+    wf_members_release(&fabric->node);
     free(fabric->peers);
     free(fabric->node_ranks);
     free(fabric->verdicts);

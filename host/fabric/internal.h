@@ -31,10 +31,19 @@ enum { WF_TEXT_BYTES = 1024 }; /* a sentence, as long as status.c keeps it */
 
 /* ---- collectives over a bootstrap (collectives.c) ---- */
 
+/* Of members: so that a gather of one word each, as in wf_agree_among, needs no memory, and does not fail on one rank
+ * while the others wait in it. */
+typedef struct wf_gather_room {
+    void **requests; /* [2 * count] */
+    char *data;      /* count + 1 words; NULL: left to MPI, which may still write there */
+    int32_t *words;  /* [count]: results */
+} wf_gather_room;
+
 typedef struct wf_members {
     const int32_t *ranks; /* NULL: all */
     int32_t count, index; /* index: mine */
     bool parted;          /* a gather failed: the members no longer make the same calls */
+    wf_gather_room *room; /* NULL: none */
     wf_board *board;      /* mine; NULL */
     const wf_board *const *boards; /* [by world rank] NULL: of another node; all NULL: none is seen */
     const double *deadline_s; /* of the fabric: a rank whose board has stood still longer is lost */
@@ -43,6 +52,9 @@ typedef struct wf_members {
 /* Collective over the members. Blocks at most timeout_s, then names those who are missing. */
 wf_status wf_gather(const wf_bootstrap *, wf_members *, int32_t tag, double timeout_s,
                     const void *mine, int64_t bytes, void *all_out);
+/* WF_ERR_MEMORY leaves the members without. */
+wf_status wf_members_reserve(wf_members *);
+void wf_members_release(wf_members *);
 /* Every member gets the worst status and the sentence that explains it. */
 wf_status wf_agree_among(const wf_bootstrap *, wf_members *, int32_t tag, double timeout_s,
                          wf_status mine);

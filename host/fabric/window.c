@@ -85,13 +85,15 @@ static void remove_window(wf_fabric *fabric, const wf_window *gone) {
 void wf_fabric_window_destroy(wf_fabric *fabric, wf_memory *memory) {
     const wf_window *window = memory ? wf_window_of(fabric, memory) : NULL;
     const int32_t mine = window ? window->id : -1;
-    int32_t id = mine, *const all = malloc((size_t)fabric->node.count * sizeof *all);
-    if (all && wf_gather(fabric->boot, &fabric->node, WF_TAG_NODE, fabric->timeout_s, &mine,
-                         sizeof mine, all) == WF_OK)
+    if (fabric->everyone.parted) fabric->node.parted = true; /* nobody would come */
+    char first[WF_TEXT_BYTES]; /* what failed before is still to be told */
+    snprintf(first, sizeof first, "%s", wf_last_error());
+    int32_t id = mine, *const all = fabric->node.room->words; /* no memory is asked for: there is nobody to tell */
+    const wf_status status = wf_gather(fabric->boot, &fabric->node, WF_TAG_NODE, fabric->timeout_s, &mine, sizeof mine, all);
+    if (status != WF_OK) wf_fail(status, "%s", first);
+    else
         for (int32_t m = 0; m < fabric->node.count; m++)
             if (all[m] > id) id = all[m];
-    if (!all) fabric->node.parted = true;
-    free(all);
     if (id >= 0) remove_window(fabric, wf_window_by_id(fabric, id));
 }
 
