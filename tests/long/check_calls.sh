@@ -27,6 +27,10 @@ if [ "${1:-}" = long ]; then
         sampled() {
             bad=0
             for kind in cl mpi-test memory share system give-up; do ranks 2 4 "$seed" $kind || bad=1; done
+            return $bad
+        }
+        all_in_one() { # all kinds in one process: a fault leaves nothing that the next meets
+            bad=0
             ranks 3 2 "$seed" || bad=1
             unset WEFT_TRANSPORT
             ranks 2 2 "$seed" || bad=1
@@ -43,6 +47,7 @@ if [ "${1:-}" = long ]; then
         begin mpi 0 open close
         begin mpi 12 load step save restore
         begin sampled
+        begin all_in_one
     fi
     for job in $jobs; do wait "$job" || failed=1; done
 else
