@@ -104,7 +104,9 @@ typedef struct weft_callbacks {
 } weft_callbacks;
 /* Collective over the ranks. */
 WEFT_API weft_status weft_bootstrap_callbacks(const weft_callbacks *, weft_bootstrap **out);
-/* Local, but for one of weft_mpi.h, whose communicator is freed: collective over its ranks. */
+/* Local, but for one of weft_mpi.h: collective over its ranks, which wait for each other, at most its deadline, and free its
+ * communicator. A rank that has given up on a message of another does not wait, and where not all have come the
+ * communicator stays: a late message may still reach it. */
 WEFT_API void weft_bootstrap_destroy(weft_bootstrap *);
 
 /* ---- context ---------------------------------------------------------------------------------------- */
