@@ -7,12 +7,16 @@
 
 /* ---- bytes ---------------------------------------------------------------------------------------- */
 
+/* The most of each class that is alive at once: at the first use of some buffer. */
 static void measure_scratch(const wf_schedule *s, int64_t most[WF_CLASSES]) {
-    for (int32_t g = 0; g < s->nsegments; g++) {
+    for (int32_t begins = 0; begins < s->nbuffers; begins++) {
+        const wf_buffer *const now = &s->buffers[begins];
+        if (now->life != WF_SCRATCH || now->allocation < 0) continue;
         int64_t bytes[WF_CLASSES] = {0};
         for (int32_t i = 0; i < s->nbuffers; i++) {
-            const wf_buffer *b = &s->buffers[i];
-            if (b->life == WF_SCRATCH && b->segment == g && b->allocation >= 0) bytes[b->class_] += b->bytes;
+            const wf_buffer *const b = &s->buffers[i];
+            if (b->life != WF_SCRATCH || b->segment != now->segment || b->allocation < 0) continue;
+            if (b->first <= now->first && now->first <= b->last) bytes[b->class_] += b->bytes;
         }
         for (int c = 0; c < WF_CLASSES; c++)
             if (bytes[c] > most[c]) most[c] = bytes[c];

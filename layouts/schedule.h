@@ -264,7 +264,7 @@ uint64_t wf_schedule_hash(const wf_schedule *);
  * brings for a run is not counted. */
 typedef struct wf_bytes {
     int64_t by_space[WF_SPACES];
-    int64_t by_class[WF_CLASSES];   /* live bytes by class, before sharing of space */
+    int64_t by_class[WF_CLASSES];   /* the most of each class that is alive at once */
 } wf_bytes;
 void wf_schedule_measure(const wf_schedule *, wf_bytes *out);
 
