@@ -280,6 +280,9 @@ wf_status wf_bootstrap_agree(const wf_bootstrap *boot, double timeout_s, wf_stat
 /* A rank that fails comes here at once, the others when their transfers with it are overdue: it
  * waits for them longer. */
 wf_status wf_fabric_agree(wf_fabric *fabric, wf_status mine) {
+    if (mine == WF_OK && fabric->node.parted)
+        mine = wf_fail(WF_ERR_FABRIC, "rank %d could not end a window together with the ranks of its node: %s", fabric->rank,
+                       fabric->why_parted ? fabric->why_parted : "they have parted");
     return wf_agree_among(fabric->boot, &fabric->everyone, WF_TAG_ALL,
                           wf_fabric_patience(fabric, mine), mine);
 }

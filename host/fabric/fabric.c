@@ -308,6 +308,7 @@ void wf_fabric_destroy(wf_fabric *fabric) {
     free(fabric->verdicts);
     free(fabric->ends);
     free(fabric->why_no_share);
+    free(fabric->why_parted);
     free(fabric->why_failed);
     free(fabric);
 }

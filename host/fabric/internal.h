@@ -174,7 +174,7 @@ struct wf_fabric {
     wf_members everyone, node;
     int32_t *node_ranks; /* world ranks on my node, ascending */
     wf_share *outboxes;  /* NULL: no shared memory on this node */
-    char *why_no_share;
+    char *why_no_share, *why_parted; /* why_parted: the end of a window that failed, until all hear of it */
     const wf_log *log;   /* NULL: nothing is said */
     wf_board *board, own_board; /* board: what is published on */
     const wf_board **boards;    /* [rank]: as wf_members.boards; NULL without outboxes */

@@ -7,6 +7,7 @@
  * (clEnqueueReadBuffer, CL_MEM_USE_HOST_PTR) that is what makes the wrapped memory hold what
  * kernels wrote. A CPU device has no other memory to keep them in, and is spared the wait. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "host/fabric/mail.h"
 
@@ -81,7 +82,7 @@ static void remove_window(wf_fabric *fabric, const wf_window *gone) {
 }
 
 /* A rank that asked for 0 bytes has nothing to name the window by; the others tell it. Where they
- * have parted, the peers' memory stays mapped until the fabric goes. */
+ * have parted, the peers' memory stays mapped until the fabric goes, and the next wf_fabric_agree says so. */
 void wf_fabric_window_destroy(wf_fabric *fabric, wf_memory *memory) {
     const wf_window *window = memory ? wf_window_of(fabric, memory) : NULL;
     const int32_t mine = window ? window->id : -1;
@@ -90,8 +91,10 @@ void wf_fabric_window_destroy(wf_fabric *fabric, wf_memory *memory) {
     snprintf(first, sizeof first, "%s", wf_last_error());
     int32_t id = mine, *const all = fabric->node.room->words; /* no memory is asked for: there is nobody to tell */
     const wf_status status = wf_gather(fabric->boot, &fabric->node, WF_TAG_NODE, fabric->timeout_s, &mine, sizeof mine, all);
-    if (status != WF_OK) wf_fail(status, "%s", first);
-    else
+    if (status != WF_OK) {
+        if (!fabric->why_parted) fabric->why_parted = strdup(wf_last_error());
+        wf_fail(status, "%s", first);
+    } else
         for (int32_t m = 0; m < fabric->node.count; m++)
             if (all[m] > id) id = all[m];
     if (id >= 0) remove_window(fabric, wf_window_by_id(fabric, id));

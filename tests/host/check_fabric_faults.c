@@ -129,6 +129,22 @@ END_TEST
 
 /* ---- windows and leaks ---- */
 
+/* The end of a window has nobody to tell that it failed: the next agreement tells all. */
+START_TEST(a_window_that_could_not_be_ended_is_reported) {
+    if (world_ranks < 2) return;
+    wf_fabric *const fabric = open_impatient(WF_TRANSPORT_WINDOW);
+    wf_memory *window = NULL;
+    good(wf_fabric_window_create(fabric, 1000, &window));
+    wf_mpi_calls *const calls = wf_bootstrap_mpi_calls(&boot);
+    const bool culprit = world_rank == world_ranks - 1;
+    if (culprit) calls->fail = WF_MPI_TEST, calls->fail_at = calls->used[WF_MPI_TEST] + 1;
+    wf_fabric_window_destroy(fabric, window);
+    fabric->timeout_s = PATIENCE_S;
+    verdict(wf_fabric_agree(fabric, WF_OK) != WF_OK && says("could not end a window"));
+    wf_fabric_destroy(fabric);
+}
+END_TEST
+
 START_TEST(windows_may_differ_in_size) {
     wf_fabric *const fabric = open_fabric(WF_TRANSPORT_NONE);
     wf_memory *first = NULL, *second = NULL, *none = NULL;
@@ -233,6 +249,7 @@ static TCase *tests(void) {
     tcase_add_loop_test(all, a_missing_peer_is_a_timeout, 2 * WF_TRANSPORT_MPI, 2 * WF_TRANSPORTS);
     tcase_add_test(all, device_memory_does_not_go_by_window);
     tcase_add_loop_test(all, a_failing_mpi_call_is_reported, 0, 9);
+    tcase_add_test(all, a_window_that_could_not_be_ended_is_reported);
     tcase_add_test(all, windows_may_differ_in_size);
     tcase_add_loop_test(all, a_late_message_meets_no_later_job, 0, 2);
     tcase_add_test(all, nothing_is_left_behind);
