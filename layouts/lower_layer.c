@@ -6,8 +6,8 @@
  * from what was saved, else lowers its producer here. Forward is need(output); backward is
  * hand-written and needs forward's values: the all-gather of the saved normed rows under sp is
  * nothing but such a value that was not saved. What is saved stands in the table (Megatron's
- * choice), and with it which kind of recomputation does without. Norms before the halves (GPT-2, Llama) or after their sums (BERT) are two wirings of the
- * same values: wf_form. */
+ * choice), and with it which kind of recomputation does without. Norms before the halves (GPT-2,
+ * Llama) or after their sums (BERT) are two wirings of the same values: wf_form. */
 #include "layouts/lowering.h"
 
 typedef enum extent { OWN_HIDDEN, OWN_STATS, ALL_HIDDEN, QKV, ATTN, LSE, PRE, FEATURES } extent;

@@ -4,13 +4,7 @@
 #include "kernels/philox.h"
 #include "layouts/lowering.h"
 
-/* A backward pass that finds what stands before the activation makes the activation alone again. */
-static bool is_before_saved(const wf_lowering *L) {
-    return L->backward && L->saved[WF_V_PRE] >= 0;
-}
-
-static void activation_again(wf_lowering *L) {
-    const wf_view pre = wf_lower_need(L, WF_V_PRE), act = wf_lower_destination(L, WF_V_ACT);
+static void activate(wf_lowering *L, wf_view pre, wf_view act) {
     const wf_problem p = {.op = L->model->gated ? WF_OP_GATE : WF_OP_ACTIVATION,
                           .activation = L->model->activation,
                           .size = {act.extent[0], act.extent[1]}};
@@ -18,8 +12,9 @@ static void activation_again(wf_lowering *L) {
 }
 
 void wf_lower_features(wf_lowering *L) {
-    if (is_before_saved(L)) {
-        activation_again(L);
+    if (L->backward && L->saved[WF_V_PRE] >= 0) { /* what stands before the activation is there */
+        const wf_view pre = wf_lower_need(L, WF_V_PRE);
+        activate(L, pre, wf_lower_destination(L, WF_V_ACT));
         return;
     }
     const wf_view x = wf_lower_need(L, WF_V_ALL2);
@@ -29,11 +24,8 @@ void wf_lower_features(wf_lowering *L) {
         wf_lower_activate(L, "mlp.fc1", x, WF_T_FC1_WEIGHT, WF_T_FC1_BIAS, act, pre);
         return;
     }
-    const wf_problem p = {.op = WF_OP_GATE,
-                          .activation = L->model->activation,
-                          .size = {act.extent[0], act.extent[1]}};
     wf_lower_linear(L, "mlp.fc1", x, WF_T_FC1_WEIGHT, WF_T_FC1_BIAS, pre);
-    WF_KERNEL(L, "mlp.gate", &p, pre, act);
+    activate(L, pre, act);
 }
 
 void wf_lower_mlp_out(wf_lowering *L) {

@@ -58,12 +58,12 @@ typedef struct search {
     int64_t available;
     int64_t held;               /* of what is planned, there already; then the weights stay as they are split; -1: none */
     int found;
-    char text[320], least_text[64];
+    char text[560], least_text[128];
     int64_t least;              /* of those that do not fit */
 } search;
 
 static void try_layout(search *s, const wf_layout *layout) {
-    char name[64], size[32];
+    char name[128], size[32];
     const int64_t planned = would_need(s->plan, layout), need = planned - (s->held > 0 ? s->held : 0);
     if (planned < 0 || s->found == SUGGESTIONS) return;
     wf_layout_print(layout, name, sizeof name);
@@ -122,7 +122,7 @@ static void suggest(const weft_plan *p, int64_t available, int64_t held, char *o
 
 static wf_status refuse(const weft_plan *p, int64_t need, int64_t available, int64_t held) {
     wf_bytes bytes;
-    char text[384], one[32], total[32], free_text[32], others[448];
+    char text[384], one[32], total[32], free_text[32], others[640];
     const wf_device *const device = device_of(p);
     size_t used = 0;
     wf_schedule_measure(p->schedule, &bytes);
