@@ -7,10 +7,17 @@
  *                    stats: [parts, rows, 3], any strides of the first two
  *     loss_backward  logits[i][j] = (exp(x - lse) - [j is target]) * scale, in place
  *
+ * Each lane of each item goes through its elements once, BLOCK of the row at a time: the block's maximum, then its sum, and
+ * what was summed before is scaled when the maximum has grown (Milakov and Gimelshein: "Online normalizer calculation for
+ * softmax", 2018).
+ *
  * Any magnitude of logits: nothing is raised to a power before the maximum is taken off. A shard
  * without ids has max -inf and sum 0, and counts as nothing in the merge (exp(-inf - -inf) would be
  * NaN). A negative target is not counted: loss and gradient 0. */
 #include "rows.clh"
+
+/* Of a row, in loss_stats: 16 vectors an item, which its first cache holds. */
+#define BLOCK (16 * SPAN)
 
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
 loss_stats(const global float *logits, long logits_offset, long logits_stride,
@@ -19,18 +26,26 @@ loss_stats(const global float *logits, long logits_offset, long logits_stride,
     local float2 scratch[SCRATCH];
     const long i = (long)get_group_id(0);
     logits += logits_offset + i * logits_stride;
-    vec lanes = -INFINITY;
-    ROW_FOR(j, vocabulary) lanes = fmax(lanes, row_load(logits + j, vocabulary - j, -INFINITY));
-    const float largest = group_max(vec_max(lanes), scratch);
-    vec sum = 0.0f;
-    if (largest > -INFINITY)
-        ROW_FOR(j, vocabulary) sum += exp(row_load(logits + j, vocabulary - j, -INFINITY) - largest);
+    vec largest = -INFINITY, sum = 0.0f;
+    for (long block = 0; block < vocabulary; block += BLOCK) {
+        const global float *const x = logits + block;
+        const long here = min(BLOCK, vocabulary - block);
+        vec top[FOUR] = FOUR_OF(largest), part[FOUR] = FOUR_OF(0.0f);
+        ROW_EACH(j, left, k, here, const vec v = row_load(x + j, left, -INFINITY); top[k] = v > top[k] ? v : top[k];);
+        const vec larger = fmax(fmax(top[0], top[1]), fmax(top[2], top[3]));
+        const vec base = larger > -INFINITY ? larger : (vec)(0.0f);
+        ROW_EACH(j, left, k, here, part[k] += EXP(row_load(x + j, left, -INFINITY) - base););
+        sum = sum * EXP(largest - base) + four_sum(part);
+        largest = larger;
+    }
+    const float top = group_max(vec_max(largest), scratch);
+    if (top > -INFINITY) sum *= EXP(largest - top);
     const float total = group_sum((float2)(vec_sum(sum), 0.0f), scratch).x;
     if (get_local_id(0) != 0) return;
     const int target = targets[targets_offset + i];
     const long column = target - first;
     const bool here = target >= 0 && column >= 0 && column < vocabulary;
-    vstore3((float3)(largest, total, here ? logits[column] : 0.0f), 0,
+    vstore3((float3)(top, total, here ? logits[column] : 0.0f), 0,
             stats + stats_offset + i * stats_stride);
 }
 
@@ -63,13 +78,13 @@ loss_backward(const global float *lse, long lse_offset, const global int *target
     const long column = target - first;
     const float shift = lse[lse_offset + i];
     logits += logits_offset + i * logits_stride;
-    ROW_FOR(j, vocabulary) {
-        vec d = 0.0f;
-        if (target >= 0) d = exp(row_load(logits + j, vocabulary - j, 0.0f) - shift) * scale;
-        /* The target's lane again, alone: exp(x - lse) - 1 must be rounded before it is scaled. */
-        const bool mine = target >= 0 && column >= j && column < min(j + WIDTH, vocabulary);
-        const float hit = mine ? (exp(logits[column] - shift) - 1.0f) * scale : 0.0f;
-        row_store(logits + j, vocabulary - j, d);
-        if (mine) logits[column] = hit;
-    }
+    /* The target's column again, alone and by the item that has written it: exp(x - lse) - 1 must be rounded before it is
+     * scaled. */
+    const bool mine = target >= 0 && column >= 0 && column < vocabulary && column / WIDTH % GROUP == (long)get_local_id(0);
+    const float hit = mine ? (exp(logits[column] - shift) - 1.0f) * scale : 0.0f;
+    if (target >= 0)
+        ROW_EACH(j, left, k, vocabulary, row_store(logits + j, left, EXP(row_load(logits + j, left, 0.0f) - shift) * scale););
+    else
+        ROW_EACH(j, left, k, vocabulary, row_store(logits + j, left, 0.0f););
+    if (mine) logits[column] = hit;
 }

@@ -11,7 +11,6 @@
  * (activation's: all of it).
  * Numerics: f32, see activation.clh. Paper: see gate.c. */
 #include "rows.clh"
-#define REAL vec
 #include "activation.clh"
 
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
@@ -21,10 +20,8 @@ gate(const global float *pre, long pre_offset, long pre_stride, global float *ou
     const long first = (long)get_group_id(0) % chunks * chunk, here = min(chunk, n - first);
     pre += pre_offset + row * pre_stride + first;
     out += out_offset + row * out_stride + first;
-    ROW_FOR(j, here) {
-        const vec g = row_load(pre + j, here - j, 0.0f), u = row_load(pre + n + j, here - j, 0.0f);
-        row_store(out + j, here - j, activate(g) * u);
-    }
+    ROW_EACH(j, left, k, here, const vec g = row_load(pre + j, left, 0.0f);
+             row_store(out + j, left, activate(g) * row_load(pre + n + j, left, 0.0f)););
 }
 
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
@@ -36,12 +33,10 @@ gate_backward(const global float *pre, long pre_offset, long pre_stride, const g
     pre += pre_offset + row * pre_stride + first;
     d += d_offset + row * d_stride + first;
     dpre += dpre_offset + row * dpre_stride + first;
-    ROW_FOR(j, here) {
-        const vec g = row_load(pre + j, here - j, 0.0f), u = row_load(pre + n + j, here - j, 0.0f);
-        const vec grad = row_load(d + j, here - j, 0.0f);
-        row_store(dpre + j, here - j, grad * u * activation_gradient(g));
-        row_store(dpre + n + j, here - j, grad * activate(g));
-    }
+    ROW_EACH(j, left, k, here, const vec g = row_load(pre + j, left, 0.0f);
+             const vec u = row_load(pre + n + j, left, 0.0f); const vec grad = row_load(d + j, left, 0.0f);
+             row_store(dpre + j, left, grad * u * activation_gradient(g));
+             row_store(dpre + n + j, left, grad * activate(g)););
 }
 
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void
@@ -51,5 +46,5 @@ activation(const global float *pre, long pre_offset, long pre_stride, global flo
     const long first = (long)get_group_id(0) % chunks * chunk, here = min(chunk, n - first);
     pre += pre_offset + row * pre_stride + first;
     out += out_offset + row * out_stride + first;
-    ROW_FOR(j, here) row_store(out + j, here - j, activate(row_load(pre + j, here - j, 0.0f)));
+    ROW_EACH(j, left, k, here, row_store(out + j, left, activate(row_load(pre + j, left, 0.0f))););
 }

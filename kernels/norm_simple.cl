@@ -30,10 +30,7 @@ norm(const global float *x, long x_offset, long x_stride, const global float *ga
     local float2 scratch[SCRATCH];
     const long row = (long)get_group_id(0);
     x += x_offset + row * x_stride;
-    vec sum = 0.0f;
-    ROW_FOR(j, n) sum += norm_term(row_load(x + j, n - j, 0.0f));
-    const float total = group_sum((float2)(vec_sum(sum), 0.0f), scratch).x;
-    const float2 result = norm_stats(x, n, total, eps, scratch);
+    const float2 result = norm_stats(x, n, eps, scratch);
     norm_apply(x, gamma + gamma_offset, BETA(beta) y + y_offset + row * y_stride, n, result);
     if (get_local_id(0) == 0) vstore2(result, 0, stats + stats_offset + row * stats_stride);
 }
@@ -54,21 +51,17 @@ norm_backward(const global float *dy, long dy_offset, long dy_stride, const glob
     residual += residual_offset + row * residual_stride;
     dx += dx_offset + row * dx_stride;
     const float2 stat = load_stats(stats + stats_offset + row * stats_stride);
-    vec sum = 0.0f, projection = 0.0f;
-    ROW_FOR(j, n) {
-        const vec g = row_load(dy + j, n - j, 0.0f) * row_load(gamma + j, n - j, 0.0f);
-        if (!RMS) sum += g;
-        projection += g * ((row_load(x + j, n - j, 0.0f) - stat.x) * stat.y);
-    }
-    const float2 sums = group_sum((float2)(vec_sum(sum), vec_sum(projection)), scratch);
+    vec sum[FOUR] = FOUR_OF(0.0f), projection[FOUR] = FOUR_OF(0.0f);
+    ROW_EACH(j, left, k, n, const vec g = row_load(dy + j, left, 0.0f) * row_load(gamma + j, left, 0.0f);
+             if (!RMS) sum[k] += g;
+             projection[k] += g * ((row_load(x + j, left, 0.0f) - stat.x) * stat.y););
+    const float2 sums = group_sum((float2)(vec_sum(four_sum(sum)), vec_sum(four_sum(projection))), scratch);
     const float2 average = sums / (float)n;
-    ROW_FOR(j, n) {
-        const vec g = row_load(dy + j, n - j, 0.0f) * row_load(gamma + j, n - j, 0.0f);
-        const vec xhat = (row_load(x + j, n - j, 0.0f) - stat.x) * stat.y;
-        vec result = (g - average.x - xhat * average.y) * stat.y;
-        if (add_residual) result += row_load(residual + j, n - j, 0.0f);
-        row_store(dx + j, n - j, result);
-    }
+    ROW_EACH(j, left, k, n, const vec g = row_load(dy + j, left, 0.0f) * row_load(gamma + j, left, 0.0f);
+             const vec xhat = (row_load(x + j, left, 0.0f) - stat.x) * stat.y;
+             vec result = (g - average.x - xhat * average.y) * stat.y;
+             if (add_residual) result += row_load(residual + j, left, 0.0f);
+             row_store(dx + j, left, result););
 }
 
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void

@@ -141,7 +141,7 @@ reduce(const global float *MATRIX(part0),
 #if NORM
     local float2 scratch[SCRATCH];
     const float total = group_sum((float2)(vec_sum(sum), 0.0f), scratch).x;
-    const float2 pair = norm_stats(result, n, total, eps, scratch);
+    const float2 pair = norm_stats_of_sum(result, n, total, eps, scratch);
     norm_apply(result, gamma + gamma_offset, BETA(beta) ROW(y), n, pair);
     if (get_local_id(0) == 0) vstore2(pair, 0, ROW(stats));
 #endif
