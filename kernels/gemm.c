@@ -282,7 +282,8 @@ static int64_t panel_workspace(const wf_problem *p, const wf_candidate *c) {
 static void pack_launch(const wf_problem *p, const wf_candidate *c, int64_t row0, int64_t end, wf_launch *launch) {
     const int64_t most = p->flags & WF_TRANS_A ? 32 : 128;
     const int64_t chunk = most < c->value[PANEL_DEPTH] ? most : c->value[PANEL_DEPTH];
-    const int64_t groups = ceil_div(end - row0, c->value[PANEL_ROWS]) * ceil_div(p->size[K], chunk);
+    const int64_t batch = p->flags & WF_TRANS_A ? 8 : 1; /* gemm_panel.cl's BATCH */
+    const int64_t groups = ceil_div(end - row0, batch * c->value[PANEL_ROWS]) * ceil_div(p->size[K], chunk);
     *launch = (wf_launch){.entry = "gemm_panel_pack"};
     wf_launch_geometry(launch, 1, &groups, (const int32_t[1]){1});
     wf_launch_i32(launch, chunk);

@@ -71,7 +71,7 @@ DEFINE_TURN(fill_b, )
 #define B_COLUMN b_stride
 #define B_STEP   1L
 #else
-DEFINE_COPY(fill_b, )
+DEFINE_COPY(fill_b, , COLUMNS)
 #define B_COLUMN 1L
 #define B_STEP   b_stride
 #endif
@@ -82,7 +82,7 @@ DEFINE_COPY(fill_b, )
 #define A_SPACE
 #endif
 #if TRANS_A
-DEFINE_COPY(fill_a, A_SPACE)
+DEFINE_COPY(fill_a, A_SPACE, ROWS)
 #define A_ROW  1L
 #define A_STEP a_stride
 #else
@@ -98,50 +98,58 @@ INLINE long panel_at(int tile, int p, int tiles, int k) {
     return ((long)cut * tiles + (long)tile * min(DEPTH, k - cut) + p - cut) * A_STRIDE;
 }
 
-/* Of the rows row0 to m - 1. Group: (row tile, chunk of k): along the way that A is stored. DEPTH is a
+/* Row tiles that a work-item packs: as many as share cache lines and pages, where A is stored along them. */
+#define BATCH (TRANS_A ? 8 : 1)
+
+/* Of the rows row0 to m - 1. Group: (BATCH row tiles, chunk of k): along the way that A is stored. DEPTH is a
  * multiple of the chunk. */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
 gemm_panel_pack(int chunk, int row0, int m, int k, __global const float *a, long a_offset,
                 long a_stride, __global float *panels, long panels_offset) {
     const int chunks = (k - 1) / chunk + 1, tiles = (m - 1 - row0) / ROWS + 1;
-    const int group = get_global_id(0), t = TRANS_A ? group % tiles : group / chunks,
-              c = TRANS_A ? group / tiles : group % chunks;
-    const int p = c * chunk, i0 = row0 + t * ROWS;
+    const int batches = (tiles - 1) / BATCH + 1, group = get_global_id(0);
+    const int t = (TRANS_A ? group % batches : group / chunks) * BATCH,
+              c = TRANS_A ? group / batches : group % chunks;
+    const int p = c * chunk, i0 = row0 + t * ROWS, apart = min(DEPTH, k - p / DEPTH * DEPTH) * A_STRIDE;
     fill_a(a + a_offset + i0 * A_ROW + p * A_STEP, a_stride, m - i0, min(chunk, k - p),
-           panels + panels_offset + panel_at(t, p, tiles, k), A_STRIDE, 1, 0);
+           panels + panels_offset + panel_at(t, p, tiles, k), A_STRIDE, min(BATCH, tiles - t), apart);
 }
 #endif
 
 /* Steps of k that A, which comes from afar, is asked for beforehand. */
 #define AHEAD 16
 
-/* out = (first ? 0 : sums) + the products of `depth` steps of k. */
-INLINE void multiply(A_SPACE const float *a, B_SPACE const float *b, long b_next, int depth,
-                            int first, const REAL sums[ROWS * VECTORS], REAL out[ROWS * VECTORS]) {
-    REAL acc[ROWS][VECTORS];
-#pragma unroll
-    for (int r = 0; r < ROWS; r++)
-#pragma unroll
-        for (int v = 0; v < VECTORS; v++) acc[r][v] = first ? (REAL)(0.0f) : sums[r * VECTORS + v];
-    for (int p = 0; p < depth; p++) {
-        REAL row[VECTORS];
-#pragma unroll
-        for (int v = 0; v < VECTORS; v++) row[v] = VLOAD(v, b);
-        WILL_READ(a + AHEAD * A_STRIDE);
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            const REAL scalar = (REAL)(a[r]);
-#pragma unroll
-            for (int v = 0; v < VECTORS; v++) acc[r][v] += scalar * row[v];
-        }
-        a += A_STRIDE;
-        b += b_next;
+/* out = (first ? 0 : sums) + the products of `depth` steps of k, for the first HEIGHT rows of a tile. */
+#define DEFINE_MULTIPLY(name, HEIGHT)                                                              \
+    INLINE void name(A_SPACE const float *a, B_SPACE const float *b, long b_next, int depth, int first, \
+                     const REAL sums[ROWS * VECTORS], REAL out[ROWS * VECTORS]) {                  \
+        REAL acc[HEIGHT][VECTORS];                                                                 \
+        _Pragma("unroll") for (int r = 0; r < HEIGHT; r++)                                         \
+            _Pragma("unroll") for (int v = 0; v < VECTORS; v++)                                    \
+                acc[r][v] = first ? (REAL)(0.0f) : sums[r * VECTORS + v];                          \
+        for (int p = 0; p < depth; p++) {                                                          \
+            REAL row[VECTORS];                                                                     \
+            _Pragma("unroll") for (int v = 0; v < VECTORS; v++) row[v] = VLOAD(v, b);              \
+            WILL_READ(a + AHEAD * A_STRIDE);                                                       \
+            _Pragma("unroll") for (int r = 0; r < HEIGHT; r++) {                                   \
+                const REAL scalar = (REAL)(a[r]);                                                  \
+                _Pragma("unroll") for (int v = 0; v < VECTORS; v++) acc[r][v] += scalar * row[v];  \
+            }                                                                                      \
+            a += A_STRIDE;                                                                         \
+            b += b_next;                                                                           \
+        }                                                                                          \
+        _Pragma("unroll") for (int r = 0; r < HEIGHT; r++)                                         \
+            _Pragma("unroll") for (int v = 0; v < VECTORS; v++) out[r * VECTORS + v] = acc[r][v];  \
     }
-#pragma unroll
-    for (int r = 0; r < ROWS; r++)
-#pragma unroll
-        for (int v = 0; v < VECTORS; v++) out[r * VECTORS + v] = acc[r][v];
-}
+DEFINE_MULTIPLY(multiply, ROWS)
+
+/* The last rows of C, where most of a tile would be for nothing: 1024 rows are 73 tiles of 14, and 2. */
+#define SHORT 4
+#if ROWS > SHORT
+DEFINE_MULTIPLY(multiply_short, SHORT)
+#else
+#define multiply_short multiply
+#endif
 
 /* Columns that all exist: no branches. */
 INLINE void finish_whole(epilogue to, const REAL sums[ROWS * VECTORS], int i0, int j0,
@@ -218,7 +226,8 @@ gemm_panel(int height, int width, int row0, int m, int n, int k, A_ARGUMENTS
 #else
                 const float *b_panel = (const float *)b_panels[tj];
 #endif
-                multiply(a_panel, b_panel, B_NEXT, depth, p == 0, sums[ti][tj], out);
+                if (m - i0 > SHORT) multiply(a_panel, b_panel, B_NEXT, depth, p == 0, sums[ti][tj], out);
+                else multiply_short(a_panel, b_panel, B_NEXT, depth, p == 0, sums[ti][tj], out);
                 if (p + depth == k) finish_tile(to, done, i0, j, m, WRITTEN(n));
             }
         }

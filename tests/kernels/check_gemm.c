@@ -365,10 +365,11 @@ static float point(int i) {
     return i < FINE ? (float)(i - FINE / 2) / 160 : ldexpf(i & 1 ? 1 : -1, 3 * ((i - FINE) / 2));
 }
 
+/* A factor of x may be flushed to 0 where it is denormal. */
 static double activation_bound(bool gradient, double x, double want) {
     const double y = fmin(fabs(x), 100);
     const double relative = 40 + 8 * y + 8 * y * y + 0.4 * y * y * y;
-    return (gradient ? 80 : relative * fabs(want)) * 0x1p-24 + 1e-37;
+    return (gradient ? 80 : relative * fabs(want)) * 0x1p-24 + (8 + y) * 0x1p-126;
 }
 
 static void write_row(const buffer *b, bool points) {
