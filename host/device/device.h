@@ -120,6 +120,10 @@ wf_status wf_event_wait(wf_event *);
 /* Seconds on the host's monotonic clock (device clock mapped); needs options.profile and completion. */
 wf_status wf_event_times(wf_event *, double *start_s, double *end_s);
 void wf_event_release(wf_event *);
+/* When the event is complete, or has failed, wf_opencl_sleep returns. The event may be released before. */
+wf_status wf_event_ring(wf_event *);
+/* Returns when an event has rung since *heard (0 at first), which becomes their number, or after so long. */
+void wf_opencl_sleep(wf_opencl *, int64_t *heard, int64_t nanoseconds);
 
 /* ---- kernels -------------------------------------------------------------------------------------------- */
 

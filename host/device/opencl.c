@@ -183,6 +183,7 @@ wf_status wf_opencl_create(const wf_opencl_options *options, wf_opencl **out) {
     opencl->calls.limit_s = options->timeout_s;
     opencl->calls.log = options->log;
     wf_status status;
+    TRY_GOTO(wf_bell_create(&opencl->bell), destroy);
     TRY_GOTO(find_kernels(opencl, options), destroy);
     wf_driver_lock();
     status = open_device(opencl, options);
@@ -217,6 +218,7 @@ void wf_opencl_destroy(wf_opencl *opencl) {
     wf_cache_close(opencl->cache);
     if (opencl->caller) clReleaseCommandQueue(opencl->caller);
     if (opencl->context) clReleaseContext(opencl->context);
+    wf_bell_destroy(opencl->bell);
     free(opencl->kernel_dir);
     free(opencl);
 }

@@ -11,6 +11,7 @@ extern "C" {
 
 typedef struct wf_program wf_program;
 typedef struct wf_cache wf_cache;
+typedef struct wf_bell wf_bell;
 
 struct wf_opencl {
     wf_device device;
@@ -30,6 +31,7 @@ struct wf_opencl {
     wf_program *programs;       /* list */
     bool build_refused;         /* a compiler has said no, which another variant may mend */
     wf_kernel *kernels;         /* list of those alive, for wf_opencl_warm */
+    wf_bell *bell;              /* rung by events */
     wf_event *free_events;      /* released ones, kept so that running allocates nothing */
     wf_cache *cache;            /* NULL: no program cache */
     wf_cache_info kept;         /* where programs are, as it was decided when this was opened */
@@ -65,6 +67,10 @@ wf_status wf_event_submitted(wf_opencl *, wf_queue, cl_event event, wf_event **e
 /* Makes sure that room for one event is there before a command is submitted. */
 wf_status wf_event_reserve(wf_opencl *);
 void wf_event_free_all(wf_opencl *);
+
+/* What wf_event_ring rings (bell.c). */
+wf_status wf_bell_create(wf_bell **out);
+void wf_bell_destroy(wf_bell *);
 
 /* Measures clock_offset_s; needs profiling. */
 wf_status wf_clock_measure(wf_opencl *);

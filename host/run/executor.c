@@ -8,10 +8,10 @@
  *   - an exchange starts when the kernels that it waits for are complete, which their events tell.
  *     A dry run of the program (once, at creation) finds which kernels that are: only those keep an
  *     event, and every WF_MARK_EVERY-th, which bounds the run ahead.
- * When nothing moves, the host sleeps for a sixteenth of the time that it has waited so far: on a
- * machine whose device is its CPU, a host that polls in a loop takes the core that computes, and one
- * that sleeps for long makes everybody wait. So a wait of length T costs a few dozen polls, and ends
- * at most T/16 late.
+ * When nothing moves, the host sleeps: on a machine whose device is its CPU, a host that polls in a loop takes the core
+ * that computes, and one that sleeps for long makes everybody wait. The kernels that somebody waits for wake it. A message
+ * does not: while one is on its way, the host sleeps for a sixteenth of the time that it has waited so far, so
+ * a wait of length T costs a few dozen polls, and ends at most T/16 late.
  *
  * Nothing is allocated in a run (traced runs excepted, before they start). */
 #include "host/run/internal.h"
@@ -170,14 +170,15 @@ static wf_status enqueue(wf_runner *r, const wf_instance *i, wf_event **event_ou
 static wf_status submit(wf_runner *r, const wf_instance *i) {
     wf_lane_state *const lane = &r->lane[WF_LANE_COMPUTE];
     wf_event *event = NULL;
-    const bool keep = r->trace.on || is_waited(r, i->seq);
+    const bool waited = is_waited(r, i->seq), keep = r->trace.on || waited;
     const int64_t record = wf_trace_start(r, i);
     wf_runner_at(r, i);
     TRY(wf_runner_explain(r, i, enqueue(r, i, keep ? &event : NULL)));
+    const wf_status status = waited ? wf_runner_explain(r, i, wf_event_ring(event)) : WF_OK;
     if (keep) r->mark[(r->mark_head + r->marks++) % WF_IN_FLIGHT] = (wf_mark){i->seq, event, record, *i};
     lane->started = i->seq;
     r->unflushed = true;
-    return WF_OK;
+    return status;
 }
 
 static wf_status flush(wf_runner *r) {
@@ -393,12 +394,19 @@ wf_status wf_runner_advance(wf_runner *r, bool *submitted, bool *done) {
     return r->broken = status;
 }
 
+static bool waits_for_messages(const wf_runner *r) {
+    for (int l = 0; l < WF_LANES; l++)
+        if (r->lane[l].transfer) return true;
+    return false;
+}
+
 void wf_runner_rest(wf_runner *r) {
-    enum { LEAST_NS = 10000, MOST_NS = 1000000 };
+    enum { LEAST_NS = 10000, MOST_NS = 1000000, MOST_UNTIL_WOKEN_NS = 5000000 };
     if (r->quiet_s == 0) return;
     const double begin = wf_clock_s(), want_ns = r->quiet_s * 1e9 / 16;
     const struct timespec nap = {0, want_ns < LEAST_NS ? LEAST_NS : want_ns > MOST_NS ? MOST_NS : (long)want_ns};
-    nanosleep(&nap, NULL);
+    if (waits_for_messages(r)) nanosleep(&nap, NULL);
+    else wf_opencl_sleep(r->opencl, &r->heard, MOST_UNTIL_WOKEN_NS);
     r->idle_s += wf_clock_s() - begin;
 }
 

@@ -73,6 +73,7 @@ struct wf_runner {
     wf_instance held;           /* read from the cursor, its lane's ring was full */
     bool holding, exhausted, unflushed;
     wf_status broken;           /* a run failed: what it failed with; further runs are refused */
+    int64_t heard;              /* events that have rung */
     double idle_s;              /* of the last run: time in which the host had nothing to do */
     wf_trace trace;
 };
