@@ -38,10 +38,14 @@ static const char *const built_in[] = {
 
 enum { PEAKS_EVERY = 4 };
 
+/* Flops per byte from which no device's memory is the limit, so that a copy beside it says nothing. */
+enum { ARITHMETIC = 16 };
+
 /* A candidate of a case; `item` is -1 for what is skipped. */
 typedef struct entry {
     char case_text[320], candidate[256], sentence[320];
     int32_t item;               /* index in bench.items */
+    wf_bench_copy *copy;        /* of as many bytes, the item after; NULL: arithmetic is the limit */
     wf_bench_data *data;        /* of the first entry of its case */
     wf_bench_kernel *kernel;
     bench_block *block;         /* instead of a kernel */
@@ -104,7 +108,8 @@ static wf_status open_candidate(bench *b, const char *case_text, const wf_proble
     e->flops = wf_operations[p->op]->flops(p) * b->ranks;
     e->bytes = wf_problem_bytes(p) * b->ranks;
     e->kernels = 1;
-    return WF_OK;
+    if (e->flops >= ARITHMETIC * e->bytes) return WF_OK;
+    return wf_bench_copy_create(b->context->opencl, e->bytes / b->ranks, &e->copy);
 }
 
 static wf_status open_operation(bench *b, const char *case_text) {
@@ -221,7 +226,7 @@ done:
 }
 
 static wf_status number_items(bench *b) {
-    const size_t room = (size_t)b->count + WF_PEAKS * ((size_t)b->count / PEAKS_EVERY + 1);
+    const size_t room = 2 * (size_t)b->count + WF_PEAKS * ((size_t)b->count / PEAKS_EVERY + 1);
     b->items = calloc(room, sizeof *b->items);
     b->spreads = calloc(room, sizeof *b->spreads);
     if (!b->items || !b->spreads) return wf_fail(WF_ERR_MEMORY, "no host memory for %d cases", (int)b->count);
@@ -231,6 +236,7 @@ static wf_status number_items(bench *b) {
         if (e->item < 0) continue;
         e->item = b->nitems;
         b->items[b->nitems++] = e->block ? bench_block_item(e->block) : wf_bench_kernel_item(e->kernel);
+        if (e->copy) b->items[b->nitems++] = wf_bench_copy_item(e->copy);
     }
     return WF_OK;
 }
@@ -246,7 +252,7 @@ static void find_peaks(bench *b) {
     int32_t at = 0;
     for (int32_t i = 0; i < b->count; i++) {
         for (int p = 0; p < WF_PEAKS && i % PEAKS_EVERY == 0; p++) find_peak(b, (wf_peak)p, at++);
-        at += b->entries[i].item >= 0;
+        if (b->entries[i].item >= 0) at += b->entries[i].copy ? 2 : 1;
     }
 }
 
@@ -268,6 +274,7 @@ static wf_status check_options(const weft_bench_options *o) {
 
 static void close_all(bench *b) {
     for (int32_t i = 0; i < b->count; i++) wf_bench_kernel_destroy(b->entries[i].kernel);
+    for (int32_t i = 0; i < b->count; i++) wf_bench_copy_destroy(b->entries[i].copy);
     for (int32_t i = 0; i < b->count; i++) bench_block_destroy(b->entries[i].block);
     for (int32_t i = 0; i < b->count; i++) wf_bench_data_destroy(b->entries[i].data);
     wf_bench_peaks_destroy(b->peaks);
@@ -320,6 +327,7 @@ static void report_entry(const bench *b, const entry *e, const machine_row *sum)
         t.flops = e->flops, t.bytes = e->bytes;
         t.flops_share = t.flops / s->minimum / sum->flops_per_s;
         t.bytes_share = t.bytes / s->minimum / sum->bytes_per_s;
+        t.copy_share = e->copy ? b->spreads[e->item + 1].median / s->median : 0;
         t.launch_share = (double)e->kernels * sum->launch_s / s->minimum;
     }
     if (b->options->timing) b->options->timing(b->options->user, &t);

@@ -62,6 +62,13 @@ void wf_bench_peaks_destroy(wf_bench_peaks *);
 /* Its work: flops of FMA, bytes of COPY and UPDATE, 1 of LAUNCH. */
 wf_bench_item wf_bench_peaks_item(wf_bench_peaks *, wf_peak);
 
+/* Copying within so many bytes, half of them read, half written, by the form that is fastest at that size: what a case of as
+ * many bytes has for its limit wherever they lie, in caches or not. Local. */
+typedef struct wf_bench_copy wf_bench_copy;
+wf_status wf_bench_copy_create(wf_opencl *, double bytes, wf_bench_copy **out);
+void wf_bench_copy_destroy(wf_bench_copy *);
+wf_bench_item wf_bench_copy_item(wf_bench_copy *);
+
 #ifdef __cplusplus
 }
 #endif

@@ -117,3 +117,65 @@ wf_bench_item wf_bench_peaks_item(wf_bench_peaks *peaks, wf_peak peak) {
     item.work = work_of(&peaks->best[peak]);
     return item;
 }
+
+/* ---- copying at a size ------------------------------------------------------------------------------------------ */
+
+struct wf_bench_copy {
+    form best;
+};
+
+/* Runs of short ones, of which the first few find what the driver has put to sleep. */
+static wf_status try_copy(const form *f, double *best_out) {
+    enum { RUNS = 16, BYTES = 64 << 20 };
+    const double bytes = work_of(f);
+    const int64_t times = bytes * RUNS < BYTES ? RUNS : 1;
+    const wf_bench_item item = wf_bench_kernel_item(f->kernel);
+    TRY(item.run(item.self, 1));
+    *best_out = 1e9;
+    for (int i = 0; i < TRIALS; i++) {
+        const double start = wf_clock_s();
+        TRY(item.run(item.self, times));
+        const double seconds = (wf_clock_s() - start) / (double)times;
+        if (seconds < *best_out) *best_out = seconds;
+    }
+    return WF_OK;
+}
+
+wf_status wf_bench_copy_create(wf_opencl *opencl, double bytes, wf_bench_copy **out) {
+    const wf_peak_form *forms;
+    const int count = wf_peak_forms(wf_opencl_device(opencl), &forms);
+    const int64_t n = bytes < 8 ? 1 : (int64_t)(bytes / 8);
+    double best = 0, seconds;
+    form one = {0};
+    wf_status status = WF_OK;
+    wf_bench_copy *const copy = calloc(1, sizeof *copy);
+    if (!copy) return wf_fail(WF_ERR_MEMORY, "no host memory to time a copy");
+    for (int i = 0; i < count; i++) {
+        if (forms[i].peak != WF_PEAK_COPY) continue;
+        TRY_GOTO(open_form(opencl, &forms[i], n, 0, &one), destroy);
+        TRY_GOTO(try_copy(&one, &seconds), destroy);
+        if (best > 0 && seconds >= best) {
+            close_form(&one);
+            continue;
+        }
+        best = seconds;
+        close_form(&copy->best);
+        copy->best = one;
+        one = (form){0};
+    }
+    *out = copy;
+    return WF_OK;
+destroy:
+    close_form(&one);
+    wf_bench_copy_destroy(copy);
+    return status;
+}
+
+void wf_bench_copy_destroy(wf_bench_copy *copy) {
+    if (copy) close_form(&copy->best);
+    free(copy);
+}
+
+wf_bench_item wf_bench_copy_item(wf_bench_copy *copy) {
+    return wf_bench_kernel_item(copy->best.kernel);
+}

@@ -54,6 +54,7 @@ assert abs(gemm["gflops"] * gemm["minimum_s"] * 1e9 - 2 * 64 ** 3) < 1
 assert abs(copy["gb_per_s"] * copy["minimum_s"] * 1e9 - 2 * 4 * 64 * 64) < 1
 assert abs(gemm["of_peak_flops"] - gemm["gflops"] / machine["peak_gflops"]) < 1e-6
 assert abs(copy["of_peak_bandwidth"] - copy["gb_per_s"] / machine["peak_gb_per_s"]) < 1e-6
+assert copy["of_copy"] > 0 and "of_copy" in gemm
 assert abs(copy["of_launches"] * copy["minimum_s"] - machine["launch_us"] * 1e-6) < 1e-9' "$scratch/json"
     [ $status = 0 ] || fails "bench --json: numbers that do not fit together"
 fi
