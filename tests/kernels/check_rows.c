@@ -250,43 +250,88 @@ END_TEST
 
 /* ---- far from zero --------------------------------------------------------------------------------------- */
 
-/* A row at 10000 +- 1: the variance must not drown in the mean's square (1e8 u = 6, against 0.3),
- * and the mean must be good to two roundings, u * 10000 each. */
+/* Dense operands from host memory and, those that are written, back to it. */
+static void run_operands(const wf_problem *problem, const wf_candidate *candidate, void *const host[]) {
+    const wf_run_number run[WF_RUN_VALUES] = {{0}};
+    wf_operand operand[WF_OPERANDS];
+    wf_bound_view view[WF_OPERANDS] = {{0}};
+    int64_t bytes[WF_OPERANDS];
+    wf_kernel *kernel = NULL;
+    const int n = wf_operations[problem->op]->operands(problem, operand);
+    ck_ok(wf_kernel_prepare(opencl, problem, candidate, &kernel));
+    for (int i = 0; i < n; i++) {
+        bytes[i] = 4;
+        for (int k = operand[i].ndim - 1; k >= 0; k--) view[i].stride[k] = bytes[i] / 4, bytes[i] *= operand[i].extent[k];
+        ck_ok(wf_memory_create(opencl, bytes[i], &view[i].memory));
+        ck_ok(wf_queue_write(opencl, WF_QUEUE_COMPUTE, view[i].memory, 0, bytes[i], host[i], NULL));
+    }
+    ck_ok(wf_kernel_enqueue(kernel, WF_QUEUE_COMPUTE, view, n, NULL, run, NULL));
+    for (int i = 0; i < n; i++)
+        if (operand[i].access != WF_READ) ck_ok(wf_queue_read(opencl, WF_QUEUE_COMPUTE, view[i].memory, 0, bytes[i], host[i], NULL));
+    ck_ok(wf_queue_finish(opencl, WF_QUEUE_COMPUTE));
+    for (int i = 0; i < n; i++) wf_memory_destroy(view[i].memory);
+    wf_kernel_destroy(kernel);
+}
+
+/* 0: the defaults, which are a GPU's; 1: what this device prefers. */
+static void choose(const wf_problem *problem, int which, wf_candidate *out) {
+    if (which) ck_ok(wf_candidate_for_device(problem, wf_opencl_device(opencl), out));
+    else wf_candidate_default(problem, 0, out);
+}
+
+/* A row at 10000 +- 1: the variance must not drown in the mean's square (1e8 u = 6, against 0.3), and the mean must
+ * be good to two roundings, u * 10000 each. Then one that only begins there, so that its beginning is a bad guess of
+ * the mean. */
 START_TEST(norm_far_from_zero) {
-    enum { N = 1021 };
+    enum { N = 1021, FIRST = 16, FAR = 10000 };
     static float x[N], y[N], ones[N], zeros[N];
     float stats[2];
     double mean = 0, variance = 0;
     const wf_problem problem = {.op = WF_OP_NORM, .size = {1, N}, .real = {1e-5}};
-    const wf_run_number run[WF_RUN_VALUES] = {{0}};
-    const void *const in[] = {x, ones, zeros};
-    void *const out[] = {y, stats};
-    const int64_t out_count[] = {N, 2};
-    for (int j = 0; j < N; j++) x[j] = 10000 + (float)(j * 37 % 101) / 50, ones[j] = 1;
+    wf_candidate candidate;
+    for (int j = 0; j < N; j++) x[j] = (_i < 2 || j < FIRST ? FAR : 0) + (float)(j * 37 % 101) / 50, ones[j] = 1;
     for (int j = 0; j < N; j++) mean += (double)x[j] / N;
     for (int j = 0; j < N; j++) variance += pow((double)x[j] - mean, 2) / N;
     const double rstd = 1 / sqrt(variance + 1e-5), u = 0x1p-24;
-    wf_candidate candidate;
-    wf_kernel *kernel = NULL;
-    wf_bound_view views[5] = {{0}};
-    wf_candidate_default(&problem, 0, &candidate);
-    ck_ok(wf_kernel_prepare(opencl, &problem, &candidate, &kernel));
-    for (int i = 0; i < 5; i++) {
-        const int64_t count = i < 3 ? N : out_count[i - 3];
-        ck_ok(wf_memory_create(opencl, 4 * count, &views[i].memory));
-        views[i].stride[0] = i == 1 || i == 2 ? 1 : count, views[i].stride[1] = 1;
-        if (i < 3) ck_ok(wf_queue_write(opencl, WF_QUEUE_COMPUTE, views[i].memory, 0, 4 * N, in[i], NULL));
-    }
-    ck_ok(wf_kernel_enqueue(kernel, WF_QUEUE_COMPUTE, views, 5, NULL, run, NULL));
-    for (int i = 3; i < 5; i++)
-        ck_ok(wf_queue_read(opencl, WF_QUEUE_COMPUTE, views[i].memory, 0, 4 * out_count[i - 3], out[i - 3], NULL));
-    ck_ok(wf_queue_finish(opencl, WF_QUEUE_COMPUTE));
-    for (int i = 0; i < 5; i++) wf_memory_destroy(views[i].memory);
-    wf_kernel_destroy(kernel);
-    ck_assert_double_le(fabs(stats[0] - mean), 2 * u * mean);
+    choose(&problem, _i % 2, &candidate);
+    run_operands(&problem, &candidate, (void *[]){x, ones, zeros, y, stats});
+    ck_assert_double_le(fabs(stats[0] - mean), 2 * u * FAR);
     ck_assert_double_le(fabs(stats[1] - rstd), 5e-7 * rstd);
-    for (int j = 0; j < N; j++)
-        ck_assert_double_le(fabs(y[j] - ((double)x[j] - mean) * rstd), 2 * u * mean * rstd + 5e-7 * 2);
+    for (int j = 0; j < N; j++) {
+        const double want = ((double)x[j] - mean) * rstd;
+        ck_assert_double_le(fabs(y[j] - want), 2 * u * FAR * rstd + 5e-7 * (2 + fabs(want)));
+    }
+}
+END_TEST
+
+/* ---- not a number ------------------------------------------------------------------------------------------- */
+
+static const char *const exponentials[] = {
+    "activation:f32:rows1n67:gelu_tanh", "activation:f32:rows1n67:gelu", "activation:f32:rows1n67:silu",
+    "activation:f32:rows1n67:relu", "gate_backward:f32:rows1n67:silu", "gate_backward:f32:rows1n67:gelu_tanh",
+    "loss_stats:f32:rows1vocabulary67first0",
+};
+
+/* Whatever their bits: exponents are put together from integers, which must not make a number of them. */
+START_TEST(not_a_number_stays) {
+    enum { N = 67 };
+    static const uint32_t bits[] = {0x7fc00000, 0xffffffff, 0x7fffffff, 0xffc00001, 0x7f800001, 0x7fc00100};
+    wf_problem problem;
+    wf_candidate candidate;
+    ck_ok(wf_problem_parse(exponentials[_i / 2], &problem));
+    choose(&problem, _i % 2, &candidate);
+    for (int b = 0; b < COUNT(bits); b++)
+        for (int at = 3; at < N; at += 31) {
+            float first[2 * N], second[2 * N], third[2 * N];
+            int32_t targets[N] = {0};
+            for (int i = 0; i < 2 * N; i++) first[i] = second[i] = third[i] = 0.5f;
+            memcpy(&first[at], &bits[b], 4);
+            const bool loss = problem.op == WF_OP_LOSS_STATS, gate = problem.op == WF_OP_GATE_BACKWARD;
+            run_operands(&problem, &candidate, (void *[]){first, loss ? (void *)targets : second, third});
+            const float got = loss ? third[1] : gate ? third[at] : second[at];
+            ck_assert_msg(isnan(got), "%s: %08x at %d gives %g", exponentials[_i / 2], (unsigned)bits[b], at, got);
+            ck_assert(loss || isfinite(gate ? third[at - 1] : second[at - 1]));
+        }
 }
 END_TEST
 
@@ -303,7 +348,8 @@ int main(void) {
     tcase_add_loop_test(tests, candidates, 0, 3);
     tcase_add_loop_test(tests, masks_equal_the_hosts, 0, COUNT(widths));
     tcase_add_loop_test(tests, copies_keep_bits, 0, COUNT(widths));
-    tcase_add_test(tests, norm_far_from_zero);
+    tcase_add_loop_test(tests, norm_far_from_zero, 0, 4);
+    tcase_add_loop_test(tests, not_a_number_stays, 0, 2 * COUNT(exponentials));
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
