@@ -30,7 +30,8 @@ wf_status wf_bell_create(wf_bell **out) {
 static void leave(wf_bell *bell, bool ring) {
     pthread_mutex_lock(&bell->mutex);
     const bool last = --bell->holders == 0;
-    if (ring) bell->rung++, pthread_cond_broadcast(&bell->rings);
+    if (ring) bell->rung++;
+    pthread_cond_broadcast(&bell->rings);
     pthread_mutex_unlock(&bell->mutex);
     if (!last) return;
     pthread_cond_destroy(&bell->rings);
@@ -38,8 +39,25 @@ static void leave(wf_bell *bell, bool ring) {
     free(bell);
 }
 
+static struct timespec after(int64_t nanoseconds) {
+    struct timespec then;
+    clock_gettime(CLOCK_MONOTONIC, &then);
+    nanoseconds += then.tv_nsec;
+    then.tv_sec += nanoseconds / 1000000000;
+    then.tv_nsec = nanoseconds % 1000000000;
+    return then;
+}
+
+/* The queues are finished, but calls may still be on their way: who unloads this library next must not take the code from
+ * under them. A driver that never calls is not waited for. */
 void wf_bell_destroy(wf_bell *bell) {
-    if (bell) leave(bell, false);
+    enum { PATIENCE_NS = 200000000 };
+    if (!bell) return;
+    const struct timespec until = after(PATIENCE_NS);
+    pthread_mutex_lock(&bell->mutex);
+    while (bell->holders > 1 && pthread_cond_timedwait(&bell->rings, &bell->mutex, &until) == 0) continue;
+    pthread_mutex_unlock(&bell->mutex);
+    leave(bell, false);
 }
 
 static void CL_CALLBACK ring(cl_event event, cl_int status, void *bell) {
@@ -58,11 +76,7 @@ wf_status wf_event_ring(wf_event *event) {
 
 void wf_opencl_sleep(wf_opencl *opencl, int64_t *heard, int64_t nanoseconds) {
     wf_bell *const bell = opencl->bell;
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    nanoseconds += until.tv_nsec;
-    until.tv_sec += nanoseconds / 1000000000;
-    until.tv_nsec = nanoseconds % 1000000000;
+    const struct timespec until = after(nanoseconds);
     pthread_mutex_lock(&bell->mutex);
     while (bell->rung == *heard && pthread_cond_timedwait(&bell->rings, &bell->mutex, &until) == 0) continue;
     *heard = bell->rung;
