@@ -277,16 +277,17 @@ static int64_t panel_workspace(const wf_problem *p, const wf_candidate *c) {
     return slab_tiles(p, c->value) * tile_bytes(p, c->value);
 }
 
-/* k that a work-item packs. Along the lanes: few rows, each a page, whose next lanes the next work-item
- * packs; along k: so many that a work-item's start costs nothing. */
+/* k and row tiles that a work-item packs. Along the lanes: few rows, each a page, of as many tiles as share their cache
+ * lines; along k: so many that a work-item's start costs nothing. */
 static void pack_launch(const wf_problem *p, const wf_candidate *c, int64_t row0, int64_t end, wf_launch *launch) {
     const int64_t most = p->flags & WF_TRANS_A ? 32 : 128;
     const int64_t chunk = most < c->value[PANEL_DEPTH] ? most : c->value[PANEL_DEPTH];
-    const int64_t batch = p->flags & WF_TRANS_A ? 8 : 1; /* gemm_panel.cl's BATCH */
+    const int64_t batch = p->flags & WF_TRANS_A ? 8 : 1;
     const int64_t groups = ceil_div(end - row0, batch * c->value[PANEL_ROWS]) * ceil_div(p->size[K], chunk);
     *launch = (wf_launch){.entry = "gemm_panel_pack"};
     wf_launch_geometry(launch, 1, &groups, (const int32_t[1]){1});
     wf_launch_i32(launch, chunk);
+    wf_launch_i32(launch, batch);
     wf_launch_i32(launch, row0);
     wf_launch_i32(launch, end);
     wf_launch_i32(launch, p->size[K]);

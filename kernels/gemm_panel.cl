@@ -98,21 +98,18 @@ INLINE long panel_at(int tile, int p, int tiles, int k) {
     return ((long)cut * tiles + (long)tile * min(DEPTH, k - cut) + p - cut) * A_STRIDE;
 }
 
-/* Row tiles that a work-item packs: as many as share cache lines and pages, where A is stored along them. */
-#define BATCH (TRANS_A ? 8 : 1)
-
-/* Of the rows row0 to m - 1. Group: (BATCH row tiles, chunk of k): along the way that A is stored. DEPTH is a
+/* Of the rows row0 to m - 1. Group: (`batch` row tiles, chunk of k): along the way that A is stored. DEPTH is a
  * multiple of the chunk. */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
-gemm_panel_pack(int chunk, int row0, int m, int k, __global const float *a, long a_offset,
+gemm_panel_pack(int chunk, int batch, int row0, int m, int k, __global const float *a, long a_offset,
                 long a_stride, __global float *panels, long panels_offset) {
     const int chunks = (k - 1) / chunk + 1, tiles = (m - 1 - row0) / ROWS + 1;
-    const int batches = (tiles - 1) / BATCH + 1, group = get_global_id(0);
-    const int t = (TRANS_A ? group % batches : group / chunks) * BATCH,
+    const int batches = (tiles - 1) / batch + 1, group = get_global_id(0);
+    const int t = (TRANS_A ? group % batches : group / chunks) * batch,
               c = TRANS_A ? group / batches : group % chunks;
     const int p = c * chunk, i0 = row0 + t * ROWS, apart = min(DEPTH, k - p / DEPTH * DEPTH) * A_STRIDE;
     fill_a(a + a_offset + i0 * A_ROW + p * A_STEP, a_stride, m - i0, min(chunk, k - p),
-           panels + panels_offset + panel_at(t, p, tiles, k), A_STRIDE, min(BATCH, tiles - t), apart);
+           panels + panels_offset + panel_at(t, p, tiles, k), A_STRIDE, min(batch, tiles - t), apart);
 }
 #endif
 

@@ -109,7 +109,8 @@ static wf_status open_candidate(bench *b, const char *case_text, const wf_proble
     e->bytes = wf_problem_bytes(p) * b->ranks;
     e->kernels = 1;
     if (e->flops >= ARITHMETIC * e->bytes) return WF_OK;
-    return wf_bench_copy_create(b->context->opencl, e->bytes / b->ranks, &e->copy);
+    const wf_status copied = wf_bench_copy_create(b->context->opencl, e->bytes / b->ranks, &e->copy);
+    return copied == WF_ERR_MEMORY ? WF_OK : copied; /* the case is timed without */
 }
 
 static wf_status open_operation(bench *b, const char *case_text) {
@@ -209,13 +210,17 @@ static wf_status agree_on_entries(bench *b) {
     const int32_t ranks = wf_fabric_ranks(fabric);
     uint8_t *const mine = calloc((size_t)b->count + 1, 1), *const all = calloc((size_t)ranks, (size_t)b->count + 1);
     wf_status status = mine && all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for %d cases", (int)b->count);
-    for (int32_t i = 0; i < b->count && status == WF_OK; i++) mine[i] = b->entries[i].item < 0;
+    enum { SKIPPED = 1, NO_COPY = 2 };
+    for (int32_t i = 0; i < b->count && status == WF_OK; i++)
+        mine[i] = (uint8_t)((b->entries[i].item < 0 ? SKIPPED : 0) | (b->entries[i].copy ? 0 : NO_COPY));
     TRY_GOTO(wf_fabric_agree(fabric, status), done);
     TRY_GOTO(wf_fabric_all_gather(fabric, mine, b->count, all), done);
     for (int32_t rank = 0; rank < ranks; rank++)
         for (int32_t i = 0; i < b->count; i++) {
             entry *const e = &b->entries[i];
-            if (!all[(int64_t)rank * b->count + i] || e->item < 0) continue;
+            const uint8_t theirs = all[(int64_t)rank * b->count + i];
+            if (theirs & NO_COPY) wf_bench_copy_destroy(e->copy), e->copy = NULL;
+            if (!(theirs & SKIPPED) || e->item < 0) continue;
             e->item = -1;
             snprintf(e->sentence, sizeof e->sentence, "rank %d cannot run it", rank);
         }

@@ -46,17 +46,29 @@ static int64_t elements(const wf_device *device, const wf_peak_form *form) {
     return bytes / (int64_t)sizeof(float);
 }
 
-/* The first run builds and is not counted. */
-static wf_status try_form(const form *f, double *best_out) {
+/* Seconds of the best of TRIALS times `times` runs. The first run builds and is not counted. */
+static wf_status try_form(const form *f, int64_t times, double *best_out) {
     const wf_bench_item item = wf_bench_kernel_item(f->kernel);
     TRY(item.run(item.self, 1));
     for (int i = 0; i < TRIALS; i++) {
         const double start = wf_clock_s();
-        TRY(item.run(item.self, 1));
-        const double seconds = wf_clock_s() - start;
+        TRY(item.run(item.self, times));
+        const double seconds = (wf_clock_s() - start) / (double)times;
         if (i == 0 || seconds < *best_out) *best_out = seconds;
     }
     return WF_OK;
+}
+
+/* `one` takes the place of the best so far, or is closed. */
+static void keep_faster(form *one, double rate, form *best, double *best_rate) {
+    if (rate > *best_rate) {
+        *best_rate = rate;
+        close_form(best);
+        *best = *one;
+    } else {
+        close_form(one);
+    }
+    *one = (form){0};
 }
 
 /* Multiply-adds are made more until they take long enough. */
@@ -64,7 +76,7 @@ static wf_status settle(wf_opencl *opencl, const wf_peak_form *which, form *f, d
     const int64_t n = elements(wf_opencl_device(opencl), which);
     for (int64_t rounds = FIRST_ROUNDS;; rounds *= 4) {
         TRY(open_form(opencl, which, n, rounds, f));
-        TRY(try_form(f, seconds_out));
+        TRY(try_form(f, 1, seconds_out));
         if (which->peak != WF_PEAK_FMA || *seconds_out >= TRIAL_S || rounds > INT32_MAX / 8) return WF_OK;
         close_form(f);
     }
@@ -88,15 +100,7 @@ wf_status wf_bench_peaks_create(wf_opencl *opencl, wf_bench_peaks **out) {
         double seconds = 1;
         TRY_GOTO(settle(opencl, &forms[i], &one, &seconds), destroy);
         const wf_peak peak = forms[i].peak;
-        const double rate = work_of(&one) / seconds;
-        if (rate <= best[peak]) {
-            close_form(&one);
-            continue;
-        }
-        best[peak] = rate;
-        close_form(&peaks->best[peak]);
-        peaks->best[peak] = one;
-        one = (form){0};
+        keep_faster(&one, work_of(&one) / seconds, &peaks->best[peak], &best[peak]);
     }
     *out = peaks;
     return WF_OK;
@@ -120,32 +124,18 @@ wf_bench_item wf_bench_peaks_item(wf_bench_peaks *peaks, wf_peak peak) {
 
 /* ---- copying at a size ------------------------------------------------------------------------------------------ */
 
+enum { SHORT_TIMES = 16, SHORT_BYTES = 4 << 20 };
+
 struct wf_bench_copy {
     form best;
 };
-
-/* Runs of short ones, of which the first few find what the driver has put to sleep. */
-static wf_status try_copy(const form *f, double *best_out) {
-    enum { RUNS = 16, BYTES = 64 << 20 };
-    const double bytes = work_of(f);
-    const int64_t times = bytes * RUNS < BYTES ? RUNS : 1;
-    const wf_bench_item item = wf_bench_kernel_item(f->kernel);
-    TRY(item.run(item.self, 1));
-    *best_out = 1e9;
-    for (int i = 0; i < TRIALS; i++) {
-        const double start = wf_clock_s();
-        TRY(item.run(item.self, times));
-        const double seconds = (wf_clock_s() - start) / (double)times;
-        if (seconds < *best_out) *best_out = seconds;
-    }
-    return WF_OK;
-}
 
 wf_status wf_bench_copy_create(wf_opencl *opencl, double bytes, wf_bench_copy **out) {
     const wf_peak_form *forms;
     const int count = wf_peak_forms(wf_opencl_device(opencl), &forms);
     const int64_t n = bytes < 8 ? 1 : (int64_t)(bytes / 8);
-    double best = 0, seconds;
+    const int64_t times = bytes < SHORT_BYTES ? SHORT_TIMES : 1; /* a short run shows what the clock costs */
+    double best = 0, seconds = 1;
     form one = {0};
     wf_status status = WF_OK;
     wf_bench_copy *const copy = calloc(1, sizeof *copy);
@@ -153,15 +143,8 @@ wf_status wf_bench_copy_create(wf_opencl *opencl, double bytes, wf_bench_copy **
     for (int i = 0; i < count; i++) {
         if (forms[i].peak != WF_PEAK_COPY) continue;
         TRY_GOTO(open_form(opencl, &forms[i], n, 0, &one), destroy);
-        TRY_GOTO(try_copy(&one, &seconds), destroy);
-        if (best > 0 && seconds >= best) {
-            close_form(&one);
-            continue;
-        }
-        best = seconds;
-        close_form(&copy->best);
-        copy->best = one;
-        one = (form){0};
+        TRY_GOTO(try_form(&one, times, &seconds), destroy);
+        keep_faster(&one, 1 / seconds, &copy->best, &best);
     }
     *out = copy;
     return WF_OK;
