@@ -15,7 +15,10 @@
  * Grouped queries (Ainslie and others 2023): query head g reads kv head (lead + g) / per_kv of those that
  * are here; lead is where in its group the shard's first query head stands.
  *
- * What it does not do: other dtypes, packed documents, merging of partial results. */
+ * Keys may come in pieces (Liu, Zaharia, Abbeel 2023, "Ring attention"): with ACCUMULATE the result of a piece is
+ * merged with what O and lse hold when it is stored, so that the loops over tiles know nothing of it.
+ *
+ * What it does not do: other dtypes, packed documents. */
 #include "kernels/attention.h"
 
 #include <math.h>
@@ -36,7 +39,8 @@ wf_attention wf_attention_sizes(const wf_problem *p) {
                       .site = n[SITE], .window = n[WINDOW],
                       .per_kv = n[GROUP] ? n[GROUP] : n[HKV] ? n[HQ] / n[HKV] : 1,
                       .lead = n[GROUP] ? n[HEAD0] % n[GROUP] : 0,
-                      .dropout = (p->flags & WF_DROPOUT) != 0, .p = p->real[0]};
+                      .dropout = (p->flags & WF_DROPOUT) != 0,
+                      .accumulate = (p->flags & WF_ACCUMULATE) != 0, .p = p->real[0]};
     const int64_t shift = a.pos0 - a.kpos0, everything = (int64_t)1 << 40;
     a.low = a.window ? shift - a.window + 1 : -everything;
     a.high = p->flags & WF_CAUSAL ? shift + 1 : a.window ? shift + a.window : everything;
@@ -102,14 +106,18 @@ static wf_operand numbers_operand(const char *name, wf_access access, const wf_a
     return (wf_operand){name, (uint8_t)access, WF_F32, 3, {a->b, a->hq, a->s}};
 }
 
+static wf_access written(const wf_attention *a) {
+    return a->accumulate ? WF_UPDATE : WF_WRITE;
+}
+
 enum { Q, K, V, O, LSE, FORWARD_OPERANDS };
 static int forward_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
     const wf_attention a = wf_attention_sizes(p);
     out[Q] = rows_operand("Q", WF_READ, a.s, a.hq, &a);
     out[K] = rows_operand("K", WF_READ, a.kv, a.hkv, &a);
     out[V] = rows_operand("V", WF_READ, a.kv, a.hkv, &a);
-    out[O] = rows_operand("O", WF_WRITE, a.s, a.hq, &a);
-    out[LSE] = numbers_operand("lse", WF_WRITE, &a);
+    out[O] = rows_operand("O", written(&a), a.s, a.hq, &a);
+    out[LSE] = numbers_operand("lse", written(&a), &a);
     return FORWARD_OPERANDS;
 }
 
@@ -130,9 +138,9 @@ static int backward_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
     out[DO] = rows_operand("dO", WF_READ, a.s, a.hq, &a);
     out[BACKWARD_LSE] = numbers_operand("lse", WF_READ, &a);
     out[DELTA] = numbers_operand("delta", WF_READ, &a);
-    out[DQ] = rows_operand("dQ", WF_WRITE, a.s, a.hq, &a);
-    out[DK] = rows_operand("dK", WF_WRITE, a.kv, a.hkv, &a);
-    out[DV] = rows_operand("dV", WF_WRITE, a.kv, a.hkv, &a);
+    out[DQ] = rows_operand("dQ", written(&a), a.s, a.hq, &a);
+    out[DK] = rows_operand("dK", written(&a), a.kv, a.hkv, &a);
+    out[DV] = rows_operand("dV", written(&a), a.kv, a.hkv, &a);
     return BACKWARD_OPERANDS;
 }
 
@@ -202,6 +210,7 @@ static void common_arguments(wf_launch *launch, const wf_attention *a) {
     wf_launch_i32(launch, clip(a->low));
     wf_launch_i32(launch, clip(a->high));
     wf_launch_f32(launch, 1 / sqrt((double)a->d));
+    wf_launch_i32(launch, a->accumulate);
     if (!a->dropout) return;
     wf_launch_run(launch, WF_RUN_KEY0);
     wf_launch_run(launch, WF_RUN_KEY1);
@@ -255,9 +264,15 @@ static void backward_inputs(wf_launch *launch) {
     view_3d(launch, DELTA);
 }
 
+/* Gradients of 0 that are only to be added. */
+static bool adds_nothing(const wf_attention *a) {
+    return a->accumulate && (!a->s || !a->kv || !a->hq);
+}
+
 static int dq_dkdv_launches(const wf_problem *p, int64_t rows, int32_t local, wf_launch *out) {
     const wf_attention a = wf_attention_sizes(p);
     int n = 0;
+    if (adds_nothing(&a)) return 0;
     if (begin_launch(&out[n], "attention_dq", tiles(a.s, rows), a.hq, a.b, local)) {
         backward_inputs(&out[n]);
         view_4d(&out[n], DQ);
@@ -382,6 +397,7 @@ static int backward_panel(const wf_problem *p, const wf_candidate *c, wf_launch 
     const wf_attention a = wf_attention_sizes(p);
     const int64_t ntiles = key_tiles(&a, panel_lanes(c));
     int n = 0;
+    if (adds_nothing(&a)) return 0;
     if (begin_launch(&out[n], "attention_backward", c->value[PARTS], a.hkv, a.b, 1)) {
         backward_inputs(&out[n]);
         view_4d(&out[n], DK);
@@ -393,7 +409,8 @@ static int backward_panel(const wf_problem *p, const wf_candidate *c, wf_launch 
     if (begin_launch(&out[n], "attention_dq_sum", a.s, a.hq, a.b, 1)) {
         view_4d(&out[n], DQ);
         wf_launch_view(&out[n], WF_WORKSPACE);
-        wf_launch_i32(&out[n++], a.s);
+        wf_launch_i32(&out[n], a.s);
+        wf_launch_i32(&out[n++], a.accumulate);
     }
     return n;
 }
@@ -452,22 +469,23 @@ static const wf_variant backward_variants[] = {
 
 #define ATTENTION_SIZES                                                                            \
     .size_names = {"b", "s", "t", "h", "kv", "d", "ho", "hn", "po", "ko", "site", "w", "group"},            \
-    .real_names = {"p"}, .flags = WF_CAUSAL | WF_DROPOUT, .check = check, .complete = complete
+    .real_names = {"p"}, .check = check, .complete = complete
+enum { FLAGS = WF_CAUSAL | WF_DROPOUT };
 
 const wf_operation wf_attention_operation = {
-    .name = "attention", ATTENTION_SIZES, .operands = forward_operands, .flops = forward_flops,
+    .name = "attention", ATTENTION_SIZES, .flags = FLAGS | WF_ACCUMULATE, .operands = forward_operands,
+    .flops = forward_flops,
     .reference = wf_attention_reference, .tolerance_run = wf_attention_bound,
     .prefer = prefer,
     .nvariants = COUNT(forward_variants), .variants = forward_variants};
 
-/* Takes the flags of the forward problem, which do not change it. */
 const wf_operation wf_attention_delta_operation = {
-    .name = "attention_delta", ATTENTION_SIZES, .operands = delta_operands, .flops = delta_flops,
+    .name = "attention_delta", ATTENTION_SIZES, .flags = FLAGS, .operands = delta_operands, .flops = delta_flops,
     .reference = wf_attention_delta_reference, .tolerance = wf_attention_delta_bound,
     .nvariants = COUNT(delta_variants), .variants = delta_variants};
 
 const wf_operation wf_attention_backward_operation = {
-    .name = "attention_backward", ATTENTION_SIZES, .operands = backward_operands,
+    .name = "attention_backward", ATTENTION_SIZES, .flags = FLAGS | WF_ACCUMULATE, .operands = backward_operands,
     .flops = backward_flops, .reference = wf_attention_backward_reference,
     .tolerance_run = wf_attention_backward_bound, .prefer = prefer_backward, .nvariants = COUNT(backward_variants),
     .variants = backward_variants};

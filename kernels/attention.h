@@ -14,7 +14,7 @@ typedef struct wf_attention {
     int64_t per_kv;   /* query heads that read one kv head, of the whole model */
     int64_t lead;     /* query heads of the first group that other shards have */
     int64_t low, high; /* query i sees the keys clamp(i + low, 0, kv) <= j < clamp(i + high, 0, kv) */
-    bool dropout;
+    bool dropout, accumulate;
     double p;
 } wf_attention;
 

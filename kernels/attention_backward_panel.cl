@@ -6,7 +6,7 @@
  *       S = Q K^T, dP = dO V^T, P, dS   (LANES each)
  *       dV += P^T dO, dK += dS^T Q      in the work-item
  *       part[query] += dS K             in the workspace: [part][sample][query head][query][ROW]
- *   attention_dq_sum: dQ = the parts' sum, in order. No atomics: the same bits every run.
+ *   attention_dq_sum: dQ = the parts' sum, in order; accumulate: added to it. No atomics: the same bits every run.
  * Five products where dQ and dK/dV apart take seven. No local memory, no barrier. Papers: see
  * attention.c. */
 #include "philox.clh"
@@ -31,6 +31,13 @@ INLINE void copy_rows(REAL own[LANES][ROW_VECTORS], global const float *x, long 
             for (; e < HEAD_DIM; e++) ((float *)own[i])[e] = row[e];
         }
     }
+}
+
+/* rows += the rows of x; `spare` is overwritten. */
+INLINE void add_rows(REAL rows[HEAD_DIM][VECTORS], REAL spare[HEAD_DIM][VECTORS], global const float *x,
+                            long stride, int row0, int n) {
+    gather_rows(spare, x, stride, row0, n);
+    for (int e = 0; e < HEAD_DIM; e++) EACH_VECTOR rows[e][v] += spare[e][v];
 }
 
 /* y[k] += sum_i w[k][i] own[i] of `wide` vectors from element e0 on, for BLOCK rows. */
@@ -133,6 +140,10 @@ void attention_backward(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3
                 returned(my_parts + ((long)head * padded + col0) * ROW, dp, own, count);
             }
         }
+        if (accumulate) {
+            add_rows(k_sum, k_rows, HEAD_4D(dk, sample, kv_head), dk_s, row0, keys);
+            add_rows(v_sum, v_rows, HEAD_4D(dv, sample, kv_head), dv_s, row0, keys);
+        }
         scatter_rows(HEAD_4D(dk, sample, kv_head), dk_s, row0, keys, k_sum, one);
         scatter_rows(HEAD_4D(dv, sample, kv_head), dv_s, row0, keys, v_sum, one);
     }
@@ -140,7 +151,7 @@ void attention_backward(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3
 
 /* Work-item (query, head, sample). */
 kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void attention_dq_sum(WRITE_4D(dq), global const float *parts, long parts_at, int queries) {
+void attention_dq_sum(WRITE_4D(dq), global const float *parts, long parts_at, int queries, int accumulate) {
     const int query = get_group_id(0), head = get_group_id(1), sample = get_group_id(2);
     const int query_heads = get_num_groups(1), samples = get_num_groups(2), padded = queries + BLOCK - 1;
     const long apart = (long)samples * query_heads * padded * ROW;
@@ -150,8 +161,11 @@ void attention_dq_sum(WRITE_4D(dq), global const float *parts, long parts_at, in
     for (int e = 0; e < HEAD_DIM; e += WIDTH) {
         REAL sum = VLOAD(0, from + e);
         for (int p = 1; p < PARTS; p++) sum += VLOAD(0, from + p * apart + e);
-        if (e + WIDTH <= HEAD_DIM) VSTORE(sum, 0, to + e);
-        else
-            for (int i = 0; e + i < HEAD_DIM; i++) to[e + i] = ((const float *)&sum)[i];
+        if (e + WIDTH <= HEAD_DIM) {
+            if (accumulate) sum += VLOAD(0, to + e);
+            VSTORE(sum, 0, to + e);
+        } else
+            for (int i = 0; e + i < HEAD_DIM; i++)
+                to[e + i] = ((const float *)&sum)[i] + (accumulate ? to[e + i] : 0.0f);
     }
 }

@@ -81,7 +81,7 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
     global const float *my_q = HEAD_4D(q, sample, head), *my_do = HEAD_4D(d_o, sample, head);
     global const float *my_k = HEAD_4D(k, sample, KV_HEAD(head));
     global const float *my_v = HEAD_4D(v, sample, KV_HEAD(head));
-    float my_lse[ITEM_ROWS], my_delta[ITEM_ROWS], factor[ITEM_ROWS];
+    float my_lse[ITEM_ROWS], my_delta[ITEM_ROWS], factor[ITEM_ROWS], one[ITEM_ROWS];
     float sum[CHUNKS][ITEM_ROWS][ITEM_DIMS];
     clear(sum);
 #pragma unroll
@@ -90,6 +90,7 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
         my_lse[r] = lse[lse_at + sample * lse_b + head * lse_h + inside];
         my_delta[r] = delta[delta_at + sample * delta_b + head * delta_h + inside];
         factor[r] = scale;
+        one[r] = 1.0f;
     }
     if (CHUNKS == 1) {
         load_tile(a, TILE_ROWS, my_q, q_s, row0, queries, 0, team, lane);
@@ -122,7 +123,7 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
     }
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++)
-        store_rows(HEAD_4D(dq, sample, head), dq_s, row0, queries, c, sum[c], factor, team, lane);
+        store_rows(HEAD_4D(dq, sample, head), dq_s, row0, queries, c, sum[c], factor, accumulate, one, team, lane);
 }
 
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
@@ -194,7 +195,7 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
     }
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-        store_rows(HEAD_4D(dk, sample, kv_head), dk_s, row0, keys, c, sum_k[c], factor, team, lane);
-        store_rows(HEAD_4D(dv, sample, kv_head), dv_s, row0, keys, c, sum_v[c], one, team, lane);
+        store_rows(HEAD_4D(dk, sample, kv_head), dk_s, row0, keys, c, sum_k[c], factor, accumulate, one, team, lane);
+        store_rows(HEAD_4D(dv, sample, kv_head), dv_s, row0, keys, c, sum_v[c], one, accumulate, one, team, lane);
     }
 }

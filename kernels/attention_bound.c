@@ -10,7 +10,10 @@
  * elements of dQ at 1.18 of this bound once in some hundred draws, 0.6 in the others). Few may be those
  * that matter of a large tensor too: under a causal mask the first keys' dV are sums of the most products (seen: 1.01
  * of 1184 elements). So where fewer than 1024 elements have at least half the largest sum of absolute values, |P| |V|
- * for O, and the like, that sum is the magnitude; elsewhere it is the reference's own. */
+ * for O, and the like, that sum is the magnitude; elsewhere it is the reference's own.
+ *
+ * ACCUMULATE: the tensors hold the results. What was there before is what the result of these keys alone, in f64, leaves of
+ * them: to the unfused computation it is one more key of a row, or one more term of a gradient's sum. */
 #include "kernels/attention.h"
 
 #include <math.h>
@@ -49,6 +52,12 @@ static float *floats(int64_t count) {
     return x;
 }
 
+static double *doubles(int64_t count) {
+    double *x = calloc((size_t)(count > 0 ? count : 1), sizeof *x);
+    if (!x) abort();
+    return x;
+}
+
 static float at(const wf_tensor *x, int64_t position, int64_t sample, int64_t head, int64_t e) {
     return (float)*wf_attention_at(x, position, sample, head, e);
 }
@@ -71,33 +80,72 @@ static float score(const wf_attention *a, const wf_tensor *t, int64_t sample, in
     return dot(a, &t[0], &t[1], sample, head, i, j, NULL) * (float)(1 / sqrt((double)a->d));
 }
 
+/* Dense, of the extents that an operand has. */
+static wf_tensor dense_rows(int64_t positions, int64_t heads, const wf_attention *a) {
+    return (wf_tensor){.data = doubles(positions * a->b * heads * a->d),
+                       .stride = {a->b * heads * a->d, heads * a->d, a->d, 1}};
+}
+
+static wf_tensor dense_numbers(const wf_attention *a) {
+    return (wf_tensor){.data = doubles(a->b * a->hq * a->s), .stride = {a->hq * a->s, a->s, 1}};
+}
+
 /* ---- forward --------------------------------------------------------------------------------- */
 
-static void forward_row(const wf_attention *a, const wf_tensor *t, const wf_run_number *run,
+/* O and lse of the problem's keys alone; only made with ACCUMULATE. */
+typedef struct alone {
+    wf_tensor o, lse;
+} alone;
+
+static alone forward_alone(const wf_problem *problem, const wf_tensor *t, const wf_run_number *run) {
+    const wf_attention a = wf_attention_sizes(problem);
+    alone made = {{0}, {0}};
+    if (!a.accumulate) return made;
+    wf_problem plain = *problem;
+    plain.flags &= ~(uint32_t)WF_ACCUMULATE;
+    made = (alone){dense_rows(a.s, a.hq, &a), dense_numbers(&a)};
+    wf_attention_reference(&plain, (wf_tensor[]){t[0], t[1], t[2], made.o, made.lse}, run);
+    return made;
+}
+
+/* The part of a row's softmax that is not of these keys: 1 - exp(lse alone - lse). */
+static double weight_before(const alone *own, const wf_tensor *lse, int64_t sample, int64_t head, int64_t i) {
+    if (!own->lse.data) return 0;
+    return fmax(0, -expm1(*wf_attention_row(&own->lse, sample, head, i) - *wf_attention_row(lse, sample, head, i)));
+}
+
+static void forward_row(const wf_attention *a, const wf_tensor *t, const alone *own, const wf_run_number *run,
                         int64_t sample, int64_t head, int64_t i, float *p, spread *o,
                         spread *lse) {
     const wf_keys keys = wf_attention_keys(a, i);
     if (keys.first >= keys.end) return;
-    float largest = -INFINITY, total = 0, high = 0;
+    const double reference = *wf_attention_row(&t[4], sample, head, i);
+    const double before = weight_before(own, &t[4], sample, head, i);
+    const float score_before = before > 0 ? (float)(reference + log(before)) : -INFINITY;
+    float largest = score_before, high = 0;
     for (int64_t j = keys.first; j < keys.end; j++) {
         p[j] = score(a, t, sample, head, i, j);
         largest = fmaxf(largest, p[j]);
         high = fmaxf(high, fabsf(p[j]));
     }
+    float total = before > 0 ? expf(score_before - largest) : 0, p_before = total;
     for (int64_t j = keys.first; j < keys.end; j++) total += p[j] = expf(p[j] - largest);
+    p_before /= total;
     for (int64_t j = keys.first; j < keys.end; j++)
         p[j] = p[j] / total * (float)wf_attention_keep(a, run, sample, head, i, j);
     for (int64_t e = 0; e < a->d; e++) {
+        const double result = *wf_attention_at(&t[3], i, sample, head, e);
         float sum = 0;
-        double absolute = 0;
+        if (before > 0)
+            sum = p_before * (float)((result - (1 - before) * *wf_attention_at(&own->o, i, sample, head, e)) / before);
+        double absolute = fabs((double)sum);
         for (int64_t j = keys.first; j < keys.end; j++) {
             const float value = at(&t[2], j, sample, wf_attention_kv_head(a, head), e);
             sum += p[j] * value;
             absolute += fabs((double)p[j] * value);
         }
-        widen(o, (double)sum, *wf_attention_at(&t[3], i, sample, head, e), absolute);
+        widen(o, (double)sum, result, absolute);
     }
-    const double reference = *wf_attention_row(&t[4], sample, head, i);
     widen(lse, (double)(largest + logf(total)), reference, (double)high + fabs(reference) + 1);
 }
 
@@ -106,11 +154,14 @@ void wf_attention_bound(const wf_problem *problem, const wf_tensor *t, const wf_
     const wf_attention a = wf_attention_sizes(problem);
     spread o = {.absolute = operand == 3 ? bound : NULL}, lse = {.absolute = operand == 3 ? NULL : bound};
     float *p = floats(a.kv);
+    const alone own = forward_alone(problem, t, run);
     for (int64_t sample = 0; sample < a.b; sample++)
         for (int64_t head = 0; head < a.hq; head++)
             for (int64_t i = 0; i < a.s; i++)
-                forward_row(&a, t, run, sample, head, i, p, &o, &lse);
+                forward_row(&a, t, &own, run, sample, head, i, p, &o, &lse);
     free(p);
+    free(own.o.data);
+    free(own.lse.data);
     const int64_t rows = a.b * a.hq * a.s;
     if (operand == 3) fill(&o, rows * a.d, bound);
     else fill(&lse, rows, bound);
@@ -171,8 +222,20 @@ static void backward_pair(const wf_attention *a, const wf_tensor *t, const wf_ru
     }
 }
 
-static spread compare(const wf_attention *a, const wf_tensor *reference, const gradients *g,
-                      int which, double *absolute) {
+/* Gradients of the problem's pairs alone; only made with ACCUMULATE. */
+static void backward_alone(const wf_problem *problem, const wf_tensor *t, const wf_run_number *run, wf_tensor out[3]) {
+    const wf_attention a = wf_attention_sizes(problem);
+    if (!a.accumulate) return;
+    wf_problem plain = *problem;
+    plain.flags &= ~(uint32_t)WF_ACCUMULATE;
+    for (int which = 0; which < 3; which++) out[which] = dense_rows(which ? a.kv : a.s, which ? a.hkv : a.hq, &a);
+    wf_attention_backward_reference(
+        &plain, (wf_tensor[]){t[0], t[1], t[2], t[3], t[4], t[5], out[0], out[1], out[2]}, run);
+}
+
+/* own: those of the pairs alone, without data where nothing was there before. */
+static spread compare(const wf_attention *a, const wf_tensor *reference, const wf_tensor *own,
+                      const gradients *g, int which, double *absolute) {
     const int64_t positions = which ? a->kv : a->s, heads = which ? a->hkv : a->hq;
     const float scale = which == 2 ? 1 : (float)(1 / sqrt((double)a->d));
     spread s = {.absolute = absolute};
@@ -180,10 +243,12 @@ static spread compare(const wf_attention *a, const wf_tensor *reference, const g
     for (int64_t i = 0; i < positions; i++)
         for (int64_t sample = 0; sample < a->b; sample++)
             for (int64_t head = 0; head < heads; head++)
-                for (int64_t e = 0; e < a->d; e++, next++)
-                    widen(&s, (double)(g->sum[which][next] * scale),
-                          *wf_attention_at(reference, i, sample, head, e),
-                          (double)g->absolute[which][next]);
+                for (int64_t e = 0; e < a->d; e++, next++) {
+                    const double result = *wf_attention_at(reference, i, sample, head, e);
+                    const float before = own->data ? (float)(result - ((const double *)own->data)[next]) : 0;
+                    widen(&s, (double)(before + g->sum[which][next] * scale), result,
+                          (double)(fabsf(before) + g->absolute[which][next]));
+                }
     return s;
 }
 
@@ -205,9 +270,12 @@ void wf_attention_backward_bound(const wf_problem *problem, const wf_tensor *t,
                     backward_pair(&a, t, run, sample, head, i, j, &g);
             }
     const int which = operand - 6;
-    const spread s = compare(&a, &t[operand], &g, which, bound);
+    wf_tensor own[3] = {{0}, {0}, {0}};
+    backward_alone(problem, t, run, own);
+    const spread s = compare(&a, &t[operand], &own[which], &g, which, bound);
     fill(&s, counts[which], bound);
     for (int i = 0; i < 3; i++) {
+        free(own[i].data);
         free(g.sum[i]);
         free(g.absolute[i]);
     }

@@ -1,12 +1,35 @@
 /* attention_panel.cl: O = softmax(Q K^T * scale) V for LANES queries per work-item, for CPU devices.
  *
  *   work-item (tile, head, sample): LANES queries, one per lane; see attention_panel.clh
- *   per STEP keys: S (LANES each), m' = max, P = exp(S - m'), l, O *= exp(m - m'), O += P V.
+ *   per STEP keys: S (LANES each), m' = max, P = exp(S - m'), l, O *= exp(m - m'), O += P V;
+ *   then O / l and lse = m + log(l); accumulate: merged with those that are there.
  * Numerics: as attention_simple.cl; powers of 2 with the scale in the exponent, exp(scale (s - m)) =
  * 2^(c s - c m), one rounding. No local memory, no barrier. Papers: see attention.c. */
 #include "philox.clh"
 #include "attention.clh"
 #include "attention_panel.clh"
+
+/* What sum * factor and lse are once merged with the o and lse that are there; `spare` is overwritten. */
+INLINE void merge(REAL sum[HEAD_DIM][VECTORS], REAL factor[VECTORS], REAL lse[VECTORS],
+                  REAL spare[HEAD_DIM][VECTORS], global const float *o, long stride,
+                  global const float *old_lse, int row0, int n) {
+    REAL old[VECTORS];
+    gather_rows(spare, o, stride, row0, n);
+    gather_numbers(old, old_lse, row0, n);
+    EACH_VECTOR {
+        const INT seen = lse[v] != -INFINITY, none = old[v] == -INFINITY;
+        const REAL largest = fmax(lse[v], old[v]);
+        const REAL ours = exp2_of((lse[v] - largest) * LOG2_E);
+        const REAL theirs = none ? (REAL)(0.0f) : exp2_of((old[v] - largest) * LOG2_E);
+        const REAL total = ours + theirs, weight = factor[v] * (ours / total), kept = theirs / total;
+        for (int e = 0; e < HEAD_DIM; e++) {
+            const REAL there = none ? (REAL)(0.0f) : spare[e][v] * kept;
+            sum[e][v] = seen ? there + sum[e][v] * weight : there;
+        }
+        factor[v] = 1.0f;
+        lse[v] = seen ? largest + log(total) : old[v];
+    }
+}
 
 kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D(lse),
@@ -57,12 +80,14 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
 #endif
         weighted(sum, factor, p, my_v, v_s, col0, count, keys);
     }
+    global float *my_o = HEAD_4D(o, sample, head), *my_lse = lse + lse_at + sample * lse_b + head * lse_h;
     REAL factor[VECTORS], result[VECTORS];
     EACH_VECTOR {
         factor[v] = l[v] > 0.0f ? 1.0f / l[v] : l[v]; /* NaN stays visible */
         result[v] = first[v] < end[v] ? m[v] * scale + log(l[v]) : (REAL)(-INFINITY);
     }
-    scatter_rows(HEAD_4D(o, sample, head), o_s, row0, queries, sum, factor);
+    if (accumulate) merge(sum, factor, result, rows, my_o, o_s, my_lse, row0, queries);
+    scatter_rows(my_o, o_s, row0, queries, sum, factor);
     for (int i = 0; i < LANES && row0 + i < queries; i++)
-        lse[lse_at + sample * lse_b + head * lse_h + row0 + i] = ((const float *)result)[i];
+        my_lse[row0 + i] = ((const float *)result)[i];
 }

@@ -3,7 +3,7 @@
  * finite differences in tests/kernels/check_attention.c.
  *
  *     P[i,j] = exp(q_i k_j / sqrt(d) - lse_i) over the keys that i sees
- *     o_i    = sum_j keep[i,j] P[i,j] v_j
+ *     o_i    = sum_j keep[i,j] P[i,j] v_j       ACCUMULATE: + exp(lse before - lse_i) o_i before
  *     dP     = keep[i,j] do_i v_j           delta_i = do_i o_i = sum_j P dP
  *     dS     = P (dP - delta_i)
  *     dq_i = sum_j dS k_j / sqrt(d)   dk_j = sum_i dS q_i / sqrt(d)   dv_j = sum_i keep P do_i */
@@ -60,10 +60,13 @@ static void forward_row(const wf_attention *a, const wf_tensor *t, const wf_run_
     const wf_tensor *q = &t[0], *k = &t[1], *v = &t[2], *o = &t[3], *lse = &t[4];
     const wf_keys keys = wf_attention_keys(a, i);
     const double scale = 1 / sqrt((double)a->d);
-    double largest = -INFINITY, sum = 0;
+    const double before = a->accumulate ? ROW(lse, sample, head, i) : -INFINITY;
+    double largest = before;
     for (int64_t j = keys.first; j < keys.end; j++)
         largest = fmax(largest, dot(a, q, k, sample, head, i, j) * scale);
-    for (int64_t e = 0; e < a->d; e++) AT(o, i, sample, head, e) = 0;
+    const double kept = before == -INFINITY ? 0 : exp(before - largest);
+    double sum = kept;
+    for (int64_t e = 0; e < a->d; e++) AT(o, i, sample, head, e) = kept == 0 ? 0 : kept * AT(o, i, sample, head, e);
     for (int64_t j = keys.first; j < keys.end; j++) {
         const double p = exp(dot(a, q, k, sample, head, i, j) * scale - largest);
         const double keep = wf_attention_keep(a, run, sample, head, i, j);
@@ -71,9 +74,9 @@ static void forward_row(const wf_attention *a, const wf_tensor *t, const wf_run_
         for (int64_t e = 0; e < a->d; e++)
             AT(o, i, sample, head, e) += keep * p * AT(v, j, sample, wf_attention_kv_head(a, head), e);
     }
-    if (keys.first < keys.end)
+    if (sum != 0)
         for (int64_t e = 0; e < a->d; e++) AT(o, i, sample, head, e) /= sum;
-    ROW(lse, sample, head, i) = keys.first < keys.end ? largest + log(sum) : -INFINITY;
+    ROW(lse, sample, head, i) = sum != 0 ? largest + log(sum) : -INFINITY;
 }
 
 void wf_attention_reference(const wf_problem *problem, const wf_tensor *t,
@@ -126,9 +129,11 @@ static void backward_pair(const wf_attention *a, const wf_tensor *t, const wf_ru
 void wf_attention_backward_reference(const wf_problem *problem, const wf_tensor *t,
                                      const wf_run_number *run) {
     const wf_attention a = wf_attention_sizes(problem);
-    zero(&a, &t[6], a.s, a.hq);
-    zero(&a, &t[7], a.kv, a.hkv);
-    zero(&a, &t[8], a.kv, a.hkv);
+    if (!a.accumulate) {
+        zero(&a, &t[6], a.s, a.hq);
+        zero(&a, &t[7], a.kv, a.hkv);
+        zero(&a, &t[8], a.kv, a.hkv);
+    }
     for (int64_t sample = 0; sample < a.b; sample++)
         for (int64_t head = 0; head < a.hq; head++)
             for (int64_t i = 0; i < a.s; i++) {

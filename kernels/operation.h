@@ -114,18 +114,24 @@ typedef struct wf_problem {
  *   Goes with ACCUMULATE and TRANS_A only.
  * ATTENTION      size {b, s, kv (length of keys), hq, hkv, d, head0, heads, pos0, kpos0, site,
  *   window (0: none), group}
- *   real {dropout p}; flags CAUSAL, DROPOUT. softmax(Q K^T / sqrt(d)) V, never storing s x kv.
+ *   real {dropout p}; flags CAUSAL, DROPOUT, ACCUMULATE. softmax(Q K^T / sqrt(d)) V, never storing s x kv.
  *   reads  Q[s,b,hq,d], K[kv,b,hkv,d], V[kv,b,hkv,d] (4 extents, any strides of the first three)
  *   writes O[s,b,hq,d], lse[b,hq,s] (natural log of the row's sum of exponentials; -inf: no key)
+ *   ACCUMULATE: updates O and lse, those of other keys, to those of all: one softmax over keys that come in
+ *   pieces, in any order. lse = -inf: no key yet, and O, whatever it holds, counts as 0. A row that sees none of
+ *   these keys keeps its bits. Dropout acts on these keys' P, not on the sums, so that pieces agree with the whole.
  *   Query i has global position pos0+i, key j kpos0+j; CAUSAL keeps kpos0+j <= pos0+i; a window w keeps
  *   (pos0+i) - (kpos0+j) < w, and without CAUSAL the same the other way. Query head g
  *   reads kv head (head0 % group + g) / group of those that are here; group: query heads per kv head of
  *   the whole model, so that a shard of the query heads need not begin where a group begins (0: hq / hkv,
  *   and it does). A kv head's gradient sums over the query heads that are here and read it.
  *   Dropout: element (sample, head0+g of `heads`, pos0+i, kpos0+j).
- * ATTENTION_DELTA  sizes as ATTENTION: reads O, dO (as Q); writes delta[b,hq,s] = sum_d O*dO
+ * ATTENTION_DELTA  sizes as ATTENTION, flags CAUSAL, DROPOUT, which change nothing: reads O, dO (as Q);
+ *   writes delta[b,hq,s] = sum_d O*dO
  * ATTENTION_BACKWARD sizes, flags as ATTENTION:
- *   reads Q, K, V, dO, lse, delta; writes dQ (as Q), dK, dV (as K)
+ *   reads Q, K, V, dO, lse, delta; writes/updates dQ (as Q), dK, dV (as K)
+ *   lse and delta are those of all keys, which need not be here. ACCUMULATE adds to all three; where there is no
+ *   query or no key it writes nothing.
  * NORM           size {rows, n}; real {eps}: LayerNorm over the last dimension
  *   reads x[rows,n], gamma[n], beta[n]; writes y[rows,n], stats[rows,2] = (mean, 1/sqrt(var+eps))
  * NORM_BACKWARD  size {rows, n}; flags RESIDUAL: dx = LayerNorm'(dy) (+ residual)

@@ -172,6 +172,23 @@ static wf_status fill_norm_stats(wf_case *test, int operand, wf_stream *stream) 
     return WF_OK;
 }
 
+/* ACCUMULATE: lse of keys that came before, for one row in eight of none, whose O then holds nothing. */
+static wf_status fill_attention_before(wf_case *test, int operand, wf_stream *stream) {
+    const int64_t *lse_extent = test->operand[operand].extent; /* sample, head, position */
+    const int o = index_of(test, "o");
+    if (!(test->problem->flags & WF_ACCUMULATE)) return WF_OK;
+    for (int64_t row = 0; row < test->count[operand]; row++) {
+        const bool none = wf_stream_uniform(stream) < 0.125;
+        const int64_t position = row % lse_extent[2], head = row / lse_extent[2] % lse_extent[1];
+        const int64_t sample = row / lse_extent[2] / lse_extent[1], *stride = test->before[o].stride;
+        reals(test, operand)[row] = none ? -INFINITY : (double)(float)(4 * normal(stream));
+        for (int64_t e = 0; none && e < test->operand[o].extent[3]; e++)
+            reals(test, o)[position * stride[0] + sample * stride[1] + head * stride[2] + e] = NAN;
+    }
+    return WF_OK;
+}
+
+/* With ACCUMULATE the random number that is there is the lse of keys which are elsewhere. */
 static wf_status fill_attention_lse(wf_case *test, int operand, wf_stream *stream) {
     wf_problem forward = *test->problem;
     forward.op = WF_OP_ATTENTION;
@@ -187,6 +204,7 @@ static wf_status fill_attention_delta(wf_case *test, int operand, wf_stream *str
     const int q = index_of(test, "q");
     const wf_tensor kept = test->before[q];
     forward.op = WF_OP_ATTENTION;
+    forward.flags &= ~(uint32_t)WF_ACCUMULATE;
     delta.op = WF_OP_ATTENTION_DELTA;
     double *o = calloc((size_t)test->count[q] + 1, sizeof *o);
     if (!o) return wf_fail(WF_ERR_MEMORY, "out of host memory for a check");
@@ -237,6 +255,7 @@ static const special specials[] = {
     {WF_OP_LOSS_BACKWARD, "lse", fill_loss_lse},
     {WF_OP_NORM_BACKWARD, "stats", fill_norm_stats},
     {WF_OP_NORM_WGRAD, "stats", fill_norm_stats},
+    {WF_OP_ATTENTION, "lse", fill_attention_before},
     {WF_OP_ATTENTION_BACKWARD, "lse", fill_attention_lse},
     {WF_OP_ATTENTION_BACKWARD, "delta", fill_attention_delta},
     {WF_OP_ADAMW, "v", fill_squares},

@@ -1,6 +1,7 @@
 /* Attention: the f64 gradients against finite differences, what each query sees against the plain
  * definition, operations counted, case texts; then every variant on the machine's device against the
- * reference. CK_NOFORK: an OpenCL context does not survive a fork. */
+ * reference; and one softmax in pieces against the whole, by both. CK_NOFORK: an OpenCL context does
+ * not survive a fork. */
 #include <math.h>
 #include <time.h>
 
@@ -97,6 +98,134 @@ START_TEST(gradients_equal_finite_differences) {
 }
 END_TEST
 
+/* ---- in pieces ------------------------------------------------------------------------------- */
+
+/* Forward problems: whole groups of heads, shards of them, masks, keys that nobody sees, dropout at odd positions. */
+static const char *const divided[] = {
+    "attention:f32:b2s37h2d8",
+    "attention:f32:b2s37h2d8:causal",
+    "attention:f32:b1s40t37h1d8w9",
+    "attention:f32:b1s40h2kv1d8w5:causal",
+    "attention:f32:b2s21h6kv2d8:causal",
+    "attention:f32:b1s20h1d8ko100:causal",
+    "attention:f32:b1s35t41h4kv2d8ho4hn9po7ko5site2:causal.dropout:p=0.3",
+    "attention:f32:b2s37h5kv3d8ho2hn8site2group3:causal.dropout:p=0.1",
+    "attention:f32:b1s19t27h3d33",
+};
+
+/* Queries, keys and query heads of one piece: first and end. */
+enum { QUERIES, KEYS, HEADS, AXES };
+typedef struct piece {
+    int64_t first[AXES], end[AXES];
+} piece;
+
+enum { CUTS = 4, PIECES = CUTS * CUTS * 2 };
+
+/* 0, ..., n in `parts` parts of any length, 0 too. */
+static void cut(wf_stream *stream, int64_t n, int parts, int64_t at[CUTS + 1]) {
+    at[0] = 0;
+    for (int i = 1; i < parts; i++) at[i] = wf_stream_range(stream, 0, n);
+    at[parts] = n;
+    for (int i = 1; i < parts; i++)
+        for (int j = i; j > 1 && at[j] < at[j - 1]; j--) {
+            const int64_t swapped = at[j];
+            at[j] = at[j - 1];
+            at[j - 1] = swapped;
+        }
+}
+
+/* All pairs of query, key and head, each in one piece; the pieces in the order of the keys (0), against it (1) or in
+ * any. */
+static void divide(const wf_attention *a, wf_stream *stream, int order, piece out[PIECES]) {
+    int64_t at[AXES][CUTS + 1];
+    cut(stream, a->s, CUTS, at[QUERIES]);
+    cut(stream, a->kv, CUTS, at[KEYS]);
+    cut(stream, a->hq, 2, at[HEADS]);
+    for (int n = 0; n < PIECES; n++) {
+        const int part[AXES] = {n / 2 % CUTS, n / 2 / CUTS, n % 2};
+        for (int axis = 0; axis < AXES; axis++) {
+            out[n].first[axis] = at[axis][part[axis]];
+            out[n].end[axis] = at[axis][part[axis] + 1];
+        }
+    }
+    for (int n = 0; order && n < PIECES; n++) {
+        const int other = order == 1 ? PIECES - 1 - n : (int)wf_stream_range(stream, n, PIECES - 1);
+        const piece swapped = out[n];
+        if (other < n) continue;
+        out[n] = out[other];
+        out[other] = swapped;
+    }
+}
+
+/* The heads of a piece may begin and end inside a kv head's group. */
+static wf_problem problem_of(const wf_problem *whole, const piece *part) {
+    const wf_attention a = wf_attention_sizes(whole);
+    const int64_t heads = part->end[HEADS] - part->first[HEADS];
+    const int64_t kv_first = wf_attention_kv_head(&a, part->first[HEADS]);
+    const int64_t hkv = heads ? wf_attention_kv_head(&a, part->end[HEADS] - 1) - kv_first + 1 : 0;
+    wf_problem p = {.op = whole->op, .flags = whole->flags | WF_ACCUMULATE, .real = {a.p},
+                    .size = {a.b, part->end[QUERIES] - part->first[QUERIES], part->end[KEYS] - part->first[KEYS], heads,
+                             hkv, a.d, a.head0 + part->first[HEADS], a.heads, a.pos0 + part->first[QUERIES],
+                             a.kpos0 + part->first[KEYS], a.site, a.window, a.per_kv}};
+    ck_ok(wf_problem_check(&p));
+    ck_assert_int_eq(p.size[6] % a.per_kv, (a.lead + part->first[HEADS]) % a.per_kv);
+    return p;
+}
+
+/* Elements of the whole operand before the piece's first. */
+static int64_t offset_of(const wf_problem *whole, const piece *part, const wf_operand *operand, const int64_t *stride) {
+    const wf_attention a = wf_attention_sizes(whole);
+    const bool keys = strchr("KV", operand->name[strlen(operand->name) - 1]) != NULL;
+    const int64_t head = part->first[HEADS];
+    if (operand->ndim == 3) return head * stride[1] + part->first[QUERIES];
+    return part->first[keys ? KEYS : QUERIES] * stride[0] + (keys ? wf_attention_kv_head(&a, head) : head) * stride[2];
+}
+
+/* The start of a sum: no key seen, whatever O holds; gradients of 0. */
+static double start_of(const wf_problem *p, const wf_operand *operand) {
+    return p->op == WF_OP_ATTENTION_BACKWARD ? 0 : operand->ndim == 3 ? -INFINITY : NAN;
+}
+
+static wf_case *whole_case(int which, int op, wf_problem *problem, uint64_t from) {
+    wf_case *test = NULL;
+    *problem = parse(divided[which]);
+    problem->op = op;
+    ck_ok(wf_case_create(wf_operations[op], problem, from, &test));
+    return test;
+}
+
+/* The reference by itself, where only f64 rounds: a thousand roundings of numbers of at most some 100. */
+START_TEST(references_add_up) {
+    const int op = _i % 2 ? WF_OP_ATTENTION_BACKWARD : WF_OP_ATTENTION;
+    wf_problem whole;
+    wf_case *test = whole_case(_i / 6, op, &whole, 5 + (uint64_t)_i);
+    wf_stream stream = {17 + (uint64_t)_i};
+    const wf_attention a = wf_attention_sizes(&whole);
+    piece parts[PIECES];
+    divide(&a, &stream, _i / 2 % 3, parts);
+    for (int i = 0; i < test->n; i++)
+        for (int64_t j = 0; test->operand[i].access == WF_WRITE && j < test->count[i]; j++)
+            ((double *)test->before[i].data)[j] = start_of(&whole, &test->operand[i]);
+    for (int n = 0; n < PIECES; n++) {
+        const wf_problem p = problem_of(&whole, &parts[n]);
+        wf_tensor t[WF_OPERANDS];
+        for (int i = 0; i < test->n; i++) {
+            t[i] = test->before[i];
+            t[i].data = (double *)t[i].data + offset_of(&whole, &parts[n], &test->operand[i], t[i].stride);
+        }
+        wf_operations[op]->reference(&p, t, test->run);
+    }
+    for (int i = 0; i < test->n; i++)
+        for (int64_t j = 0; j < test->count[i]; j++) {
+            const double got = ((const double *)test->before[i].data)[j];
+            const double want = ((const double *)test->after[i].data)[j];
+            ck_assert_msg(got == want || fabs(got - want) < 1e-11, "%s: %s %lld: %g, not %g", divided[_i / 6],
+                          test->operand[i].name, (long long)j, got, want);
+        }
+    wf_case_destroy(test);
+}
+END_TEST
+
 /* ---- what is seen, and counted --------------------------------------------------------------- */
 
 static bool sees(const wf_attention *a, bool causal, int64_t i, int64_t j) {
@@ -166,6 +295,25 @@ START_TEST(case_texts_complete_and_return) {
 }
 END_TEST
 
+/* What is added up is left alone where there is nothing to add; what is written becomes 0, or is empty. */
+START_TEST(empty_gradients_are_not_added) {
+    static const char *const empty[] = {"attention_backward:f32:b1s0t3h1d8", "attention_backward:f32:b1s3t0h1d8",
+                                        "attention_backward:f32:b1s3h0kv2d8group3"};
+    wf_launch launches[WF_LAUNCHES];
+    for (int i = 0; i < COUNT(empty); i++) {
+        const wf_operation *operation = wf_operations[WF_OP_ATTENTION_BACKWARD];
+        for (int variant = 0; variant < operation->nvariants; variant++) {
+            wf_problem problem = parse(empty[i]);
+            wf_candidate candidate;
+            wf_candidate_default(&problem, variant, &candidate);
+            ck_assert_int_gt(operation->variants[variant].launches(&problem, &candidate, launches), 0);
+            problem.flags |= WF_ACCUMULATE;
+            ck_assert_int_eq(operation->variants[variant].launches(&problem, &candidate, launches), 0);
+        }
+    }
+}
+END_TEST
+
 START_TEST(bad_sizes_are_refused) {
     static const char *const bad[] = {
         "attention:f32:b1s4h4kv3d8", "attention:f32:b1s4h4d0", "attention:f32:b1s4h4d257",
@@ -206,9 +354,11 @@ static void verify(const wf_problem *problem, const wf_candidate *candidate) {
 
 /* The text names the forward problem; its delta and backward are verified with it. */
 static void verify_all(const char *text) {
-    wf_problem problem = parse(text);
+    const wf_problem forward = parse(text);
     for (int op = WF_OP_ATTENTION; op <= WF_OP_ATTENTION_BACKWARD; op++) {
+        wf_problem problem = forward;
         problem.op = op;
+        problem.flags &= wf_operations[op]->flags;
         for (int variant = 0; variant < wf_operations[op]->nvariants; variant++) {
             wf_candidate candidate;
             wf_candidate_default(&problem, variant, &candidate);
@@ -236,6 +386,14 @@ static const char *const cases[] = {
     "attention:f32:b1s17h2kv1d8ho6group8:causal", "attention:f32:b1s17h2kv4d8group3",
     "attention:f32:b2s37h3kv2d8ho3hn8site2group4:causal.dropout:p=0.1",
     "attention:f32:b1s19h5kv3d65ho1group2",
+    /* continued: rows that see nothing, nothing at all, tails of vectors, heads inside groups, dropout */
+    "attention:f32:b1s33h2d8:accumulate.causal", "attention:f32:b1s40t20h1d8po25w6:accumulate.causal",
+    "attention:f32:b1s50t20h1d8ko13:accumulate.causal", "attention:f32:b1s20h1d8ko100:accumulate.causal",
+    "attention:f32:b1s0t3h1d8:accumulate", "attention:f32:b2s3t0h2d8:accumulate",
+    "attention:f32:b1s3h0kv2d8group3:accumulate", "attention:f32:b1s1h1d1:accumulate",
+    "attention:f32:b2s19t40h1d33:accumulate", "attention:f32:b1s9t5h1d256:accumulate",
+    "attention:f32:b2s37h3kv2d8ho3hn8ko5site2group4:accumulate.dropout:p=0.1",
+    "attention:f32:b1s37h2d64site2:accumulate.causal.dropout:p=0.1",
     /* no samples; no query heads, so that kv heads get gradients of 0 */
     "attention:f32:b0s3h2d8", "attention:f32:b1s3h0kv2d8group3", "attention:f32:b1s3h0kv0d8group3",
     /* dropout: odd key positions, a shard of the heads, positions past 2^31 */
@@ -251,10 +409,196 @@ START_TEST(every_variant_equals_the_reference) {
 }
 END_TEST
 
+/* ---- in pieces, on the device ---------------------------------------------------------------- */
+
+/* A problem's operands in device memory, dense. */
+typedef struct buffers {
+    int n;
+    wf_operand operand[WF_OPERANDS];
+    int64_t count[WF_OPERANDS];
+    wf_bound_view view[WF_OPERANDS];
+} buffers;
+
+static void create_buffers(const wf_problem *problem, buffers *out) {
+    out->n = wf_operations[problem->op]->operands(problem, out->operand);
+    for (int i = 0; i < out->n; i++) {
+        const wf_operand *operand = &out->operand[i];
+        out->view[i] = (wf_bound_view){0};
+        out->count[i] = 1;
+        for (int d = operand->ndim - 1; d >= 0; d--) {
+            out->view[i].stride[d] = out->count[i];
+            out->count[i] *= operand->extent[d];
+        }
+        ck_ok(wf_memory_create(opencl, 4 * (out->count[i] + 1), &out->view[i].memory));
+    }
+}
+
+static void destroy_buffers(buffers *b) {
+    for (int i = 0; i < b->n; i++) wf_memory_destroy(b->view[i].memory);
+}
+
+static void write_operand(const buffers *b, int operand, const float *data) {
+    ck_ok(wf_queue_write(opencl, WF_QUEUE_COMPUTE, b->view[operand].memory, 0, 4 * b->count[operand], data, NULL));
+    ck_ok(wf_queue_finish(opencl, WF_QUEUE_COMPUTE));
+}
+
+static void read_operand(const buffers *b, int operand, float *data) {
+    ck_ok(wf_queue_read(opencl, WF_QUEUE_COMPUTE, b->view[operand].memory, 0, 4 * b->count[operand], data, NULL));
+    ck_ok(wf_queue_finish(opencl, WF_QUEUE_COMPUTE));
+}
+
+static void run_variant(const wf_problem *problem, int variant, const wf_bound_view *views, int n,
+                        const wf_run_number *run) {
+    wf_candidate candidate;
+    wf_kernel *kernel = NULL;
+    wf_bound_view workspace = {0};
+    wf_candidate_default(problem, variant, &candidate);
+    ck_ok(wf_kernel_prepare(opencl, problem, &candidate, &kernel));
+    ck_ok(wf_memory_create(opencl, wf_kernel_workspace_bytes(kernel) + 4, &workspace.memory));
+    ck_ok(wf_kernel_enqueue(kernel, WF_QUEUE_COMPUTE, views, n, &workspace, run, NULL));
+    ck_ok(wf_queue_finish(opencl, WF_QUEUE_COMPUTE));
+    wf_memory_destroy(workspace.memory);
+    wf_kernel_destroy(kernel);
+}
+
+static float *floats_of(int64_t count) {
+    float *x = calloc((size_t)count + 1, sizeof *x);
+    ck_assert_ptr_nonnull(x);
+    return x;
+}
+
+static void upload(const wf_case *test, const buffers *b) {
+    for (int i = 0; i < b->n; i++) {
+        float *data = floats_of(b->count[i]);
+        for (int64_t j = 0; j < b->count[i]; j++)
+            data[j] = (float)(test->operand[i].access == WF_WRITE ? start_of(test->problem, &test->operand[i])
+                                                                   : ((const double *)test->before[i].data)[j]);
+        write_operand(b, i, data);
+        free(data);
+    }
+}
+
+/* A row is merged with those of its own queries and head, at most CUTS times, a key's or query's gradient added up of
+ * CUTS * 2 pieces; each time it may be off by what a problem of all of them may. */
+static void judge_pieces(const wf_case *test, const buffers *b, const char *name) {
+    for (int i = 0; i < b->n; i++) {
+        if (test->operand[i].access == WF_READ) continue;
+        float *got = floats_of(b->count[i]);
+        double *bound = calloc((size_t)b->count[i] + 1, sizeof *bound);
+        read_operand(b, i, got);
+        test->operation->tolerance_run(test->problem, test->after, test->run, i, bound);
+        for (int64_t j = 0; j < b->count[i]; j++) {
+            const double want = ((const double *)test->after[i].data)[j];
+            ck_assert_msg((double)got[j] == want || fabs((double)got[j] - want) <= 2 * CUTS * bound[j],
+                          "%s: %s %lld is %.9g, not %.9g (+- %g) (WEFT_TEST_SEED=%llu repeats it)", name,
+                          test->operand[i].name, (long long)j, (double)got[j], want, bound[j],
+                          (unsigned long long)seed);
+        }
+        free(got);
+        free(bound);
+    }
+}
+
+/* In three orders, forward and backward, by every variant: as in one piece. */
+START_TEST(pieces_add_up) {
+    for (int op = WF_OP_ATTENTION; op <= WF_OP_ATTENTION_BACKWARD; op += WF_OP_ATTENTION_BACKWARD - WF_OP_ATTENTION)
+        for (int variant = 0; variant < wf_operations[op]->nvariants; variant++)
+            for (int order = 0; order < 3; order++) {
+                wf_problem whole;
+                buffers b;
+                piece parts[PIECES];
+                wf_case *test = whole_case(_i, op, &whole, seed);
+                wf_stream stream = {seed + (uint64_t)order};
+                const wf_attention a = wf_attention_sizes(&whole);
+                divide(&a, &stream, order, parts);
+                create_buffers(&whole, &b);
+                upload(test, &b);
+                for (int n = 0; n < PIECES; n++) {
+                    const wf_problem p = problem_of(&whole, &parts[n]);
+                    wf_bound_view views[WF_OPERANDS];
+                    for (int i = 0; i < b.n; i++) {
+                        views[i] = b.view[i];
+                        views[i].offset = offset_of(&whole, &parts[n], &b.operand[i], b.view[i].stride);
+                    }
+                    run_variant(&p, variant, views, b.n, test->run);
+                }
+                judge_pieces(test, &b, wf_operations[op]->variants[variant].name);
+                destroy_buffers(&b);
+                wf_case_destroy(test);
+            }
+}
+END_TEST
+
+/* One row for each pair of a score, which all N keys have, and an lse of keys before. The values of these keys are
+ * 1, 2, 3, so O is 2 and lse the score + log 3; O was 9, and NaN where there was no key. Exponents as large as the
+ * larger of the pair are rounded a few times. */
+START_TEST(any_magnitudes_merge) {
+    static const float scores[] = {-120, -1, 0, 10, 89, 1000}, before[] = {-INFINITY, -1000, -120, 0, 9.5f, 10, 89};
+    enum { SCORES = COUNT(scores), ROWS = SCORES * COUNT(before), N = 3, D = 16 };
+    static float q[ROWS * D], k[N * D], v[N * D], o[ROWS * D], lse[ROWS];
+    const wf_problem problem = {.op = WF_OP_ATTENTION, .flags = WF_ACCUMULATE, .size = {1, ROWS, N, 1, 1, D, 0, 1}};
+    const wf_run_number run[WF_RUN_VALUES] = {{0}};
+    buffers b;
+    for (int i = 0; i < ROWS; i++) {
+        q[i * D] = scores[i % SCORES];
+        lse[i] = before[i / SCORES];
+        for (int e = 0; e < D; e++) o[i * D + e] = lse[i] == -INFINITY ? NAN : 9;
+    }
+    for (int j = 0; j < N; j++) {
+        k[j * D] = 4; /* sqrt(D) */
+        for (int e = 0; e < D; e++) v[j * D + e] = (float)(j + 1);
+    }
+    create_buffers(&problem, &b);
+    float *const data[] = {q, k, v, o, lse};
+    for (int i = 0; i < b.n; i++) write_operand(&b, i, data[i]);
+    run_variant(&problem, _i, b.view, b.n, run);
+    read_operand(&b, 3, o);
+    read_operand(&b, 4, lse);
+    for (int i = 0; i < ROWS; i++) {
+        const double ours = scores[i % SCORES] + log(N), theirs = before[i / SCORES], largest = fmax(ours, theirs);
+        const double total = exp(ours - largest) + exp(theirs - largest), few = 8 * 0x1p-24 * (1 + fabs(largest));
+        const double want = (2 * exp(ours - largest) + (theirs == -INFINITY ? 0 : 9 * exp(theirs - largest))) / total;
+        ck_assert_msg(fabs(lse[i] - (largest + log(total))) <= few, "%g and %g: %.9g", ours, theirs, (double)lse[i]);
+        for (int e = 0; e < D; e++)
+            ck_assert_msg(fabs(o[i * D + e] - want) <= 9 * few, "%g and %g: %.9g, not %.9g", ours, theirs,
+                          (double)o[i * D + e], want);
+    }
+    destroy_buffers(&b);
+}
+END_TEST
+
+/* Also beside rows of the same tile that do see keys, of which one has an infinite value. */
+START_TEST(rows_that_see_no_key_keep_their_bits) {
+    enum { ROWS = 20, N = 30, D = 8, BLIND = 10 };
+    static float q[ROWS * D], k[N * D], v[N * D], o[ROWS * D], lse[ROWS], o_before[ROWS * D], lse_before[ROWS];
+    const wf_problem problem = {.op = WF_OP_ATTENTION, .flags = WF_ACCUMULATE | WF_CAUSAL,
+                                .size = {1, ROWS, N, 1, 1, D, 0, 1, 100, 100 + BLIND}};
+    const wf_run_number run[WF_RUN_VALUES] = {{0}};
+    buffers b;
+    wf_stream stream = {seed};
+    for (int i = 0; i < ROWS * D; i++) q[i] = (float)wf_stream_uniform(&stream);
+    for (int i = 0; i < N * D; i++) k[i] = v[i] = (float)wf_stream_uniform(&stream);
+    for (int i = 0; i < ROWS * D; i++) o_before[i] = i % 5 ? (float)(wf_stream_uniform(&stream) - 0.5) : -0.0f;
+    for (int i = 0; i < ROWS; i++) lse_before[i] = (float)(200 * (wf_stream_uniform(&stream) - 0.5));
+    v[0] = INFINITY;
+    create_buffers(&problem, &b);
+    const float *const data[] = {q, k, v, o_before, lse_before};
+    for (int i = 0; i < b.n; i++) write_operand(&b, i, data[i]);
+    run_variant(&problem, _i, b.view, b.n, run);
+    read_operand(&b, 3, o);
+    read_operand(&b, 4, lse);
+    ck_assert_mem_eq(o, o_before, BLIND * D * sizeof *o);
+    ck_assert_mem_eq(lse, lse_before, BLIND * sizeof *lse);
+    for (int i = BLIND; i < ROWS; i++) ck_assert(memcmp(&o[i * D], &o_before[i * D], D * sizeof *o) != 0);
+    destroy_buffers(&b);
+}
+END_TEST
+
 /* Every parameter at its second value, at its third, and so on: each value once. */
 START_TEST(every_parameter_value) {
     wf_problem problem = parse("attention:f32:b1s67t70h2kv1d8ko2site1:causal.dropout:p=0.2");
-    problem.op = _i ? WF_OP_ATTENTION_BACKWARD : WF_OP_ATTENTION;
+    problem.op = _i & 1 ? WF_OP_ATTENTION_BACKWARD : WF_OP_ATTENTION;
+    problem.flags |= _i & 2 ? WF_ACCUMULATE : 0;
     const wf_operation *operation = wf_operations[problem.op];
     for (int variant = 0; variant < operation->nvariants; variant++) {
         const wf_variant *v = &operation->variants[variant];
@@ -280,10 +624,15 @@ int main(void) {
     tcase_add_test(reference, keys_and_operations_as_defined);
     tcase_add_test(reference, shards_read_the_models_kv_heads);
     tcase_add_test(reference, case_texts_complete_and_return);
+    tcase_add_loop_test(reference, references_add_up, 0, 6 * COUNT(divided));
+    tcase_add_test(reference, empty_gradients_are_not_added);
     tcase_add_test(reference, bad_sizes_are_refused);
     tcase_add_unchecked_fixture(device, open_it, close_it);
     tcase_add_loop_test(device, every_variant_equals_the_reference, 0, COUNT(cases));
-    tcase_add_loop_test(device, every_parameter_value, 0, 2);
+    tcase_add_loop_test(device, pieces_add_up, 0, COUNT(divided));
+    tcase_add_loop_test(device, any_magnitudes_merge, 0, wf_operations[WF_OP_ATTENTION]->nvariants);
+    tcase_add_loop_test(device, rows_that_see_no_key_keep_their_bits, 0, wf_operations[WF_OP_ATTENTION]->nvariants);
+    tcase_add_loop_test(device, every_parameter_value, 0, 4);
     tcase_set_timeout(device, 0);
     Suite *suite = suite_create("attention");
     suite_add_tcase(suite, reference);
