@@ -69,6 +69,7 @@ const char *const wf_cases[] = {
     "reduce:f32:rows62n96parts3b2pos7site3:bias.dropout.residual.norm:p=0.1,eps=1e-05",
     "reduce:f32:rows62n97parts2b2:residual.norm.rms:eps=1e-06",
     "reduce:f32:rows31n97parts8b1",
+    "reduce:f32:rows62n96parts2b2pos7site3ga13gap40:dropout:p=0.1",
     "reduce:f32:rows12n33parts2group4:bias",
     "sum_rows:f32:groups1per122n96",
     "sum_rows:f32:groups61per2n96:accumulate",

@@ -139,10 +139,11 @@ typedef struct wf_problem {
  *   writes dx[rows,n]
  * NORM_WGRAD     size {rows, n}; flags ACCUMULATE
  *   reads dy[rows,n], x[rows,n], stats[rows,2]; writes/updates dgamma[n], dbeta[n]
- * REDUCE         size {rows, n, parts (1..8), bias_group, b, pos0, site}; real {dropout p, eps}
+ * REDUCE         size {rows, n, parts (1..8), bias_group, b, pos0, site, gap_at, gap}; real {dropout p, eps}
  *   flags BIAS, DROPOUT, RESIDUAL, NORM. v = ((part0 + part1) + part2) ... in this order, f32;
  *   BIAS: v += bias[row / bias_group, :] (bias_group 0: the one vector bias[n], for every row);
- *   DROPOUT: v *= keep(sample, pos0 + row / b, column) / (1-p), sample = row % b; RESIDUAL: v += residual;
+ *   DROPOUT: v *= keep(sample, position, column) / (1-p), sample = row % b, position = pos0 + row / b, and gap
+ *   more where row / b >= gap_at (rows of two ranges of the sequence); RESIDUAL: v += residual;
  *   writes out = v; NORM: y, stats as the operation NORM of v.
  *   reads part0..[rows,n], BIAS: bias [ngroups,n] or [n], RESIDUAL: residual[rows,n],
  *         NORM: gamma[n], beta[n];  writes out[rows,n], NORM: y[rows,n], stats[rows,2]

@@ -5,7 +5,7 @@
 #include "kernels/rows.h"
 #include "kernels/table.h"
 
-enum { ROWS, N, PART_COUNT, BIAS_GROUP, B, POS, SITE };
+enum { ROWS, N, PART_COUNT, BIAS_GROUP, B, POS, SITE, GAP_AT, GAP };
 enum { P, EPS };
 enum { MOST_PARTS = 8 };
 
@@ -76,6 +76,8 @@ static void dropout_arguments(const wf_problem *p, wf_launch *launch) {
     wf_launch_run(launch, WF_RUN_SAMPLE0);
     wf_launch_i64(launch, p->size[B]);
     wf_launch_i64(launch, p->size[POS]);
+    wf_launch_i64(launch, p->size[GAP_AT]);
+    wf_launch_i64(launch, p->size[GAP]);
     wf_launch_i32(launch, p->size[SITE]);
     wf_launch_i64(launch, wf_philox_threshold(p->real[P]));
     wf_launch_f32(launch, 1 / (1 - p->real[P]));
@@ -117,7 +119,7 @@ static const wf_variant variants[] = {{
 
 const wf_operation wf_reduce_operation = {
     .name = "reduce",
-    .size_names = {"rows", "n", "parts", "group", "b", "pos", "site"},
+    .size_names = {"rows", "n", "parts", "group", "b", "pos", "site", "ga", "gap"},
     .real_names = {"p", "eps"},
     .flags = WF_BIAS | WF_DROPOUT | WF_RESIDUAL | WF_NORM | WF_RMS,
     .operands = operands, .flops = flops, .check = check, .complete = complete,

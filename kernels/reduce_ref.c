@@ -4,7 +4,7 @@
 #include "kernels/philox.h"
 #include "kernels/rows.h"
 
-enum { ROWS, N, PART_COUNT, BIAS_GROUP, B, POS, SITE };
+enum { ROWS, N, PART_COUNT, BIAS_GROUP, B, POS, SITE, GAP_AT, GAP };
 enum { P, EPS };
 
 /* Which operand is which; -1: none. */
@@ -31,7 +31,8 @@ static double bias_at(const wf_problem *p, const wf_tensor *bias, int64_t row, i
 static bool kept(const wf_problem *p, const wf_run_number *run, int64_t row, int64_t j) {
     const uint32_t key[2] = {run[WF_RUN_KEY0].u, run[WF_RUN_KEY1].u};
     const uint32_t sample = run[WF_RUN_SAMPLE0].u + (uint32_t)(row % p->size[B]);
-    const int64_t position = p->size[POS] + row / p->size[B];
+    const int64_t i = row / p->size[B];
+    const int64_t position = p->size[POS] + i + (i >= p->size[GAP_AT] ? p->size[GAP] : 0);
     return wf_dropout_keep(key, (uint32_t)p->size[SITE], run[WF_RUN_LAYER].u, sample,
                            (uint32_t)position, j, wf_philox_threshold(p->real[P]));
 }

@@ -2,7 +2,8 @@
  * a work-group per row.
  *
  *     out[i][j] = keep(sample, position, j) / (1-p) * (sum of parts[i][j] + bias[i / bias_group][j])
- *                 + residual[i][j]          sample = sample0 + i % b, position = pos0 + i / b
+ *                 + residual[i][j]          sample = sample0 + i % b,
+ *                                           position = pos0 + i / b (+ gap where i / b >= gap_at)
  *     y, stats = LayerNorm or RMSNorm of out[i]     (norm.clh)
  *
  *     COUNT                            parts, 1 to 8
@@ -78,8 +79,8 @@ reduce(const global float *MATRIX(part0),
        const global float *MATRIX(bias), long bias_group,
 #endif
 #if DROPOUT
-       uint key0, uint key1, uint layer, uint sample0, long b, long pos0, int site, long threshold,
-       float scale,
+       uint key0, uint key1, uint layer, uint sample0, long b, long pos0, long gap_at, long gap, int site,
+       long threshold, float scale,
 #endif
 #if RESIDUAL
        const global float *MATRIX(residual),
@@ -97,8 +98,9 @@ reduce(const global float *MATRIX(part0),
        long n) {
     const long row = (long)get_group_id(0);
 #if DROPOUT
-    const mask m = {(uint2)(key0, key1), philox_head((uint)site, layer),
-                    sample0 + (uint)(row % b), (uint)(pos0 + row / b), (uint)threshold, scale};
+    const long position = pos0 + row / b + (row / b >= gap_at ? gap : 0);
+    const mask m = {(uint2)(key0, key1), philox_head((uint)site, layer), sample0 + (uint)(row % b),
+                    (uint)position, (uint)threshold, scale};
 #endif
     global float *result = ROW(out);
     vec sum = 0.0f;

@@ -57,7 +57,7 @@ static void add_write(link *l, const wf_view *view) {
 }
 
 /* Sizes of REDUCE by place, as kernels/operation.h says. */
-enum { ROWS, COLUMNS, PARTS, BIAS_GROUP, SAMPLES, POSITION0, SITE };
+enum { ROWS, COLUMNS, PARTS, BIAS_GROUP, SAMPLES, POSITION0, SITE, GAP_AT, GAP };
 static const uint32_t reduce_order[] = {WF_BIAS, WF_DROPOUT, WF_RESIDUAL, WF_NORM};
 
 /* May consumer's chain follow producer's? Its first flag stands behind all of producer's. */
@@ -78,7 +78,7 @@ static bool reduce_reduce(const link *p, const link *c, link *out) {
     out->problem.flags |= c->problem.flags;
     if (c->problem.flags & WF_BIAS) out->problem.size[BIAS_GROUP] = c->problem.size[BIAS_GROUP];
     if (c->problem.flags & WF_DROPOUT) {
-        memcpy(&out->problem.size[SAMPLES], &c->problem.size[SAMPLES], 3 * sizeof(int64_t));
+        memcpy(&out->problem.size[SAMPLES], &c->problem.size[SAMPLES], (GAP + 1 - SAMPLES) * sizeof(int64_t));
         out->problem.real[0] = c->problem.real[0];
     }
     if (c->problem.flags & WF_NORM) out->problem.real[1] = c->problem.real[1];

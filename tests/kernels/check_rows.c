@@ -142,6 +142,8 @@ static const char *const chains[] = {
     "reduce:f32:rows7n1021parts3:residual.norm.rms:eps=1e-05", "reduce:f32:rows7n257:norm.rms:eps=1e-05",
     "reduce:f32:rows4parts2:residual.norm.rms:eps=1e-05", "reduce:f32:n96parts2:residual.norm.rms:eps=1e-05",
     "reduce:f32:n96parts2b2site4:bias.dropout.residual.norm:p=0.1,eps=1e-05",
+    "reduce:f32:rows21n67parts2b3pos5site4ga4gap30:bias.dropout.residual.norm:p=0.3,eps=1e-05",
+    "reduce:f32:rows21n67b3pos5site4gap30:dropout:p=0.3", "reduce:f32:rows21n67b3pos5site4ga7gap30:dropout:p=0.3",
 };
 
 START_TEST(reduce_sizes) {
@@ -202,12 +204,12 @@ static void run_dense(const wf_problem *problem, int32_t width, const wf_run_num
 
 static const int32_t widths[] = {4, 8, 16};
 
-/* Dropout of ones: the device's words are the host's. */
+/* Dropout of ones: the device's words are the host's. The rows are of two ranges of positions. */
 START_TEST(masks_equal_the_hosts) {
-    enum { B = 3, ROWS = 21, N = 203 };
+    enum { B = 3, ROWS = 21, N = 203, GAP_AT = 4, GAP = 5000 };
     static float ones[ROWS * N], out[ROWS * N];
     const wf_problem problem = {.op = WF_OP_REDUCE, .flags = WF_DROPOUT,
-                                .size = {ROWS, N, 1, 0, B, 1000000, WF_SITE_ATTENTION_OUT},
+                                .size = {ROWS, N, 1, 0, B, 1000000, WF_SITE_ATTENTION_OUT, GAP_AT, GAP},
                                 .real = {0.25}};
     wf_run_number run[WF_RUN_VALUES] = {{0}};
     uint32_t key[2];
@@ -220,8 +222,9 @@ START_TEST(masks_equal_the_hosts) {
     run_dense(&problem, widths[_i], run, ones, ROWS * N, out, ROWS * N);
     for (int i = 0; i < ROWS; i++)
         for (int j = 0; j < N; j++) {
+            const int position = 1000000 + i / B + (i / B >= GAP_AT ? GAP : 0);
             const int keep = wf_dropout_keep(key, WF_SITE_ATTENTION_OUT, 47, 4000000000u + (uint32_t)(i % B),
-                                             1000000 + (uint32_t)(i / B), j, wf_philox_threshold(0.25));
+                                             (uint32_t)position, j, wf_philox_threshold(0.25));
             kept += keep;
             wrong += out[i * N + j] != (keep ? (float)(1 / 0.75) : 0);
         }

@@ -303,9 +303,10 @@ START_TEST(reduce_is_its_chain) {
     state = 3;
     randomize(a, R * C), randomize(b, R * C), randomize(bias, 2 * C), randomize(residual, R * C);
     for (int j = 0; j < C; j++) ones[j] = 1;
+    const int gap_at = 1, gap = _i * 7; /* positions 10 and 11, or 10 and 18 */
     const wf_problem p = {.op = WF_OP_REDUCE,
                           .flags = WF_BIAS | WF_DROPOUT | WF_RESIDUAL | WF_NORM,
-                          .size = {R, C, 2, 2, B, 10, WF_SITE_MLP_OUT}, .real = {0.3, 1e-5}};
+                          .size = {R, C, 2, 2, B, 10, WF_SITE_MLP_OUT, gap_at, gap}, .real = {0.3, 1e-5}};
     wf_run_number run[WF_RUN_VALUES] = {{0}};
     run[WF_RUN_KEY0].u = 77, run[WF_RUN_KEY1].u = 88, run[WF_RUN_LAYER].u = 4, run[WF_RUN_SAMPLE0].u = 6;
     ck_assert_int_eq(wf_problem_check(&p), WF_OK);
@@ -315,8 +316,9 @@ START_TEST(reduce_is_its_chain) {
     int dropped = 0;
     for (int i = 0; i < R; i++)
         for (int j = 0; j < C; j++) {
+            const int position = 10 + i / B + (i / B >= gap_at ? gap : 0);
             const int keep = wf_dropout_keep((uint32_t[]){77, 88}, WF_SITE_MLP_OUT, 4, 6 + i % B,
-                                             10 + i / B, j, wf_philox_threshold(0.3));
+                                             (uint32_t)position, j, wf_philox_threshold(0.3));
             const double sum = a[i * C + j] + b[i * C + j] + bias[i / 2 * C + j];
             const double value = (keep ? sum / 0.7 : 0) + residual[i * C + j];
             ck_assert_double_eq_tol(out[i * C + j], value, 1e-14);
@@ -506,7 +508,8 @@ static const char *const cases[] = {
     "loss_stats:f32:rows3first9", "loss_merge:f32:rows3parts12", "adamw:f32:n10:decay",
     "sum_squares:f32:", "grad_norm:f32:n9", "fill:i32:rows2n3:value=-7", "copy:i32:rows2n3",
     "norm:f32:rows5n768:rms:eps=1e-05", "norm_wgrad:f32:n7:accumulate.rms",
-    "reduce:f32:rows5n7parts1b1:norm.rms:eps=1e-05", "rope:f32:s5b2h3d16rotated8:inverse",
+    "reduce:f32:rows5n7parts1b1:norm.rms:eps=1e-05", "reduce:f32:rows5n7parts1b1pos3site4ga2gap9:dropout:p=0.5",
+    "rope:f32:s5b2h3d16rotated8:inverse",
     "rope:f32:s5b0h3d16rotated0", "gate:f32:rows5n7:silu", "gate_backward:f32:n7:gelu_tanh", "activation:f32:rows5n7:relu",
 };
 
@@ -524,7 +527,7 @@ END_TEST
 START_TEST(cases_are_completed) {
     wf_problem given, whole;
     ck_assert_int_eq(wf_problem_parse("reduce:f32:rows5n7", &given), WF_OK);
-    ck_assert_int_eq(wf_problem_parse("reduce:f32:rows5n7parts1b1", &whole), WF_OK);
+    ck_assert_int_eq(wf_problem_parse("reduce:f32:rows5n7parts1b1ga0gap0", &whole), WF_OK);
     ck_assert(wf_problem_equal(&given, &whole));
     ck_assert_int_eq(wf_problem_parse("sum_rows:f32:per9n4", &given), WF_OK);
     ck_assert_int_eq(given.size[0], 1);
@@ -566,7 +569,7 @@ int main(void) {
     tcase_add_loop_test(tests, gate_gradient, 1, WF_ACTS);
     tcase_add_test(tests, gate_is_the_first_half);
     tcase_add_loop_test(tests, activation_is_a_gate_without_up, 1, WF_ACTS);
-    tcase_add_test(tests, reduce_is_its_chain);
+    tcase_add_loop_test(tests, reduce_is_its_chain, 0, 2);
     tcase_add_test(tests, reduce_norms_by_rms);
     tcase_add_test(tests, loss_is_minus_log_softmax);
     tcase_add_test(tests, loss_gradient);

@@ -112,6 +112,33 @@ START_TEST(only_what_may_fuses) {
 }
 END_TEST
 
+/* sum, dropout, residual: one step, whose positions are dropout's. */
+START_TEST(positions_ride_along) {
+    wf_schedule *s;
+    ck_assert_int_eq(wf_schedule_create(0, 1, &s), WF_OK);
+    const wf_view in = wf_matrix(wf_build_slot(s, "in", WF_CLASS_IO, WF_F32, 30, 1), WF_AT_NONE, 0, 6, 5, 5);
+    const wf_view out = wf_matrix(wf_build_slot(s, "out", WF_CLASS_IO, WF_F32, 30, 1), WF_AT_NONE, 0, 6, 5, 5);
+    wf_build_segment(s, "chain");
+    const wf_view sum = wf_matrix(wf_build_scratch(s, "sum", WF_F32, 30), WF_AT_NONE, 0, 6, 5, 5);
+    const wf_view dropped = wf_matrix(wf_build_scratch(s, "dropped", WF_F32, 30), WF_AT_NONE, 0, 6, 5, 5);
+    const wf_problem add = {.op = WF_OP_REDUCE, .size = {6, 5, 2, 0, 1}};
+    const wf_problem drop = {.op = WF_OP_REDUCE, .flags = WF_DROPOUT, .size = {6, 5, 1, 0, 2, 7, 3, 1, 20}, .real = {0.1}};
+    const wf_problem residual = {.op = WF_OP_REDUCE, .flags = WF_RESIDUAL, .size = {6, 5, 1, 0, 1}};
+    wf_build_kernel(s, "sum", &add, (const wf_view[]){in, in, sum}, 3);
+    wf_build_kernel(s, "dropout", &drop, (const wf_view[]){sum, dropped}, 2);
+    wf_build_kernel(s, "residual", &residual, (const wf_view[]){dropped, in, out}, 3);
+    wf_build_segment_end(s);
+    wf_build_call(s, &(wf_call){0});
+    ck_assert_msg(wf_build_finish(s) == WF_OK, "%s", wf_last_error());
+    ck_assert_msg(wf_choose(s, NULL) == WF_OK, "%s", wf_last_error());
+    ck_assert_int_eq(s->nsteps, 1);
+    const wf_problem whole = {.op = WF_OP_REDUCE, .flags = WF_DROPOUT | WF_RESIDUAL,
+                              .size = {6, 5, 2, 0, 2, 7, 3, 1, 20}, .real = {0.1}};
+    ck_assert(wf_problem_equal(&s->problems[s->steps[0].problem].problem, &whole));
+    wf_schedule_destroy(s);
+}
+END_TEST
+
 /* residual, then the norm of the sum, forward; norm's backward, then residual: whatever the norm, the
  * fused step has the operands that its problem asks for, in their order. */
 static void norms_fuse(uint32_t rms) {
@@ -243,6 +270,7 @@ int main(void) {
     tcase_add_test(tests, a_layer_fuses);
     tcase_add_test(tests, nothing_fuses_when_asked);
     tcase_add_test(tests, only_what_may_fuses);
+    tcase_add_test(tests, positions_ride_along);
     tcase_add_loop_test(tests, either_norm_fuses, 0, 2);
     tcase_add_test(tests, each_problem_is_asked_for_once);
     tcase_add_test(tests, what_a_window_sends_lies_in_it);

@@ -63,7 +63,7 @@ static const struct {
     {"norm_backward:f32:rows3n130:residual", "simple GROUP=128 WIDTH=8"},
     {"norm_wgrad:f32:rows131n66", NULL},
     {"norm_wgrad:f32:rows49n70:accumulate", "simple GROUP=16 WIDTH=4 CHUNK=16"},
-    {"reduce:f32:rows9n70parts3group3b3pos7site3:bias.dropout.residual.norm:p=0.1,eps=1e-05", NULL},
+    {"reduce:f32:rows9n70parts3group3b3pos7site3ga1gap5:bias.dropout.residual.norm:p=0.1,eps=1e-05", NULL},
     {"norm:f32:rows3n259:rms:eps=1e-05", NULL},
     {"norm_backward:f32:rows3n259:residual.rms", NULL},
     {"norm_wgrad:f32:rows131n66:accumulate.rms", NULL},
