@@ -57,7 +57,7 @@ static wf_problem attention_problem(const wf_lowering *L, wf_op op) {
                         .flags = (m->bidirectional ? 0 : WF_CAUSAL) | (p > 0 ? WF_DROPOUT : 0),
                         .size = {L->b, L->sequence, L->sequence, L->heads.count, L->kv.count,
                                  m->head_size, L->heads.first, m->heads, 0, 0,
-                                 p > 0 ? WF_SITE_ATTENTION : 0, 0,
+                                 p > 0 ? WF_SITE_ATTENTION : 0, wf_model_window(m, L->sequence),
                                  m->kv_heads == m->heads ? 0 : m->heads / m->kv_heads},
                         .real = {p}};
 }

@@ -126,6 +126,9 @@ static wf_status check_forms(const wf_model *m) {
                        (long long)m->heads, (long long)m->kv_heads);
     if (m->types < 0 || m->types > LARGEST)
         return wf_fail(WF_ERR_ARGUMENT, "the model has %lld token types", (long long)m->types);
+    if (m->window < 0 || m->window > LARGEST)
+        return wf_fail(WF_ERR_ARGUMENT, "the model's window is %lld, which is not between 0 and 2^24",
+                       (long long)m->window);
     if (m->biases & ~(uint32_t)WF_BIASES_ALL)
         return wf_fail(WF_ERR_ARGUMENT, "the model has unknown biases, %#x", m->biases);
     return m->position_form == WF_POSITIONS_ROPE ? check_rope(m) : WF_OK;
@@ -146,6 +149,10 @@ wf_status wf_model_check(const wf_model *m) {
     if (m->activation <= WF_ACT_NONE || m->activation >= WF_ACTS)
         return wf_fail(WF_ERR_ARGUMENT, "the model has no known activation (%d)", m->activation);
     return check_forms(m);
+}
+
+int64_t wf_model_window(const wf_model *m, int64_t positions) {
+    return m->window < positions ? m->window : 0;
 }
 
 #define LAYER   true

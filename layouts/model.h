@@ -31,6 +31,8 @@ enum { WF_BIAS_QKV = 1u << 0, WF_BIAS_PROJ = 1u << 1, WF_BIAS_MLP = 1u << 2, WF_
 typedef struct wf_model {
     int64_t layers, hidden, heads, kv_heads, head_size, features, vocabulary, positions;
     int64_t types;              /* rows of the token type embedding; 0: none. Type 0 is used for all tokens */
+    int64_t window;             /* a query sees the keys less than so many positions away, itself included; 0: none.
+                                 * Causal, that is sliding_window of transformers; its bidirectional mask sees one more */
     int32_t family, norm, position_form, head_form;
     int32_t activation;         /* wf_activation */
     uint32_t biases;            /* WF_BIAS_... */
@@ -51,6 +53,8 @@ typedef struct wf_model {
 wf_status wf_model_preset(const char *name, wf_model *out);
 /* Legal? */
 wf_status wf_model_check(const wf_model *);
+/* The window over so many positions: 0 where it hides none of them. */
+int64_t wf_model_window(const wf_model *, int64_t positions);
 
 /* How a tensor [rows, columns] is split over tp. */
 typedef enum wf_split {

@@ -35,7 +35,7 @@ static wf_model small_bert(void) {
 }
 
 /* Forms whose gradients are tried: the families', and mixtures that no family has. */
-enum { ACTIVATIONS = 4, LLAMA = ACTIVATIONS, LLAMA3, QWEN, BERT, MIXED, BARE, FORMS };
+enum { ACTIVATIONS = 4, LLAMA = ACTIVATIONS, LLAMA3, QWEN, BERT, MIXED, BARE, WINDOW, FORMS };
 
 static wf_model form_of(int form) {
     static const int activations[] = {WF_ACT_GELU_TANH, WF_ACT_GELU, WF_ACT_RELU, WF_ACT_SILU};
@@ -46,7 +46,8 @@ static wf_model form_of(int form) {
     if (form == MIXED)
         m.post_norm = m.embedding_norm = true, m.head_form = WF_HEAD_TRANSFORM, m.types = 3,
         m.biases = WF_BIASES_ALL;
-    if (form == BARE) m.position_form = WF_POSITIONS_NONE, m.norm = WF_LAYERNORM, m.bidirectional = true;
+    if (form == WINDOW) m.window = 2;
+    if (form == BARE) m.window = 3, m.position_form = WF_POSITIONS_NONE, m.norm = WF_LAYERNORM, m.bidirectional = true;
     return m;
 }
 
@@ -230,6 +231,32 @@ START_TEST(both_directions_see_later_tokens) {
 }
 END_TEST
 
+/* In one layer a token changes the logits of those less than a window away, itself among them, and no others. */
+START_TEST(windows_hide_what_is_further) {
+    wf_model model = small_llama();
+    reference_batch batch = whole_batch();
+    batch.dropout = false;
+    model.layers = 1, model.window = 2 + _i / 2, model.bidirectional = _i % 2;
+    reference_tensors weights = moved_weights(&model);
+    double whole[BATCH * SEQUENCE * 7];
+    logits_of(&model, &weights, &batch, whole);
+    for (int at = 0; at < SEQUENCE; at++) {
+        double changed[BATCH * SEQUENCE * 7];
+        int32_t other[BATCH * SEQUENCE];
+        memcpy(other, tokens, sizeof other);
+        other[at] = (tokens[at] + 3) % 7;
+        batch.tokens = other;
+        logits_of(&model, &weights, &batch, changed);
+        for (int i = 0; i < SEQUENCE; i++) {
+            const bool seen = (model.bidirectional || at <= i) && abs(i - at) < model.window;
+            ck_assert_msg((memcmp(whole + i * 7, changed + i * 7, 7 * sizeof *whole) != 0) == seen,
+                          "window %d, token %d changed: logits of %d", (int)model.window, at, i);
+        }
+    }
+    reference_tensors_destroy(&weights);
+}
+END_TEST
+
 /* A causal model without any positions knows the order from what it saw only: its last logits do not
  * change when earlier tokens change places; with rotary positions they do. */
 START_TEST(rotary_positions_tell_the_order) {
@@ -295,6 +322,7 @@ int main(void) {
     tcase_add_test(tests, loss_is_of_the_logits);
     tcase_add_test(tests, causal_and_independent_samples);
     tcase_add_test(tests, both_directions_see_later_tokens);
+    tcase_add_loop_test(tests, windows_hide_what_is_further, 0, 4);
     tcase_add_test(tests, rotary_positions_tell_the_order);
     tcase_add_test(tests, dropout_depends_on_seed_and_step);
     tcase_add_loop_test(tests, tensors_are_the_tables, 0, FORMS);

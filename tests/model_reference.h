@@ -4,8 +4,8 @@
  * It knows no schedule, no layout and no kernel: one sample at a time, every activation kept, the
  * textbook's formulas, for every form that a wf_model describes: GPT-2 (Radford et al. 2019), Llama
  * (Touvron et al. 2023: RMSNorm, rotary positions, gated MLP, grouped queries), BERT (Devlin et al.
- * 2018: norms after the sums, both directions, types, a transform before the vocabulary). From the
- * project it takes only the model as a value and Philox, whose definition of the masks it shares by
+ * 2018: norms after the sums, both directions, types, a transform before the vocabulary), Mistral (Jiang et
+ * al. 2023: a window). From the project it takes only the model as a value and Philox, whose definition of the masks it shares by
  * contract. */
 #ifndef WF_TESTS_MODEL_REFERENCE_H
 #define WF_TESTS_MODEL_REFERENCE_H

@@ -33,9 +33,11 @@ static int64_t kv_at(const wf_model *m, int which, int64_t head, int64_t i) {
     return i * reference_qkv_rows(m) + (m->heads + which * m->kv_heads + shared) * m->head_size;
 }
 
-/* Keys that query i sees: [0, seen). */
-static int64_t seen(const pass *a, int64_t i) {
-    return a->m->bidirectional ? a->s : i + 1;
+/* Does query i see key j? */
+static bool sees(const pass *a, int64_t i, int64_t j) {
+    const int64_t w = a->m->window;
+    if (!a->m->bidirectional && j > i) return false;
+    return !w || (i - j < w && j - i < w);
 }
 
 static void attention_head(const pass *a, const block *b, int64_t layer, int64_t head) {
@@ -45,16 +47,19 @@ static void attention_head(const pass *a, const block *b, int64_t layer, int64_t
     for (int64_t i = 0; i < s; i++) {
         const double *q = b->qkv + q_at(m, head, i);
         double largest = -INFINITY, sum = 0;
-        for (int64_t j = 0; j < seen(a, i); j++) {
+        for (int64_t j = 0; j < s; j++) {
+            if (!sees(a, i, j)) continue;
             const double *k = b->qkv + kv_at(m, 0, head, j);
             double score = 0;
             for (int64_t c = 0; c < d; c++) score += q[c] * k[c] / sqrt((double)d);
             p[i * s + j] = score;
             largest = fmax(largest, score);
         }
-        for (int64_t j = 0; j < seen(a, i); j++) sum += p[i * s + j] = exp(p[i * s + j] - largest);
+        for (int64_t j = 0; j < s; j++)
+            if (sees(a, i, j)) sum += p[i * s + j] = exp(p[i * s + j] - largest);
         double *o = b->o + i * m->heads * d + head * d;
-        for (int64_t j = 0; j < seen(a, i); j++) {
+        for (int64_t j = 0; j < s; j++) {
+            if (!sees(a, i, j)) continue;
             p[i * s + j] /= sum;
             const double share = p[i * s + j] * attention_factor(a, layer, head, i, j);
             for (int64_t c = 0; c < d; c++) o[c] += share * b->qkv[kv_at(m, 1, head, j) + c];
@@ -72,7 +77,8 @@ static void attention_head_backward(const pass *a, const block *b, const double 
     for (int64_t i = 0; i < s; i++) {
         const double *out = d_o + i * m->heads * d + head * d;
         double projection = 0;
-        for (int64_t j = 0; j < seen(a, i); j++) {
+        for (int64_t j = 0; j < s; j++) {
+            if (!sees(a, i, j)) continue;
             const double keep = attention_factor(a, layer, head, i, j);
             const double *v = b->qkv + kv_at(m, 1, head, j);
             double *dv = dqkv + kv_at(m, 1, head, j);
@@ -81,7 +87,8 @@ static void attention_head_backward(const pass *a, const block *b, const double 
             for (int64_t c = 0; c < d; c++) dv[c] += keep * p[i * s + j] * out[c];
             projection += p[i * s + j] * dp[j];
         }
-        for (int64_t j = 0; j < seen(a, i); j++) {
+        for (int64_t j = 0; j < s; j++) {
+            if (!sees(a, i, j)) continue;
             const double score = p[i * s + j] * (dp[j] - projection) / sqrt((double)d);
             for (int64_t c = 0; c < d; c++) {
                 dqkv[q_at(m, head, i) + c] += score * b->qkv[kv_at(m, 0, head, j) + c];

@@ -110,11 +110,18 @@ START_TEST(parameter_bytes) {
 }
 END_TEST
 
-/* Forward, dgrad and wgrad of each linear layer and of the head; attention on the causal half, or
- * all of it: two products forward, five backward. */
+/* Pairs (query, key) that see each other. Causal, the first w queries see 1, 2, ..., w keys and the others w; both
+ * ways, every pair less than w apart: S with themselves, and 2 (S - k) that are k apart. */
+static int64_t visible_pairs(void) {
+    const int64_t w = model.window ? model.window : S;
+    return model.bidirectional ? S * (2 * w - 1) - w * (w - 1) : w * (w + 1) / 2 + (S - w) * w;
+}
+
+/* Forward, dgrad and wgrad of each linear layer and of the head; attention on the pairs that see each
+ * other: two products forward, five backward. */
 START_TEST(flops) {
     const int l = layout_of(_i), t = layouts[l].t;
-    const int64_t pairs = model.bidirectional ? S * S : S * (S + 1) / 2;
+    const int64_t pairs = visible_pairs();
     for (int r = 0; r < t; r++) {
         wf_schedule *s = schedule_of(layouts[l].text, r, WF_MODE_TRAIN);
         wf_work work;

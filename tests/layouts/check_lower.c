@@ -111,6 +111,27 @@ START_TEST(slots_of_every_mode) {
 }
 END_TEST
 
+/* Attention's size 11, forward and backward; 0 where the sequence is too short to be hidden from. */
+START_TEST(windows_are_of_the_sequence) {
+    for (int form = TEST_MIXED; form <= TEST_MISTRAL; form++)
+        for (int64_t sequence = 1; sequence <= 6; sequence++) {
+            const wf_model model = small_model((test_form)form);
+            wf_schedule *s;
+            int attention = 0;
+            ck_assert_int_eq(lower(&model, (wf_shape){2, sequence}, "tp2.sp", 0, WF_MODE_TRAIN, &s), WF_OK);
+            for (int32_t i = 0; i < s->nproblems; i++) {
+                const wf_problem *const p = &s->problems[i].problem;
+                if (p->op != WF_OP_ATTENTION && p->op != WF_OP_ATTENTION_BACKWARD) continue;
+                ck_assert_int_eq(p->size[11], sequence > 2 ? 2 : 0);
+                ck_assert_int_eq((p->flags & WF_CAUSAL) != 0, form == TEST_MISTRAL);
+                attention++;
+            }
+            ck_assert_int_ge(attention, 2);
+            wf_schedule_destroy(s);
+        }
+}
+END_TEST
+
 START_TEST(evaluation_drops_nothing_and_keeps_nothing) {
     const wf_model model = small_model(TEST_GPT2);
     wf_schedule *s;
@@ -323,6 +344,7 @@ int main(void) {
     tcase_add_test(tests, shapes_that_do_not_fit);
     tcase_add_test(tests, a_model_without_a_head_gives_hidden_states_only);
     tcase_add_loop_test(tests, slots_of_every_mode, 0, TEST_FORMS);
+    tcase_add_test(tests, windows_are_of_the_sequence);
     tcase_add_test(tests, evaluation_drops_nothing_and_keeps_nothing);
     tcase_add_test(tests, program_runs_in_megatrons_order);
     tcase_add_loop_test(tests, every_layout_passes_check, 0, LAYOUTS * TEST_FORMS);

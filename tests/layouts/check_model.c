@@ -44,6 +44,11 @@ START_TEST(absurd_models_are_refused) {
     ck_assert_int_eq(wf_model_check(&model), WF_ERR_ARGUMENT);
     model = base, model.types = -1;
     ck_assert_int_eq(wf_model_check(&model), WF_ERR_ARGUMENT);
+    model = base, model.window = -1;
+    ck_assert_int_eq(wf_model_check(&model), WF_ERR_ARGUMENT);
+    ck_assert_ptr_nonnull(strstr(wf_last_error(), "window is -1"));
+    model = base, model.window = (int64_t)1 << 25;
+    ck_assert_int_eq(wf_model_check(&model), WF_ERR_ARGUMENT);
     model = base, model.biases = 8;
     ck_assert_int_eq(wf_model_check(&model), WF_ERR_ARGUMENT);
     base.position_form = WF_POSITIONS_ROPE, base.rope_theta = 10000;
@@ -150,6 +155,18 @@ START_TEST(rotary_tables) {
 }
 END_TEST
 
+/* A key is at most positions - 1 away: only a window of as many hides one. */
+START_TEST(windows_that_hide_nothing_are_none) {
+    wf_model model = small_model(TEST_MISTRAL);
+    ck_assert_int_eq(model.window, 2);
+    ck_assert_int_eq(wf_model_window(&model, 3), 2);
+    ck_assert_int_eq(wf_model_window(&model, 2), 0);
+    ck_assert_int_eq(wf_model_window(&model, 1), 0);
+    model.window = 0;
+    ck_assert_int_eq(wf_model_window(&model, 6), 0);
+}
+END_TEST
+
 START_TEST(shapes_round_trip) {
     wf_shape shape;
     char text[64];
@@ -172,6 +189,7 @@ int main(void) {
     tcase_add_loop_test(tests, shards_cover_each_tensor, 0, 8 * TEST_FORMS);
     tcase_add_test(tests, published_counts);
     tcase_add_test(tests, rotary_tables);
+    tcase_add_test(tests, windows_that_hide_nothing_are_none);
     tcase_add_test(tests, shapes_round_trip);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

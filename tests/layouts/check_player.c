@@ -499,8 +499,15 @@ static void forget_accumulation(wf_schedule *s) {
             s->problems[i].problem.flags &= ~(uint32_t)WF_ACCUMULATE;
 }
 
+/* A window that ends one key early: of a sequence that it does not fill. */
+static void shorten_window(wf_schedule *s) {
+    for (int32_t i = 0; i < s->nproblems; i++)
+        if (s->problems[i].problem.op == WF_OP_ATTENTION) s->problems[i].problem.size[11] -= 1;
+}
+
 START_TEST(seeded_faults_are_seen) {
     ck_assert(!is_seen(NULL, true));
+    if (model.window) ck_assert(is_seen(shorten_window, true));
     ck_assert(is_seen(NULL, false)); /* waits matter */
     ck_assert(is_seen(shift_positions, true));
     ck_assert(is_seen(forget_accumulation, true));
@@ -542,6 +549,7 @@ static void with_gpt2(void) { make_one_rank(TEST_GPT2); }
 static void with_llama(void) { make_one_rank(TEST_LLAMA); }
 static void with_bert(void) { make_one_rank(TEST_BERT); }
 static void with_mixed(void) { make_one_rank(TEST_MIXED); }
+static void with_mistral(void) { make_one_rank(TEST_MISTRAL); }
 
 static void without(void) {
     destroy_outcome(&one_rank);
@@ -550,7 +558,7 @@ static void without(void) {
 
 /* check_player [SEED]: with the printed seed the same interleavings again. */
 int main(int argc, char **argv) {
-    void (*const with[TEST_FORMS])(void) = {with_gpt2, with_llama, with_bert, with_mixed};
+    void (*const with[TEST_FORMS])(void) = {with_gpt2, with_llama, with_bert, with_mixed, with_mistral};
     interleaving = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)time(NULL) << 20;
     printf("interleavings: check_player %llu\n", (unsigned long long)interleaving);
     Suite *suite = suite_create("player");

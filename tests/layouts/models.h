@@ -5,13 +5,13 @@
 
 #include "layouts/model.h"
 
-/* MIXED: what no family has together: norms after the sums, RMSNorm, rotary positions, a gate, one kv
- * head, every bias, types, a transform. */
-typedef enum test_form { TEST_GPT2, TEST_LLAMA, TEST_BERT, TEST_MIXED, TEST_FORMS } test_form;
-static const char *const test_form_names[] = {"gpt2", "llama", "bert", "mixed"};
+/* MISTRAL: a window that is shorter than every sequence. MIXED: what no family has together: norms after the
+ * sums, RMSNorm, rotary positions, a gate, one kv head, every bias, types, a transform, a window both ways. */
+typedef enum test_form { TEST_GPT2, TEST_LLAMA, TEST_BERT, TEST_MIXED, TEST_MISTRAL, TEST_FORMS } test_form;
+static const char *const test_form_names[] = {"gpt2", "llama", "bert", "mixed", "mistral"};
 
 static inline wf_model with_form(wf_model m, test_form form) {
-    if (form == TEST_LLAMA || form == TEST_MIXED) {
+    if (form == TEST_LLAMA || form == TEST_MISTRAL || form == TEST_MIXED) {
         m.family = WF_FAMILY_LLAMA;
         m.norm = WF_RMSNORM, m.position_form = WF_POSITIONS_ROPE, m.rope_theta = 100;
         m.gated = true, m.activation = WF_ACT_SILU, m.biases = 0, m.tied_head = false;
@@ -21,6 +21,7 @@ static inline wf_model with_form(wf_model m, test_form form) {
         m.post_norm = m.bidirectional = m.embedding_norm = true;
         m.types = 2, m.head_form = WF_HEAD_TRANSFORM, m.biases = WF_BIASES_ALL;
     }
+    if (form == TEST_MISTRAL || form == TEST_MIXED) m.window = m.positions / 3;
     if (form == TEST_BERT) m.family = WF_FAMILY_BERT, m.activation = WF_ACT_GELU;
     if (form == TEST_MIXED) {
         m.kv_heads = 1, m.rope_factor = 4, m.rope_original_positions = 32;
