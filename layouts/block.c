@@ -8,8 +8,8 @@
 #include "kernels/activation.h"
 #include "kernels/table.h"
 
-enum { B, S, H, A, KV, D, F, L, SIZES };
-static const char *const size_names[SIZES] = {"b", "s", "h", "a", "kv", "d", "f", "l"};
+enum { B, S, H, A, KV, D, F, L, W, SIZES };
+static const char *const size_names[SIZES] = {"b", "s", "h", "a", "kv", "d", "f", "l", "w"};
 
 /* Words and what each sets. */
 typedef enum flag { LAYERNORM, RMSNORM, CAUSAL, GATED, ROPE, POST_NORM, NO_BIAS, FLAGS } flag;
@@ -104,6 +104,7 @@ static wf_model model_of(const reader *r) {
                       .features = r->size[F],
                       .vocabulary = 1,
                       .positions = r->size[S],
+                      .window = r->size[W],
                       .norm = r->flag[RMSNORM] ? WF_RMSNORM : WF_LAYERNORM,
                       .position_form = r->flag[ROPE] ? WF_POSITIONS_ROPE : WF_POSITIONS_NONE,
                       .activation = r->activation,
@@ -127,8 +128,9 @@ wf_status wf_block_parse(const char *text, wf_block *out) {
     TRY(take(&r, ":", "forward or train is missing"));
     const bool train = strcmp(r.at, "train") == 0;
     if (!train && strcmp(r.at, "forward") != 0) return complain(&r, "neither forward nor train");
-    const wf_block block = {.model = model_of(&r), .shape = {r.size[B], r.size[S]}, .train = train};
+    wf_block block = {.model = model_of(&r), .shape = {r.size[B], r.size[S]}, .train = train};
     TRY(wf_model_check(&block.model));
+    block.model.window = wf_model_window(&block.model, block.shape.sequence);
     *out = block;
     return WF_OK;
 }
@@ -146,6 +148,7 @@ void wf_block_print(const wf_block *block, char *out, size_t out_bytes) {
     if (m->head_size * m->heads != m->hidden) wf_append(out, out_bytes, "d%lld", (long long)m->head_size);
     if (m->features != 4 * m->hidden) wf_append(out, out_bytes, "f%lld", (long long)m->features);
     if (m->layers != 1) wf_append(out, out_bytes, "l%lld", (long long)m->layers);
+    if (m->window) wf_append(out, out_bytes, "w%lld", (long long)m->window);
     wf_append(out, out_bytes, ":%s", wf_activations[m->activation].name);
     for (int i = 0; i < FLAGS; i++)
         if (flags[i]) wf_append(out, out_bytes, ".%s", flag_names[i]);

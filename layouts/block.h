@@ -3,7 +3,7 @@
  *     block:f32:b1s1024h1024a16kv16f4096:gelu.layernorm.causal:train
  *
  *     sizes   b sequences of s tokens, h hidden, a heads; kv heads (left out: a), d head size (h / a),
- *             f features (4 h), l layers (1)
+ *             f features (4 h), l layers (1), w a window of attention (none; one of s tokens hides none)
  *     flags   an activation; layernorm or rmsnorm; causal (left out: both ways); gated, rope, post-norm,
  *             no-bias (of all linear layers)
  *     phase   forward, or train: forward and backward, the optimizer not */

@@ -36,8 +36,8 @@ def gemm(case, compiled):
 
 def heads(case):
     s = case.size
-    if s["s"] != s["t"] or s.get("hn", s["h"]) != s["h"]:
-        raise NotImplementedError(f"{case.text}: only whole, square attention in this peer")
+    if s["s"] != s["t"] or s.get("hn", s["h"]) != s["h"] or s.get("w"):
+        raise NotImplementedError(f"{case.text}: only whole, square attention without a window in this peer")
     draw = lambda count: torch.randn(s["b"], count, s["s"], s["d"])
     return draw(s["h"]), draw(s["kv"]), draw(s["kv"]), s["h"] != s["kv"]
 
@@ -122,8 +122,8 @@ class Block(torch.nn.Module):
 def block_parts(case):
     """The layer, an input, a gradient of its output: the same bits for the same case."""
     case.only("layernorm", "rmsnorm", "causal", "gated", "rope", "no-bias", "gelu", "gelu_tanh", "relu", "silu", "forward", "train")
-    if case.size.get("l", 1) != 1:
-        raise NotImplementedError(f"{case.text}: one layer in this peer")
+    if case.size.get("l", 1) != 1 or case.size.get("w"):
+        raise NotImplementedError(f"{case.text}: one layer without a window in this peer")
     torch.manual_seed(1)
     layer = Block(case)
     for parameter in layer.parameters():

@@ -129,6 +129,7 @@ const command command_bench = {
     "they lie. launch: what part of the minimum a launch's cost is.\n\n" OPERATION_CASES_HELP
     "A block's case is block:f32:SIZES:FLAGS:forward, or :train (and backward), under --layout:\n"
     "  block:f32:b1s1024h1024a16kv16f4096:gelu.layernorm.causal:train\n"
-    "Sizes: b sequences of s tokens, h hidden, a heads; kv heads (a), d head size (h / a), f features (4 h), l layers (1).\n"
+    "Sizes: b sequences of s tokens, h hidden, a heads; kv heads (a), d head size (h / a), f features (4 h), l layers (1),\n"
+    "w window of attention (none).\n"
     "Flags: an activation; layernorm or rmsnorm; causal (else both ways), gated, rope, post-norm, no-bias.",
     options, sizeof options / sizeof *options, run};

@@ -28,8 +28,8 @@ for case in $small; do prints "^ +[0-9.]+ .*  $case \[[a-z]"; done
 
 # blocks under layouts: uneven heads, kv heads fewer than tp, microbatches
 run "$weft" bench --layout tp2.sp.mb2 --repeats 2 block:f32:b2s17h32a3d16kv3f65l2:gelu.layernorm.causal:train \
-    block:f32:b2s16h32a4kv1:silu.rmsnorm.causal.gated.rope.no-bias:train copy:f32:rows64n64
-prints '^rank 0:' '^rank 1:' 'l2:gelu.layernorm.causal:train \[tp2.sp.mb2\]' 'rope.no-bias:train \[tp2.sp.mb2\]' 'copy:f32:rows64n64'
+    block:f32:b2s16h32a4kv1w5:silu.rmsnorm.causal.gated.rope.no-bias:train copy:f32:rows64n64
+prints '^rank 0:' '^rank 1:' 'l2:gelu.layernorm.causal:train \[tp2.sp.mb2\]' 'kv1w5:silu.*rope.no-bias:train \[tp2.sp.mb2\]' 'copy:f32:rows64n64'
 run "$weft" bench block:f32:b1s7h30a3:relu.layernorm:forward --repeats 2 --ranks 3
 prints 'relu.layernorm:forward \[tp3.sp\]'
 

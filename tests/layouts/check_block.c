@@ -12,6 +12,8 @@ START_TEST(texts_round_trip) {
         "block:f32:b2s17h32a3kv1d16f65l2:gelu_tanh.layernorm.causal:forward",
         "block:f32:b8s128h256a8kv2:silu.rmsnorm.causal.gated.rope.no-bias:train",
         "block:f32:b1s7h30a3:relu.layernorm.post-norm:forward",
+        "block:f32:b2s128h64a4kv2l2w37:silu.rmsnorm.causal.gated.rope.no-bias:train",
+        "block:f32:b1s7h30a3w6:relu.layernorm:forward",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         wf_block block;
@@ -36,6 +38,13 @@ START_TEST(what_is_left_out_is_filled_in) {
     ck_assert_str_eq(printed, "block:f32:b1s1024h1024a16:gelu.layernorm.causal:train");
     wf_block_print(&b, printed, sizeof printed);
     ck_assert_str_eq(printed, "block:f32:b1s1024h1024a16:gelu.layernorm.causal:train");
+    ck_assert_int_eq(a.model.window, 0);
+    ck_assert_int_eq(wf_block_parse("block:f32:w1023b1s1024h1024a16:gelu.layernorm.causal:train", &a), WF_OK);
+    ck_assert_int_eq(a.model.window, 1023);
+    ck_assert_int_eq(wf_block_parse("block:f32:w1024b1s1024h1024a16:gelu.layernorm.causal:train", &a), WF_OK);
+    ck_assert_int_eq(a.model.window, 0); /* hides nothing */
+    wf_block_print(&a, printed, sizeof printed);
+    ck_assert_str_eq(printed, "block:f32:b1s1024h1024a16:gelu.layernorm.causal:train");
 }
 END_TEST
 
@@ -49,6 +58,8 @@ START_TEST(mistakes_are_pointed_at) {
         {"block:f32:b1b1s8h8a2:gelu.layernorm:train", "given twice"},
         {"block:f32:b1s8h99999999999999999999a2:gelu.layernorm:train", "too large"},
         {"block:f32:b1s8h0a2:gelu.layernorm:train", "size of 0"},
+        {"block:f32:b1s8h8a2w0:gelu.layernorm:train", "size of 0"},
+        {"block:f32:b1s8h8a2w16777217:gelu.layernorm:train", "window is 16777217"},
         {"block:f32:b1s8h8:gelu.layernorm:train", "one is missing"},
         {"block:f32:b1s8h8a3:gelu.layernorm:train", "does not divide"},
         {"block:f32:b1s8h8a2:gelu:train", "layernorm or rmsnorm"},
