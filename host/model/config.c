@@ -148,32 +148,58 @@ static wf_status read_rope(const wf_fields *r, wf_model *m) {
     return WF_OK;
 }
 
-/* A window that no sequence fills is none. `otherwise`: of a file without the field; null is none. */
-static wf_status check_window(const wf_fields *r, int64_t otherwise, const wf_model *m) {
-    const json_t *const value = json_object_get(r->root, "sliding_window");
-    int64_t window;
-    if (json_is_null(value)) return WF_OK;
-    TRY(wf_field_size_or(r, "sliding_window", IDS, otherwise, &window));
-    if (window >= m->positions) return WF_OK;
-    return wf_fail(WF_ERR_UNSUPPORTED,
-                   "%s: field sliding_window is %lld%s, less than max_position_embeddings, %lld; windows are not computed yet",
-                   r->path, (long long)window, value ? "" : " where it is left out", (long long)m->positions);
+/* Of qwen2: that many first layers see everything. */
+static wf_status read_full_layers(const wf_fields *r, int64_t layers, int64_t *full_out) {
+    const json_t *const value = wf_field_get(r, "max_window_layers");
+    const int64_t full = value ? json_integer_value(value) : 28;
+    if (value && (!json_is_integer(value) || full < 0)) return wf_field_bad(r, "max_window_layers", value, "a whole number from 0 on");
+    *full_out = full < layers ? full : layers;
+    return WF_OK;
 }
 
-static wf_status check_layer_types(const wf_fields *r) {
-    const json_t *const types = wf_field_get(r, "layer_types");
+/* Layers that see everything, by a list of all. */
+static wf_status count_full_layers(const wf_fields *r, const json_t *types, int64_t layers, int64_t *full_out) {
     size_t i;
     json_t *type;
+    if (!json_is_array(types) || json_array_size(types) != (size_t)layers)
+        return wf_field_bad(r, "layer_types", types, "a list of num_hidden_layers names");
+    *full_out = 0;
     json_array_foreach((json_t *)types, i, type) {
         const char *const name = json_string_value(type);
-        if (!name || strcmp(name, "full_attention") != 0) return wf_field_bad(r, "layer_types", type, "\"full_attention\" throughout");
+        const bool full = name && strcmp(name, "full_attention") == 0;
+        if (!full && !(name && strcmp(name, "sliding_attention") == 0))
+            return wf_field_bad(r, "layer_types", type, "\"full_attention\" or \"sliding_attention\"");
+        *full_out += full;
     }
     return WF_OK;
 }
 
+/* All layers have the window or none has. One that hides nothing is none, wherever it would be. The library has 4096 where the
+ * field is left out, and null is none; it counts as weft does: a query sees the `sliding_window` keys that end with its own. */
+static wf_status read_window(const wf_fields *r, bool qwen, wf_model *m) {
+    const json_t *const types = wf_field_get(r, "layer_types");
+    bool used = true;
+    int64_t full = 0;
+    if (qwen) TRY(wf_field_flag(r, "use_sliding_window", false, &used));
+    used = used && !json_is_null(json_object_get(r->root, "sliding_window"));
+    if (used) TRY(wf_field_size_or(r, "sliding_window", IDS, 4096, &m->window));
+    m->window = wf_model_window(m, m->positions);
+    if (types) TRY(count_full_layers(r, types, m->layers, &full));
+    if (types && !used && full < m->layers)
+        return wf_field_bad(r, "layer_types", types, "\"full_attention\" throughout where no sliding_window is used");
+    if (!types && qwen && used) TRY(read_full_layers(r, m->layers, &full));
+    if (qwen && full == m->layers) m->window = 0;
+    if (!m->window || !full) return WF_OK;
+    return wf_fail(WF_ERR_UNSUPPORTED,
+                   "%s: field sliding_window is %lld, but by %s %lld of %lld layers see all positions; a window of some layers only is "
+                   "not computed",
+                   r->path, (long long)m->window, types ? "layer_types" : "max_window_layers", (long long)full, (long long)m->layers);
+}
+
 /* Which biases, kv heads and windows the three have. */
 static wf_status read_dialect(const wf_fields *r, const char *type, wf_model *m) {
-    bool attention = false, mlp = false, windows = false;
+    const bool qwen = strcmp(type, "qwen2") == 0;
+    bool attention = false, mlp = false;
     if (strcmp(type, "llama") == 0) {
         TRY(wf_field_flag(r, "attention_bias", false, &attention));
         TRY(wf_field_flag(r, "mlp_bias", false, &mlp));
@@ -181,11 +207,8 @@ static wf_status read_dialect(const wf_fields *r, const char *type, wf_model *m)
         return wf_field_size_or(r, "num_key_value_heads", HEADS, m->heads, &m->kv_heads);
     }
     TRY(wf_field_size(r, "num_key_value_heads", HEADS, &m->kv_heads));
-    if (strcmp(type, "mistral") == 0) return check_window(r, 4096, m);
-    m->biases = WF_BIAS_QKV;
-    TRY(wf_field_flag(r, "use_sliding_window", false, &windows));
-    TRY(check_layer_types(r));
-    return windows ? check_window(r, 4096, m) : WF_OK;
+    m->biases = qwen ? WF_BIAS_QKV : 0;
+    return read_window(r, qwen, m);
 }
 
 static wf_status read_llama(const wf_fields *r, wf_model *m) {

@@ -44,18 +44,25 @@ static json_t *scaling(const wf_model *m) {
                      (json_int_t)m->rope_original_positions);
 }
 
-/* Biases of q, k and v alone are qwen2's; a mistral without windows is a llama. */
+/* Biases of q, k and v alone are qwen2's; a mistral without a window is a llama. */
 static json_t *llama(const wf_model *m) {
-    const bool qwen = m->biases == WF_BIAS_QKV, head = m->head_form != WF_HEAD_NONE;
-    json_t *const root = common(m, qwen ? "qwen2" : "llama",
-                                qwen ? (head ? "Qwen2ForCausalLM" : "Qwen2Model") : head ? "LlamaForCausalLM" : "LlamaModel");
+    static const char *const kin[][3] = {{"llama", "LlamaModel", "LlamaForCausalLM"},
+                                         {"mistral", "MistralModel", "MistralForCausalLM"},
+                                         {"qwen2", "Qwen2Model", "Qwen2ForCausalLM"}};
+    const json_int_t window = (json_int_t)wf_model_window(m, m->positions);
+    const bool qwen = m->biases == WF_BIAS_QKV;
+    const char *const *const names = kin[qwen ? 2 : window ? 1 : 0];
+    json_t *const root = common(m, names[0], names[m->head_form == WF_HEAD_NONE ? 1 : 2]);
     json_t *const own = json_pack("{s:I,s:I,s:f,s:f,s:f,s:o}", "num_key_value_heads", (json_int_t)m->kv_heads, "head_dim",
                                   (json_int_t)m->head_size, "rms_norm_eps", m->norm_epsilon, "attention_dropout",
                                   m->dropout_attention, "rope_theta", m->rope_theta, "rope_scaling", scaling(m));
-    json_t *const biases = qwen ? json_pack("{s:b}", "use_sliding_window", 0)
-                                : json_pack("{s:b,s:b}", "attention_bias", (m->biases & WF_BIAS_QKV) != 0, "mlp_bias",
-                                            (m->biases & WF_BIAS_MLP) != 0);
-    return wf_json_join_take(wf_json_join_take(root, own), biases);
+    json_t *const forms =
+        qwen && window ? json_pack("{s:b,s:I,s:i}", "use_sliding_window", 1, "sliding_window", window, "max_window_layers", 0)
+        : qwen         ? json_pack("{s:b}", "use_sliding_window", 0)
+        : window       ? json_pack("{s:I}", "sliding_window", window)
+                       : json_pack("{s:b,s:b}", "attention_bias", (m->biases & WF_BIAS_QKV) != 0, "mlp_bias",
+                                   (m->biases & WF_BIAS_MLP) != 0);
+    return wf_json_join_take(wf_json_join_take(root, own), forms);
 }
 
 static json_t *bert(const wf_model *m) {
@@ -80,10 +87,12 @@ static json_t *own_dropouts(const wf_model *m, json_t *root) {
 /* A model of a mixture of forms has no family that says so. */
 static wf_status check_form(const wf_model *m) {
     const uint32_t attention = WF_BIAS_QKV | WF_BIAS_PROJ;
+    const bool window = wf_model_window(m, m->positions) > 0;
     const bool llama = m->norm == WF_RMSNORM && m->position_form == WF_POSITIONS_ROPE && m->gated && !m->post_norm &&
                        !m->bidirectional && !m->types && !m->embedding_norm && m->head_form != WF_HEAD_TRANSFORM &&
-                       ((m->biases & attention) == 0 || (m->biases & attention) == attention || m->biases == WF_BIAS_QKV);
-    const bool plain = m->norm == WF_LAYERNORM && m->position_form == WF_POSITIONS_LEARNED && !m->gated &&
+                       (m->biases == 0 || m->biases == WF_BIAS_QKV ||
+                        (!window && ((m->biases & attention) == 0 || (m->biases & attention) == attention)));
+    const bool plain = !window && m->norm == WF_LAYERNORM && m->position_form == WF_POSITIONS_LEARNED && !m->gated &&
                        m->biases == WF_BIASES_ALL && m->kv_heads == m->heads && m->heads * m->head_size == m->hidden;
     const bool bert = plain && m->post_norm && m->bidirectional && m->types && m->embedding_norm && m->head_form != WF_HEAD_LINEAR;
     const bool gpt2 = plain && !m->post_norm && !m->bidirectional && !m->types && !m->embedding_norm &&

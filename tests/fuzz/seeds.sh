@@ -20,7 +20,9 @@ words index weight_map .safetensors ../ metadata
 printf '{"model_type":"gpt2","n_layer":3,"n_embd":96,"n_head":6,"n_positions":64,"vocab_size":257,"n_inner":null,"activation_function":"gelu_new"}' | seed config gpt2
 printf '{"model_type":"llama","num_hidden_layers":2,"hidden_size":96,"num_attention_heads":6,"num_key_value_heads":2,"intermediate_size":128,"vocab_size":257,"max_position_embeddings":64,"rms_norm_eps":1e-5,"hidden_act":"silu","rope_theta":10000.0,"tie_word_embeddings":false,"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":32}}' | seed config llama
 printf '{"model_type":"bert","num_hidden_layers":2,"hidden_size":96,"num_attention_heads":6,"intermediate_size":128,"vocab_size":257,"max_position_embeddings":64,"type_vocab_size":2,"layer_norm_eps":1e-12,"hidden_act":"gelu","architectures":["BertForMaskedLM"]}' | seed config bert
-words config n_layer n_embd n_head n_positions vocab_size hidden_size num_attention_heads num_key_value_heads head_dim rope_scaling rope_theta factor 1e308 -1 null true
+printf '{"model_type":"mistral","num_hidden_layers":2,"hidden_size":96,"num_attention_heads":6,"num_key_value_heads":2,"intermediate_size":128,"vocab_size":257,"max_position_embeddings":64,"sliding_window":8,"layer_types":["sliding_attention","sliding_attention"]}' | seed config mistral
+printf '{"model_type":"qwen2","num_hidden_layers":2,"hidden_size":96,"num_attention_heads":6,"num_key_value_heads":2,"intermediate_size":128,"vocab_size":257,"max_position_embeddings":64,"use_sliding_window":true,"sliding_window":8,"max_window_layers":0}' | seed config qwen2
+words config n_layer n_embd n_head n_positions vocab_size hidden_size num_attention_heads num_key_value_heads head_dim rope_scaling rope_theta factor sliding_window max_window_layers use_sliding_window layer_types full_attention sliding_attention 1e308 -1 null true
 printf '{"version":1,"step":12,"seed":"0000000000000001","data_position":5,"data_hash":"0000000000000002","choices_hash":"0000000000000003","layout":"tp2.sp","files":{"config.json":{"bytes":10,"sha256":"0000000000000000000000000000000000000000000000000000000000000000"},"model.safetensors":{"bytes":10,"sha256":"0000000000000000000000000000000000000000000000000000000000000000"}},"check":"0"}' | seed progress one
 words progress version step seed data_position data_hash choices_hash layout files bytes sha256 check optimizer.safetensors
 printf 'tp4.sp.cp2ring.dp2' | seed layout all
@@ -31,7 +33,8 @@ words shape b s 9223372036854775807
 printf 'gemm:f32:m512n384k1000:nt.bias\nsimple TILE_M=64' | seed case gemm
 printf 'attention:f32:b1s16h2kv1d64:causal.fwd' | seed case attention
 printf 'norm:f32:m3n7:' | seed case norm
-words case gemm attention norm adamw copy reduce rope gate cross_entropy :f32: :f16: :bf16: nt. bias gelu accumulate simple panel tile clblast TILE_M=
+printf 'block:f32:b2s17h32a4kv2d16f65l2w5:silu.rmsnorm.causal.gated.rope.post-norm.no-bias:train' | seed case block
+words case block layernorm rmsnorm causal gated post-norm no-bias forward train gemm attention norm adamw copy reduce rope gate cross_entropy :f32: :f16: :bf16: nt. bias gelu accumulate simple panel tile clblast TILE_M=
 printf '\0\001\0\0\0\002\0\0\0' | seed tokens int32
 printf 'cHello, world.\n\nAnother paragraph.\n' | seed tokens text
 { printf "\003\223NUMPY\001\0v\0{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }"; printf '%60s\n' ' '; printf '\001\0\0\0\002\0\0\0'; } | seed tokens npy

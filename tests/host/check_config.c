@@ -177,6 +177,39 @@ START_TEST(llamas_kin) {
 }
 END_TEST
 
+/* 64 positions, two layers. A window that hides none of them is none. */
+#define QWEN "\"num_key_value_heads\": 2, \"use_sliding_window\": true, "
+#define MISTRAL "\"num_key_value_heads\": 2, "
+static const struct {
+    const char *type, *more;
+    int64_t window;
+} windows[] = {
+    {"mistral", MISTRAL "\"sliding_window\": 1", 1},
+    {"mistral", MISTRAL "\"sliding_window\": 63", 63},
+    {"mistral", MISTRAL "\"sliding_window\": 64", 0},
+    {"mistral", MISTRAL "\"sliding_window\": 268435456", 0},
+    {"mistral", MISTRAL "\"sliding_window\": null", 0},
+    {"mistral", "\"num_key_value_heads\": 2", 0}, /* 4096 */
+    {"mistral", MISTRAL "\"sliding_window\": 8, \"layer_types\": [\"sliding_attention\", \"sliding_attention\"]", 8},
+    {"mistral", MISTRAL "\"sliding_window\": 64, \"layer_types\": [\"sliding_attention\", \"full_attention\"]", 0},
+    {"qwen2", QWEN "\"sliding_window\": 8, \"max_window_layers\": 0", 8},
+    {"qwen2", QWEN "\"sliding_window\": 8, \"max_window_layers\": 2", 0},
+    {"qwen2", QWEN "\"sliding_window\": 8", 0}, /* from layer 28 on */
+    {"qwen2", QWEN "\"sliding_window\": 64, \"max_window_layers\": 1", 0},
+    {"qwen2", QWEN "\"sliding_window\": null, \"max_window_layers\": 0", 0},
+    {"qwen2", QWEN "\"max_window_layers\": 0", 0}, /* 4096 */
+    {"qwen2", QWEN "\"sliding_window\": 8, \"max_window_layers\": 2, \"layer_types\": [\"sliding_attention\", \"sliding_attention\"]", 8},
+    {"qwen2", QWEN "\"sliding_window\": 8, \"max_window_layers\": 0, \"layer_types\": [\"full_attention\", \"full_attention\"]", 0},
+    {"qwen2", "\"num_key_value_heads\": 2, \"sliding_window\": 8, \"max_window_layers\": 0", 0}, /* not used */
+    {"llama", "\"sliding_window\": 8", 0}, /* no field of its */
+};
+
+START_TEST(windows_are_read) {
+    const wf_model m = model_of(windows[_i].type, windows[_i].more);
+    ck_assert_int_eq(m.window, windows[_i].window);
+}
+END_TEST
+
 START_TEST(bert_has_its_forms) {
     wf_model m = model_of("bert", "");
     ck_assert(m.family == WF_FAMILY_BERT && m.norm == WF_LAYERNORM && m.position_form == WF_POSITIONS_LEARNED && !m.gated);
@@ -226,11 +259,29 @@ static const struct {
     {"llama", "\"architectures\": \"LlamaModel\"", WF_ERR_FILE, "field architectures"},
     {"llama", "\"attention_bias\": 1", WF_ERR_FILE, "field attention_bias is 1"},
     {"mistral", "", WF_ERR_FILE, "field num_key_value_heads is missing"},
-    {"mistral", "\"num_key_value_heads\": 2, \"sliding_window\": 8", WF_ERR_UNSUPPORTED, "field sliding_window is 8"},
-    {"qwen2", "\"num_key_value_heads\": 2, \"use_sliding_window\": true, \"sliding_window\": 32", WF_ERR_UNSUPPORTED,
-     "field sliding_window is 32"},
+    {"mistral", MISTRAL "\"sliding_window\": 0", WF_ERR_FILE, "field sliding_window is 0"},
+    {"mistral", MISTRAL "\"sliding_window\": -1", WF_ERR_FILE, "field sliding_window is -1"},
+    {"mistral", MISTRAL "\"sliding_window\": 8.5", WF_ERR_FILE, "field sliding_window is 8.5"},
+    {"mistral", MISTRAL "\"sliding_window\": 8, \"layer_types\": [\"sliding_attention\", \"full_attention\"]", WF_ERR_UNSUPPORTED,
+     "field sliding_window is 8, but by layer_types 1 of 2 layers"},
+    {"mistral", MISTRAL "\"sliding_window\": 8, \"layer_types\": [\"full_attention\", \"full_attention\"]", WF_ERR_UNSUPPORTED,
+     "field sliding_window is 8, but by layer_types 2 of 2 layers"},
+    {"mistral", MISTRAL "\"sliding_window\": null, \"layer_types\": [\"sliding_attention\", \"sliding_attention\"]", WF_ERR_FILE,
+     "field layer_types is [\"sliding_attention\""},
+    {"qwen2", QWEN "\"sliding_window\": 32, \"max_window_layers\": 1", WF_ERR_UNSUPPORTED,
+     "field sliding_window is 32, but by max_window_layers 1 of 2 layers"},
+    {"qwen2", QWEN "\"sliding_window\": 32, \"max_window_layers\": -1", WF_ERR_FILE, "field max_window_layers is -1"},
+    {"qwen2", QWEN "\"sliding_window\": 32, \"max_window_layers\": \"1\"", WF_ERR_FILE, "field max_window_layers is \"1\""},
+    {"qwen2", QWEN "\"sliding_window\": \"32\", \"max_window_layers\": 0", WF_ERR_FILE, "field sliding_window is \"32\""},
+    {"qwen2", QWEN "\"sliding_window\": 8, \"layer_types\": [\"full_attention\", \"sliding_attention\"]", WF_ERR_UNSUPPORTED,
+     "field sliding_window is 8, but by layer_types 1 of 2 layers"},
+    {"qwen2", QWEN "\"layer_types\": [\"sliding_attention\"]", WF_ERR_FILE, "a list of num_hidden_layers names"},
+    {"qwen2", QWEN "\"layer_types\": \"sliding_attention\"", WF_ERR_FILE, "field layer_types is \"sliding_attention\""},
+    {"qwen2", QWEN "\"layer_types\": [\"full_attention\", \"chunked_attention\"]", WF_ERR_FILE,
+     "field layer_types is \"chunked_attention\""},
+    {"qwen2", "\"num_key_value_heads\": 2, \"use_sliding_window\": 1", WF_ERR_FILE, "field use_sliding_window is 1"},
     {"qwen2", "\"num_key_value_heads\": 2, \"layer_types\": [\"full_attention\", \"sliding_attention\"]", WF_ERR_FILE,
-     "field layer_types is \"sliding_attention\""},
+     "must be \"full_attention\" throughout"},
     {"bert", "\"position_embedding_type\": \"relative_key\"", WF_ERR_FILE, "field position_embedding_type is \"relative_key\""},
     {"bert", "\"is_decoder\": true", WF_ERR_UNSUPPORTED, "field is_decoder is true"},
     {"bert", "\"type_vocab_size\": 0", WF_ERR_FILE, "field type_vocab_size is 0"},
@@ -257,7 +308,11 @@ static const struct {
     {"llama", "\"mlp_bias\": true, \"architectures\": [\"LlamaModel\"], \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, "
               "\"low_freq_factor\": 1, \"high_freq_factor\": 4, \"original_max_position_embeddings\": 8192}"},
     {"mistral", "\"num_key_value_heads\": 3, \"sliding_window\": null"},
+    {"mistral", MISTRAL "\"sliding_window\": 8, \"head_dim\": 8"},
+    {"mistral", MISTRAL "\"sliding_window\": 63, \"architectures\": [\"MistralModel\"]"},
+    {"mistral", MISTRAL "\"sliding_window\": 64"},
     {"qwen2", "\"num_key_value_heads\": 1, \"rope_theta\": 1e6, \"initializer_range\": 0.05"},
+    {"qwen2", QWEN "\"sliding_window\": 8, \"max_window_layers\": 0, \"architectures\": [\"Qwen2Model\"]"},
     {"bert", "\"hidden_act\": \"relu\", \"hidden_dropout_prob\": 0.3"},
     {"bert", "\"architectures\": [\"BertModel\"], \"tie_word_embeddings\": false"},
     {"bert", "\"hidden_dropout_prob\": 0.3, \"weft_dropout_embedding\": 0.1"},
@@ -282,7 +337,7 @@ START_TEST(what_is_written_is_read_back) {
     ck_assert(m.dropout_attention == back.dropout_attention && m.dropout_residual == back.dropout_residual);
     ck_assert(m.rope_theta == back.rope_theta && m.rope_factor == back.rope_factor);
     ck_assert(m.rope_low_frequency == back.rope_low_frequency && m.rope_high_frequency == back.rope_high_frequency);
-    ck_assert(m.rope_original_positions == back.rope_original_positions);
+    ck_assert(m.rope_original_positions == back.rope_original_positions && m.window == back.window);
 }
 END_TEST
 
@@ -292,6 +347,15 @@ START_TEST(mixtures_are_not_written) {
     ck_assert_int_eq(wf_config_write(&m, "weft-config-none.json"), WF_ERR_UNSUPPORTED);
     m = model_of("bert", "");
     m.bidirectional = false;
+    ck_assert_int_eq(wf_config_write(&m, "weft-config-none.json"), WF_ERR_UNSUPPORTED);
+    static const char *const windowless[][2] = {{"bert", ""}, {"llama", "\"mlp_bias\": true"}, {"llama", "\"attention_bias\": true"}};
+    for (int i = 0; i < 3; i++) { /* no window in a config.json of their families */
+        m = model_of(windowless[i][0], windowless[i][1]);
+        m.window = 63;
+        ck_assert_int_eq(wf_config_write(&m, "weft-config-none.json"), WF_ERR_UNSUPPORTED);
+    }
+    ck_assert_msg(read_with(NULL, "\"n_inner\": null", &m) == WF_OK, "%s", wf_last_error());
+    m.window = 63;
     ck_assert_int_eq(wf_config_write(&m, "weft-config-none.json"), WF_ERR_UNSUPPORTED);
     ck_assert_int_ne(access("weft-config-none.json", F_OK), 0);
 }
@@ -323,6 +387,7 @@ int main(void) {
     tcase_add_test(c, llama_has_its_forms);
     tcase_add_test(c, rotary_positions_old_and_new);
     tcase_add_test(c, llamas_kin);
+    tcase_add_loop_test(c, windows_are_read, 0, (int)(sizeof windows / sizeof *windows));
     tcase_add_test(c, bert_has_its_forms);
     tcase_add_loop_test(c, foreign_variants_are_named, 0, (int)(sizeof foreign / sizeof *foreign));
     tcase_add_loop_test(c, what_is_written_is_read_back, 0, (int)(sizeof written / sizeof *written));

@@ -69,6 +69,18 @@ static wf_status write_llama(void) {
     return wf_config_write(&m, path);
 }
 
+static wf_status write_mistral(void) {
+    wf_model m = model_of(WF_FAMILY_LLAMA);
+    m.window = 7;
+    return wf_config_write(&m, path);
+}
+
+static wf_status write_qwen2(void) {
+    wf_model m = model_of(WF_FAMILY_LLAMA);
+    m.window = 7, m.biases = WF_BIAS_QKV;
+    return wf_config_write(&m, path);
+}
+
 static wf_status write_bert(void) {
     const wf_model m = model_of(WF_FAMILY_BERT);
     return wf_config_write(&m, path);
@@ -126,7 +138,8 @@ static const struct {
     bool by_jansson; /* what is written */
 } kinds[] = {{"a gpt2's config", write_gpt2, read_config, true},    {"a llama's config", write_llama, read_config, true},
              {"a bert's config", write_bert, read_config, true},    {"progress", write_progress, read_progress, true},
-             {"an index of shards", write_index, read_index, false}, {"safetensors", write_tensors, read_tensors, false}};
+             {"an index of shards", write_index, read_index, false}, {"safetensors", write_tensors, read_tensors, false},
+             {"a mistral's config", write_mistral, read_config, true}, {"a qwen2's config", write_qwen2, read_config, true}};
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 /* ---- without memory -------------------------------------------------------------------------------------------------- */
