@@ -82,6 +82,7 @@ void weft_model_describe(const weft_model *object, weft_model_info *out) {
         .kv_heads = m->kv_heads,
         .head_size = m->head_size,
         .types = m->types,
+        .window = m->window,
         .family = families[m->family],
         .bidirectional = m->bidirectional,
         .gated = m->gated,

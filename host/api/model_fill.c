@@ -70,6 +70,8 @@ static wf_status set_sizes(const weft_model_options *o, wf_model *m) {
     TRY(set_size("vocabulary", o->vocabulary, 1, 0, &m->vocabulary));
     TRY(set_size("positions", o->positions, 1, 0, &m->positions));
     TRY(set_size("types", o->types, 0, 0, &m->types));
+    TRY(set_size("window", o->window, 0, 0, &m->window));
+    m->window = wf_model_window(m, m->positions);
     TRY(set_size("kv_heads", o->kv_heads, 1, m->heads, &m->kv_heads));
     if (m->heads % m->kv_heads)
         return wf_fail(WF_ERR_ARGUMENT, "model options: field heads is %lld, not a multiple of kv_heads, %lld", (long long)m->heads,

@@ -173,6 +173,7 @@ typedef struct weft_model_info {
     double dropout_embedding, dropout_attention, dropout_residual, norm_epsilon;
     const char *activation;
     int64_t kv_heads, head_size, types;     /* types: rows of the token type embedding, 0: none */
+    int64_t window;                         /* as in weft_model_options; 0: none */
     const char *family;                     /* "gpt2", "llama", "bert" */
     bool bidirectional, gated, has_head;    /* without a head: WEFT_HIDDEN only */
 } weft_model_info;
@@ -192,6 +193,12 @@ typedef struct weft_model_options {
     int64_t layers, hidden, heads, vocabulary, positions;   /* init: GPT-2's 12, 768, 12, 50257, 1024 */
     int64_t kv_heads, head_size, features;  /* 0: heads, hidden / heads, 4 * hidden */
     int64_t types;              /* rows of the token type embedding; 0: none */
+    /* Sliding-window attention, in all layers: a query sees the keys whose positions differ from its own by less than
+     * window; with its own, window keys of the past, and, if bidirectional, window - 1 of the future. 0: none; one of
+     * `positions` or more hides nothing and is none. Causal, it is what transformers (5.24) makes of sliding_window in
+     * Mistral and Qwen2: key > query - sliding_window. Its bidirectional masks take in distance sliding_window, too: theirs
+     * is one less than weft's. */
+    int64_t window;
     const char *activation;     /* "gelu_tanh" (NULL), "gelu", "relu", "silu" */
     const char *norm;           /* "layernorm" (NULL), "rmsnorm": no mean, no bias */
     const char *position_form;  /* "learned" (NULL), "rope", "none" */

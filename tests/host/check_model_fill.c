@@ -82,7 +82,7 @@ static void same_model(const wf_model *a, const wf_model *b) {
     SAME(types), SAME(family), SAME(norm), SAME(position_form), SAME(head_form), SAME(activation), SAME(biases), SAME(gated);
     SAME(post_norm), SAME(bidirectional), SAME(embedding_norm), SAME(tied_head), SAME(norm_epsilon), SAME(init_std);
     SAME(dropout_embedding), SAME(dropout_attention), SAME(dropout_residual), SAME(rope_theta), SAME(rope_factor);
-    SAME(rope_low_frequency), SAME(rope_high_frequency), SAME(rope_original_positions);
+    SAME(rope_low_frequency), SAME(rope_high_frequency), SAME(rope_original_positions), SAME(window);
 #undef SAME
 }
 
@@ -150,6 +150,25 @@ START_TEST(qwen2_as_from_a_file) {
 }
 END_TEST
 
+START_TEST(windows_as_from_a_file) {
+    weft_model_options o = small();
+    weft_model_info info;
+    weft_model *m;
+    o.family = "llama", o.norm = "rmsnorm", o.position_form = "rope", o.activation = "silu", o.gated = true;
+    o.biases = 0, o.tied_head = false, o.features = 250, o.norm_epsilon = 1e-6, o.kv_heads = 3, o.window = 7;
+    expect_same(&o, "{\"model_type\": \"mistral\", " SIZES ", \"num_key_value_heads\": 3, \"sliding_window\": 7}");
+    must(weft_model_fill(&o, &m));
+    weft_model_describe(m, &info);
+    weft_model_destroy(m);
+    ck_assert_int_eq(info.window, 7);
+    o.biases = WEFT_BIAS_QKV;
+    expect_same(&o, "{\"model_type\": \"qwen2\", " SIZES ", \"num_key_value_heads\": 3, \"use_sliding_window\": true, "
+                    "\"sliding_window\": 7, \"max_window_layers\": 0}");
+    o.window = 64; /* hides none of 64 positions */
+    expect_same(&o, "{\"model_type\": \"qwen2\", " SIZES ", \"num_key_value_heads\": 3}");
+}
+END_TEST
+
 START_TEST(bert_as_from_a_file) {
     weft_model_options o = small();
     o.family = "bert", o.activation = "gelu", o.head_form = "transform", o.norm_epsilon = 1e-12, o.types = 2, o.features = 250;
@@ -195,6 +214,8 @@ START_TEST(illegal_values_are_named) {
     REFUSED("field vocabulary is 0", o.vocabulary = 0);
     REFUSED("field positions is -64", o.positions = -64);
     REFUSED("field types is -2", o.types = -2);
+    REFUSED("field window is -1, not between 0 and 2^24", o.window = -1);
+    REFUSED("field window is 16777217", o.window = (1 << 24) + 1);
     REFUSED("field family is \"t5\", not gpt2, llama or bert", o.family = "t5");
     REFUSED("field activation is \"mish\", not gelu_tanh, gelu, relu or silu", o.activation = "mish");
     REFUSED("field activation is \"none\"", o.activation = "none");
@@ -236,7 +257,7 @@ START_TEST(mixtures_of_forms_are_planned) {
         weft_model *m;
         o.norm = norms[i % 2], o.position_form = positions[i / 2 % 3], o.head_form = heads[i / 6 % 3], o.biases = biases[i / 18 % 4];
         o.gated = i / 72 & 1, o.post_norm = i / 72 & 2, o.bidirectional = i / 72 & 4, o.embedding_norm = i / 72 & 8;
-        o.tied_head = i % 5 < 3, o.types = i % 7 < 3 ? 2 : 0, o.kv_heads = i % 11 < 5 ? 2 : 6;
+        o.tied_head = i % 5 < 3, o.types = i % 7 < 3 ? 2 : 0, o.kv_heads = i % 11 < 5 ? 2 : 6, o.window = i % 13 < 6 ? 9 : 0;
         must(weft_model_fill(&o, &m));
         weft_plan *const p = plan_of(m, "tp2.sp", i / 6 % 3 == 2 ? WEFT_HIDDEN : WEFT_TRAIN, 1);
         const weft_status status = weft_plan_check(p);
@@ -255,6 +276,7 @@ int main(void) {
     tcase_add_test(c, defaults_are_the_preset);
     tcase_add_test(c, llama_as_from_a_file);
     tcase_add_test(c, qwen2_as_from_a_file);
+    tcase_add_test(c, windows_as_from_a_file);
     tcase_add_test(c, bert_as_from_a_file);
     tcase_add_test(c, illegal_values_are_named);
     tcase_add_test(c, mixtures_of_forms_are_planned);
