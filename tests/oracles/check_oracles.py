@@ -5,8 +5,9 @@
 For each model (all of them): the library's logits, last hidden states and gradients in f64 are the truth; weft's, on 1, 2 and 3
 ranks, may differ by 1e-5 of a tensor's largest magnitude, and what the command `weft run` writes to a file as well; its
 greedy sample is the library's, token by token. Models that weft writes again must hold the same bits under
-the same names, whatever the layout. Scalings of rotary positions that the library knows and weft does not are refused. Each comparison is shown to see a fault: one element of each weight, or of one
-gradient, changed in the truth. Prints one line in Check's format; the exit status is 1 if a check failed.
+the same names, whatever the layout. Scalings of rotary positions that the library knows and weft does not are refused, and
+windows of some layers only. Each comparison is shown to see a fault: one element of each weight, or of one gradient, changed in
+the truth, or a window one key too long. Prints one line in Check's format; the exit status is 1 if a check failed.
 
 What it does not do: dropout, training, models of other families."""
 import copy
@@ -87,17 +88,28 @@ MODELS = {
                      ("logits", "gradients")),
     # groups of two: on three ranks each has its own kv head, on two a group is cut
     "llama-groups": (transformers.LlamaForCausalLM, llama(num_key_value_heads=3), "", ("logits", "gradients")),
-    # no window (weft refuses one that is shorter than the text); biases of q, k, v alone
+    # no window; biases of q, k, v alone
     "mistral": (transformers.MistralForCausalLM, other(transformers.MistralConfig, sliding_window=None), "float16 shards",
                 ("logits", "gradients")),
     "qwen2": (transformers.Qwen2ForCausalLM, other(transformers.Qwen2Config), "", ("logits", "gradients")),
+    # windows that are shorter than the text, and than both layers' reach
+    "mistral-window": (transformers.MistralForCausalLM, other(transformers.MistralConfig, sliding_window=9), "",
+                       ("logits", "hidden", "gradients")),
+    "qwen2-window": (transformers.Qwen2ForCausalLM, other(transformers.Qwen2Config, use_sliding_window=True, sliding_window=16,
+                                                          max_window_layers=0), "", ("logits", "gradients")),
     "bert-masked": (transformers.BertForMaskedLM, bert(), "", ("logits", "hidden", "gradients")),
     "bert": (transformers.BertModel, bert(), "", ("hidden",)),
 }
 
 
-# Without a window the two are the same model.
-WRITTEN_AS = {"MistralForCausalLM": "LlamaForCausalLM"}
+def window_of(model):
+    return getattr(model.config, "sliding_window", None)
+
+
+def written_as(model):
+    """Without a window a mistral is a llama."""
+    name = type(model).__name__
+    return "LlamaForCausalLM" if name == "MistralForCausalLM" and window_of(model) is None else name
 
 
 def make(kind, config):
@@ -255,6 +267,16 @@ def see_changed_weights(model, tokens, truth, name, ours):
         expect(distance(ours[mode][mode, 0], changed) > BAR, f"{name}: a change of {weight} is not seen")
 
 
+def see_changed_window(model, tokens, name, ours):
+    """A window that is one key shorter or longer, or none, must be seen."""
+    window, positions = window_of(model), model.config.max_position_embeddings
+    for wrong in (window - 1, window + 1, positions):
+        model.config.sliding_window = wrong
+        changed = truth_of(model, tokens, None, ("logits",))["logits"]["logits", 0]
+        expect(distance(ours["logits"]["logits", 0], changed) > BAR, f"{name}: a window of {wrong} is not seen")
+    model.config.sliding_window = window
+
+
 def see_changed_gradients(ours, truth, name):
     for key, gradient in truth.items():
         changed = gradient.copy()
@@ -265,9 +287,10 @@ def see_changed_gradients(ours, truth, name):
 def same_weights(model, folder, title):
     """The library opens the folder, misses nothing, and has the same bits and the same logits."""
     options = {"add_pooling_layer": False} if type(model) is transformers.BertModel else {}
-    wanted = WRITTEN_AS.get(type(model).__name__, type(model).__name__)
-    architectures = transformers.AutoConfig.from_pretrained(folder).architectures
-    expect(architectures == [wanted], f"{title}: architectures {architectures}")
+    wanted, config = written_as(model), transformers.AutoConfig.from_pretrained(folder)
+    expect(config.architectures == [wanted], f"{title}: architectures {config.architectures}")
+    window = getattr(config, "sliding_window", None)
+    expect(window == window_of(model), f"{title}: sliding_window {window}")
     kind = getattr(transformers, wanted)
     again, info = kind.from_pretrained(folder, output_loading_info=True, attn_implementation="eager", **options)
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -293,6 +316,7 @@ def main(folder, mpirun, program, command, *only):
         for part in (head, tokens.numpy(), targets.numpy()):
             file.write(part.astype(numpy.int32).tobytes())
     check_refusals(folder, command)
+    check_windows(folder, command)
     models = {}
     for name in only or MODELS:
         kind, config, stored, _ = MODELS[name]
@@ -343,6 +367,19 @@ def check_command(folder, name, command, tokens, truth, model):
     expect(said.split() == [str(token) for token in drawn], f"{name}: the command goes on with {said}, not {drawn}")
 
 
+def check_windows(folder, command):
+    """Of a qwen2 the library gives the window to the layers from max_window_layers on: of two to both, to none, or weft refuses it."""
+    for full, kinds in enumerate(({"sliding_attention"}, {"full_attention", "sliding_attention"}, {"full_attention"})):
+        path = os.path.join(folder, f"windows-{full}.json")
+        config = other(transformers.Qwen2Config, use_sliding_window=True, sliding_window=16, max_window_layers=full)
+        expect(set(config.layer_types) == kinds, f"of {full} full layers the library makes {config.layer_types}")
+        for written in ({}, {"layer_types": None}):  # as this version writes it, and as older ones did
+            with open(path, "w") as file:
+                json.dump({**config.to_dict(), **written}, file)
+            run = subprocess.run(["timeout", "60", command, "plan", "--model", path, "--shape", "b1s32"], capture_output=True, text=True)
+            expect(run.returncode == (2 if len(kinds) > 1 else 0), f"{full} full layers: status {run.returncode}, {run.stderr.strip()}")
+
+
 def check_refusals(folder, command):
     """Every scaling of rotary positions that this version of the library knows is computed or refused by name."""
     known = {"default", "linear", "llama3"}
@@ -378,6 +415,8 @@ def check_model(folder, name, model, tokens, targets):
             expect(filecmp.cmp(os.path.join(first, file), there, shallow=False),
                    f"{name}: {file} written under {layout} differs from tp1's")
     see_changed_weights(model, tokens, truth, name, ours)
+    if window_of(model):
+        see_changed_window(model, tokens, name, ours)
     if "gradients" in what:
         see_changed_gradients(ours["gradients"], truth["gradients"], name)
     return truth
