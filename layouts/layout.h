@@ -58,6 +58,17 @@ int32_t wf_mesh_group(const wf_layout *, int32_t rank, wf_axis, int32_t *members
 typedef struct wf_range { int64_t first, count; } wf_range;
 wf_range wf_shard(int64_t extent, int32_t parts, int32_t index);
 
+/* Cp ranks are a ring, each of whose members is a group of neighbours that exchange heads for positions: how many of
+ * each. Ring index = cp coordinate / ulysses, place among the neighbours = the rest. */
+int32_t wf_layout_ring(const wf_layout *);
+int32_t wf_layout_ulysses(const wf_layout *);
+
+/* Positions of a sequence, ascending, in two runs of neighbours; either may be empty. layouts/positions.c */
+typedef struct wf_positions { wf_range run[2]; int64_t count; } wf_positions;
+int64_t wf_positions_at(const wf_positions *, int64_t i);   /* the i-th */
+int64_t wf_positions_gap(const wf_positions *);             /* between the runs */
+wf_positions wf_positions_part(const wf_positions *, wf_range part); /* the part.first-th to the part's last */
+
 #ifdef __cplusplus
 }
 #endif

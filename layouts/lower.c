@@ -5,7 +5,7 @@
  * layer. The segments themselves are lower_embedding.c, lower_layer.c, lower_head.c,
  * lower_optimizer.c.
  *
- * Deliberately not here: cp, dp, pp, ep, ZeRO, recomputation, chunks, offload. They are parsed
+ * Deliberately not here: dp, pp, ep, ZeRO, chunks, offload. They are parsed
  * (layout.c) and refused. */
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +19,7 @@ static wf_status check_layout(const wf_layout *layout) {
     const struct {
         bool asked;
         const char *what;
-    } missing[] = {{layout->size[WF_AXIS_CP] > 1, "context parallelism (cp)"},
-                   {layout->size[WF_AXIS_EP] > 1, "expert parallelism (ep)"},
+    } missing[] = {{layout->size[WF_AXIS_EP] > 1, "expert parallelism (ep)"},
                    {layout->size[WF_AXIS_DP] > 1, "data parallelism (dp)"},
                    {layout->size[WF_AXIS_PP] > 1, "pipelines (pp, vp)"},
                    {layout->zero > 0, "sharded optimizer state (zero)"},
@@ -31,7 +30,7 @@ static wf_status check_layout(const wf_layout *layout) {
     for (size_t i = 0; i < sizeof missing / sizeof *missing; i++)
         if (missing[i].asked)
             return wf_fail(WF_ERR_UNSUPPORTED,
-                           "layout %s: not lowered yet: %s; tpN, sp, mbN, loss-chunksN and recompute are", text,
+                           "layout %s: not lowered yet: %s; tpN, sp, cpN, mbN, loss-chunksN and recompute are", text,
                            missing[i].what);
     return WF_OK;
 }
@@ -75,6 +74,18 @@ static wf_status check(const wf_model *m, const wf_shape *shape, const wf_layout
 
 /* ---- sizes and buffers ----------------------------------------------------------------------- */
 
+/* The rank's places along cp, and what attention itself works on. */
+static void set_context(wf_lowering *L, int32_t cp) {
+    const int32_t ulysses = wf_layout_ulysses(&L->layout);
+    L->cp = (wf_team){L->layout.size[WF_AXIS_CP], cp, -1};
+    L->ring = (wf_team){wf_layout_ring(&L->layout), cp / ulysses, -1};
+    L->ulysses = (wf_team){ulysses, cp % ulysses, -1};
+    const wf_range part = wf_shard(L->heads.count, ulysses, L->ulysses.me);
+    L->domain.heads = (wf_range){L->heads.first + part.first, part.count};
+    L->domain.kv = wf_model_kv_of(L->model, L->domain.heads);
+    L->domain.positions = wf_model_ring_positions(L->model, &L->layout, L->sequence, L->ring.me);
+}
+
 static void set_sizes(wf_lowering *L, const wf_shape *shape, int32_t rank) {
     int32_t at[WF_AXES];
     wf_mesh_coordinates(&L->layout, rank, at);
@@ -84,17 +95,19 @@ static void set_sizes(wf_lowering *L, const wf_shape *shape, int32_t rank) {
     L->microbatches = L->layout.microbatches;
     L->b = shape->batch / L->microbatches;
     L->sequence = shape->sequence;
-    L->rows = L->b * L->sequence;
+    L->local = wf_model_positions(L->model, &L->layout, L->sequence, rank);
+    L->positions = wf_model_own_positions(L->model, &L->layout, L->sequence, rank);
+    L->rows = L->b * L->local.count;
     for (int32_t i = 0; i < L->tp; i++) {
         const wf_range range =
-            L->sp ? wf_shard(L->sequence, L->tp, i) : wf_shard(L->rows, L->tp, i);
+            L->sp ? wf_shard(L->local.count, L->tp, i) : wf_shard(L->rows, L->tp, i);
         const int64_t each = L->sp ? L->b : 1;
         L->block[i] = (wf_rows){range.first * each, range.count * each};
     }
-    L->positions = L->sp ? wf_shard(L->sequence, L->tp, L->me) : (wf_range){0, L->sequence};
     L->own = L->sp ? L->block[L->me] : (wf_rows){0, L->rows};
     L->heads = wf_shard(L->model->heads, L->tp, L->me);
     L->kv = wf_model_kv_heads(L->model, L->tp, L->me);
+    set_context(L, at[WF_AXIS_CP]);
     L->features = wf_shard(L->model->features, L->tp, L->me);
     L->ids = wf_shard(L->model->vocabulary, L->tp, L->me);
     wf_model_parameters(L->model, L->table);
@@ -108,14 +121,28 @@ static void set_sizes(wf_lowering *L, const wf_shape *shape, int32_t rank) {
         L->square[t] = L->table[t].rows ? L->nsquares++ : -1;
 }
 
-static wf_status set_group(wf_lowering *L, int32_t rank) {
-    L->group = -1;
-    if (L->tp == 1) return WF_OK;
-    int32_t *members = malloc((size_t)L->tp * sizeof *members);
-    if (!members) return wf_fail(WF_ERR_MEMORY, "no host memory for a group of %d ranks", L->tp);
-    wf_mesh_group(&L->layout, rank, WF_AXIS_TP, members);
-    L->group = wf_build_group(L->s, WF_AXIS_TP, members, L->tp);
+/* A group of every `stride`-th of these ranks from `first` on; -1: alone. */
+static int32_t group_of(wf_lowering *L, wf_axis axis, const int32_t *ranks, int32_t first, int32_t count, int32_t stride) {
+    if (count == 1) return -1;
+    int32_t *const members = malloc((size_t)count * sizeof *members);
+    for (int32_t i = 0; members && i < count; i++) members[i] = ranks[first + i * stride];
+    if (!members) wf_build_fail(L->s, wf_fail(WF_ERR_MEMORY, "no host memory for a group of %d ranks", count));
+    const int32_t group = members ? wf_build_group(L->s, axis, members, count) : -1;
     free(members);
+    return group;
+}
+
+static wf_status set_groups(wf_lowering *L, int32_t rank) {
+    const int32_t most = L->tp > L->cp.ranks ? L->tp : L->cp.ranks;
+    int32_t *ranks = malloc((size_t)most * sizeof *ranks);
+    if (!ranks) return wf_fail(WF_ERR_MEMORY, "no host memory for a group of %d ranks", most);
+    wf_mesh_group(&L->layout, rank, WF_AXIS_TP, ranks);
+    L->group = group_of(L, WF_AXIS_TP, ranks, 0, L->tp, 1);
+    wf_mesh_group(&L->layout, rank, WF_AXIS_CP, ranks);
+    L->cp.group = group_of(L, WF_AXIS_CP, ranks, 0, L->cp.ranks, 1);
+    L->ring.group = group_of(L, WF_AXIS_CP, ranks, L->ulysses.me, L->ring.ranks, L->ulysses.ranks);
+    L->ulysses.group = group_of(L, WF_AXIS_CP, ranks, L->ring.me * L->ulysses.ranks, L->ulysses.ranks, 1);
+    free(ranks);
     return WF_OK;
 }
 
@@ -174,15 +201,16 @@ static wf_status set_shared_heads(wf_lowering *L, int32_t rank) {
 
 static void io_slots(wf_lowering *L) {
     const int32_t count = L->microbatches;
+    const int64_t all = L->sequence * L->b;
     L->tokens = wf_build_slot(L->s, "tokens", WF_CLASS_IO, WF_I32, L->rows, count);
     if (L->mode == WF_MODE_LOGITS) {
         L->logits = wf_build_slot(L->s, "logits", WF_CLASS_IO, WF_F32,
-                                  L->rows * L->model->vocabulary, count);
+                                  all * L->model->vocabulary, count);
         return;
     }
     if (L->mode == WF_MODE_HIDDEN) {
         L->hidden_all = wf_build_slot(L->s, "hidden.all", WF_CLASS_IO, WF_F32,
-                                      L->rows * L->model->hidden, count);
+                                      all * L->model->hidden, count);
         return;
     }
     L->targets = wf_build_slot(L->s, "targets", WF_CLASS_IO, WF_I32, L->rows, count);
@@ -232,8 +260,8 @@ static wf_pipeline_segments microbatch_segments(wf_lowering *L) {
 
 static last_segments lower_last(wf_lowering *L) {
     last_segments g = {-1, -1, -1, -1, -1};
-    if (!L->training) return g;
     g.finish = wf_lower_finish(L);
+    if (!L->training) return g;
     g.layer_finish = wf_lower_layer_finish(L);
     if (L->mode != WF_MODE_TRAIN) return g;
     g.gradnorm = wf_lower_gradnorm(L);
@@ -277,12 +305,12 @@ static wf_status open_at(wf_lowering *L, const wf_shape *shape, int32_t rank) {
         return wf_fail(WF_ERR_MEMORY, "no host memory for the shards of %d ranks",
                        L->layout.size[WF_AXIS_TP]);
     set_sizes(L, shape, rank);
-    TRY(set_group(L, rank));
+    TRY(set_groups(L, rank));
     TRY(set_shared_heads(L, rank));
     parameter_slots(L);
     if (L->model->position_form == WF_POSITIONS_ROPE)
         L->rope = wf_build_slot(L->s, "rope", WF_CLASS_IO, WF_F32,
-                                L->sequence * L->model->head_size, 1);
+                                L->local.count * L->model->head_size, 1);
     return WF_OK;
 }
 

@@ -20,14 +20,15 @@ typedef enum wf_mode {
 } wf_mode;
 
 /* Slots that the caller binds or fills, besides parameters, "<parameter>.grad", "<parameter>.m", "<parameter>.v":
- *   "tokens"  i32, count = microbatches, [s*b] position-major (b: samples per microbatch of this dp rank)
+ *   "tokens"  i32, count = microbatches, rows position-major (b: samples per microbatch of this dp rank), of the
+ *             rank's positions (wf_model_positions): all, unless cp splits the sequence
  *   "targets" i32, likewise; negative: not counted
  *   "loss"    f32 [2]: sum over valid tokens of this run (all microbatches), unused
  *   "clip"    f32 [2]: gradient norm, scale (TRAIN)
  *   "logits"  f32 [s*b, vocabulary] (LOGITS)
  *   "hidden"  f32 rows of the last layer's output on this rank (GRADIENTS; for tests)
  *   "hidden.all" f32 [s*b, hidden], count = microbatches (HIDDEN)
- *   "rope"    f32 [s, head_size]: row p is wf_model_rope's of position p (models with rotary positions)
+ *   "rope"    f32 [positions, head_size]: row i is wf_model_rope's of the rank's i-th position (rotary positions)
  * A model without a head has mode HIDDEN only. */
 wf_status wf_lower(const wf_model *, const wf_shape *, const wf_layout *, int32_t rank, wf_mode, wf_schedule **out);
 

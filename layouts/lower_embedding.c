@@ -51,6 +51,23 @@ static void norm_embedded(wf_lowering *L, wf_view sum, wf_view stats, const wf_t
     if (drops) wf_lower_tail(L, &(wf_tail_sites){.dropout = "embedding.dropout"}, y, dropout, x);
 }
 
+/* Of a tensor's rows, those of a run of the own positions. */
+static wf_view rows_of_run(const wf_lowering *L, wf_view table, int run) {
+    return wf_lower_rows(table, (wf_rows){L->positions.run[run].first, L->positions.run[run].count});
+}
+
+/* The own positions' rows, side by side. */
+static wf_view position_rows(wf_lowering *L) {
+    const wf_view table = wf_lower_parameter(L, WF_KIND_VALUE, WF_T_POSITION_EMBEDDING);
+    const wf_range *const run = L->positions.run;
+    if (!run[1].count) return rows_of_run(L, table, 0);
+    const wf_view rows = wf_lower_scratch(L, "embedding.positions", L->positions.count, L->model->hidden);
+    for (int i = 0; i < 2; i++)
+        wf_lower_copy(L, "embedding.positions", rows_of_run(L, table, i),
+                      wf_lower_rows(rows, (wf_rows){i ? run[0].count : 0, run[i].count}));
+    return rows;
+}
+
 /* Positions, type, norm, dropout: x from the summed rows of the token table. */
 static void finish_embedding(wf_lowering *L, wf_view sum, wf_view x) {
     const bool types = L->model->types > 0, norm = L->model->embedding_norm;
@@ -72,8 +89,7 @@ static void finish_embedding(wf_lowering *L, wf_view sum, wf_view x) {
         sum = typed;
     }
     if (learned) {
-        positions = wf_lower_rows(wf_lower_parameter(L, WF_KIND_VALUE, WF_T_POSITION_EMBEDDING),
-                                  (wf_rows){L->positions.first, L->positions.count});
+        positions = position_rows(L);
         tail.bias = &positions, tail.bias_group = L->b;
     }
     if (learned || tail.dropout > 0 || !types)
@@ -107,19 +123,21 @@ int32_t wf_lower_embedding_forward(wf_lowering *L) {
 }
 
 /* Rows of the position table's gradient that no rank's tokens touch are zero; under sp those of the
- * other ranks arrive in `finish`. */
+ * other ranks arrive in `finish`, where under cp all ranks' tables are summed. */
 static void position_grad(wf_lowering *L, wf_view own) {
-    const int64_t h = L->model->hidden;
+    const int64_t h = L->model->hidden, rest = L->cp.ranks > 1 ? 0 : L->sequence;
     const wf_view table = wf_lower_parameter(L, WF_KIND_GRAD, WF_T_POSITION_EMBEDDING);
+    const bool adds = !L->first || L->cp.ranks > 1;
     if (L->first)
-        wf_lower_fill(
-            L, "embedding.position.grad",
-            wf_lower_rows(table, (wf_rows){L->sequence, L->model->positions - L->sequence}), 0);
-    const wf_problem p = {.op = WF_OP_SUM_ROWS,
-                          .flags = L->first ? 0 : WF_ACCUMULATE,
-                          .size = {L->positions.count, L->b, h}};
-    WF_DEFER(L, "embedding.position.grad", &p, own,
-             wf_lower_rows(table, (wf_rows){L->positions.first, L->positions.count}));
+        wf_lower_fill(L, "embedding.position.grad",
+                      wf_lower_rows(table, (wf_rows){rest, L->model->positions - rest}), 0);
+    for (int run = 0; run < 2; run++) {
+        const int64_t before = run ? L->positions.run[0].count : 0, count = L->positions.run[run].count;
+        const wf_problem p = {.op = WF_OP_SUM_ROWS, .flags = adds ? WF_ACCUMULATE : 0, .size = {count, L->b, h}};
+        if (count)
+            WF_DEFER(L, "embedding.position.grad", &p, wf_lower_rows(own, (wf_rows){before * L->b, count * L->b}),
+                     rows_of_run(L, table, run));
+    }
 }
 
 /* Other types' rows have no tokens. */

@@ -25,7 +25,7 @@ static bool has_transform(const wf_lowering *L) {
 /* The last step of own rows writes into its place within all rows, or where a caller reads them. */
 static wf_view place_all(wf_lowering *L, const char *name) {
     const int64_t h = L->model->hidden;
-    if (L->mode == WF_MODE_HIDDEN && !L->sp)
+    if (L->mode == WF_MODE_HIDDEN && !L->sp && L->cp.ranks == 1)
         return wf_matrix(L->hidden_all, WF_AT_MICROBATCH, 0, L->rows, h, h);
     return wf_lower_scratch(L, name, L->rows, h);
 }
@@ -81,8 +81,8 @@ static int32_t loss_chunks(const wf_lowering *L) {
     enum { LOGITS = 32 << 20, TOKENS = 512 }; /* at most, at least */
     const int64_t ids = wf_shard(L->model->vocabulary, L->tp, 0).count;
     const int64_t tokens = ids * TOKENS > LOGITS ? TOKENS : LOGITS / ids, asked = L->layout.loss_chunks;
-    const int64_t chunks = asked ? asked : (L->rows + tokens - 1) / tokens;
-    return (int32_t)(chunks < L->rows ? chunks : L->rows);
+    const int64_t chunks = asked ? asked : (L->rows + tokens - 1) / tokens, rows = L->rows ? L->rows : 1;
+    return (int32_t)(chunks < 1 ? 1 : chunks < rows ? chunks : rows);
 }
 
 static wf_view targets(const wf_lowering *L, wf_rows chunk) {
@@ -205,43 +205,76 @@ static void loss_and_backward(wf_lowering *L, const top *t) {
     top_backward(L, t, wf_lower_sum(L, &sites, partial));
 }
 
+/* ---- results that a caller reads ----------------------------------------------------------------- */
+
+/* Rows of a matrix of the whole sequence that are a cp rank's. */
+static wf_view run_of(const wf_lowering *L, wf_view whole, int32_t cp, int run) {
+    const int32_t rank = L->s->members[L->s->groups[L->cp.group].first_member + cp];
+    const wf_range r = wf_model_positions(L->model, &L->layout, L->sequence, rank).run[run];
+    return wf_lower_rows(whole, (wf_rows){r.first * L->b, r.count * L->b});
+}
+
+/* The slot gets all rows, of which the rank has those of its positions. Exchanges never write slots. */
+static void all_positions(wf_lowering *L, const char *site, wf_view local, wf_view slot) {
+    const int32_t n = L->cp.ranks, me = L->cp.me;
+    if (n == 1) {
+        wf_lower_copy(L, site, local, slot);
+        return;
+    }
+    const wf_view whole = wf_lower_scratch(L, site, slot.extent[0], slot.extent[1]);
+    const int32_t *const member = &L->s->members[L->s->groups[L->cp.group].first_member];
+    for (int run = 0; run < 2; run++) {
+        const wf_view to = run_of(L, whole, me, run);
+        const wf_rows rows = {run ? local.extent[0] - to.extent[0] : 0, to.extent[0]};
+        wf_lower_copy(L, site, wf_lower_rows(local, rows), to);
+    }
+    for (int32_t k = 1; k < n; k++)
+        for (int run = 0; run < 2; run++) {
+            const int32_t to = (me + k) % n, from = (me - k + n) % n;
+            const wf_view sent = run_of(L, whole, me, run), received = run_of(L, whole, from, run);
+            wf_build_hop(L->s, site, WF_LANE_CP, WF_ALL_GATHER, L->cp.group, k, member[to], &sent, member[from], &received);
+        }
+    wf_lower_copy(L, site, whole, slot);
+}
+
 /* Every rank gets every column: the ranks' logits, each contiguous, behind one another, then copied
  * into columns. */
-static void gather_logits(wf_lowering *L, wf_view all) {
+static void gather_logits(wf_lowering *L, wf_view all, wf_view out) {
     const int64_t vocabulary = L->model->vocabulary;
     wf_rows block[L->tp];
     for (int32_t i = 0; i < L->tp; i++) {
         const wf_range ids = wf_shard(vocabulary, L->tp, i);
         block[i] = (wf_rows){L->rows * ids.first, L->rows * ids.count};
     }
-    if (L->tp > 1)
-        wf_build_all_gather(L->s, "head.logits.gather", WF_LANE_TP, L->group, &all, block);
-    for (int32_t i = 0; i < L->tp && L->tp > 1; i++) {
+    wf_build_all_gather(L->s, "head.logits.gather", WF_LANE_TP, L->group, &all, block);
+    for (int32_t i = 0; i < L->tp; i++) {
         const wf_range ids = wf_shard(vocabulary, L->tp, i);
-        wf_lower_copy(
-            L, "head.logits",
-            wf_matrix(all.buffer, WF_AT_NONE, block[i].first, L->rows, ids.count, ids.count),
-            wf_matrix(L->logits, WF_AT_MICROBATCH, ids.first, L->rows, ids.count, vocabulary));
+        wf_lower_copy(L, "head.logits",
+                      wf_matrix(all.buffer, WF_AT_NONE, block[i].first, L->rows, ids.count, ids.count),
+                      wf_lower_columns(out, ids.first, ids.count));
     }
 }
 
 static void all_logits(wf_lowering *L, const top *t) {
-    const int64_t vocabulary = L->model->vocabulary;
-    wf_view all = {0}, logits = wf_matrix(L->logits, WF_AT_MICROBATCH, 0, L->rows, vocabulary, vocabulary);
+    const int64_t vocabulary = L->model->vocabulary, rows = L->sequence * L->b;
+    const wf_view slot = wf_matrix(L->logits, WF_AT_MICROBATCH, 0, rows, vocabulary, vocabulary);
+    const wf_view out = L->cp.ranks > 1 ? wf_lower_scratch(L, "head.logits", L->rows, vocabulary) : slot;
     if (L->tp > 1) {
-        all = wf_lower_scratch(L, "head.logits.all", L->rows * vocabulary, 1);
-        logits = wf_matrix(all.buffer, WF_AT_NONE, L->rows * L->ids.first, L->rows, L->ids.count, L->ids.count);
+        const wf_view all = wf_lower_scratch(L, "head.logits.all", L->rows * vocabulary, 1);
+        wf_lower_linear(L, "head.logits", t->all, head_weight(L), WF_T_HEAD_BIAS,
+                        wf_matrix(all.buffer, WF_AT_NONE, L->rows * L->ids.first, L->rows, L->ids.count, L->ids.count));
+        gather_logits(L, all, out);
+    } else {
+        wf_lower_linear(L, "head.logits", t->all, head_weight(L), WF_T_HEAD_BIAS, out);
     }
-    wf_lower_linear(L, "head.logits", t->all, head_weight(L), WF_T_HEAD_BIAS, logits);
-    gather_logits(L, all);
+    if (L->cp.ranks > 1) all_positions(L, "head.logits.positions", out, slot);
 }
 
-/* The result of mode HIDDEN: all rows on every rank. Exchanges never write slots. */
+/* The result of mode HIDDEN, unless it is there already. */
 static void keep_hidden(wf_lowering *L, const top *t) {
     const int64_t h = L->model->hidden;
-    if (L->sp)
-        wf_lower_copy(L, "head.hidden.all", t->all,
-                      wf_matrix(L->hidden_all, WF_AT_MICROBATCH, 0, L->rows, h, h));
+    if (L->sp || L->cp.ranks > 1)
+        all_positions(L, "head.hidden.all", t->all, wf_matrix(L->hidden_all, WF_AT_MICROBATCH, 0, L->sequence * L->b, h, h));
 }
 
 int32_t wf_lower_head(wf_lowering *L, bool first) {

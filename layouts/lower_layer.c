@@ -10,7 +10,7 @@
  * Llama) or after their sums (BERT) are two wirings of the same values: wf_form. */
 #include "layouts/lowering.h"
 
-typedef enum extent { OWN_HIDDEN, OWN_STATS, ALL_HIDDEN, QKV, ATTN, LSE, PRE, FEATURES } extent;
+typedef enum extent { OWN_HIDDEN, OWN_STATS, ALL_HIDDEN, QKV, ATTN, CONTEXT_QKV, CONTEXT_O, LSE, PRE, FEATURES } extent;
 
 static void norm1(wf_lowering *), norm2(wf_lowering *), all1(wf_lowering *), all2(wf_lowering *);
 
@@ -33,8 +33,10 @@ static const struct value {
     [WF_V_NORM1] = {"norm1.y", norm1, OWN_HIDDEN, UNLESS_POINTWISE},
     [WF_V_ALL1] = {"norm1.all", all1, ALL_HIDDEN, NEVER},
     [WF_V_QKV] = {"attn.qkv", wf_lower_qkv, QKV, UNLESS_FULL},
+    [WF_V_CONTEXT_QKV] = {"attn.context.qkv", wf_lower_context, CONTEXT_QKV, UNLESS_FULL},
+    [WF_V_CONTEXT_O] = {"attn.context.o", wf_lower_attend, CONTEXT_O, UNLESS_ATTENTION},
     [WF_V_ATTN] = {"attn.o", wf_lower_attention, ATTN, UNLESS_ATTENTION},
-    [WF_V_LSE] = {"attn.lse", wf_lower_attention, LSE, UNLESS_ATTENTION},
+    [WF_V_LSE] = {"attn.lse", wf_lower_attend, LSE, UNLESS_ATTENTION},
     [WF_V_SUM1] = {"x1", wf_lower_attention_out, OWN_HIDDEN, UNLESS_FULL},
     [WF_V_STATS2] = {"norm2.stats", norm2, OWN_STATS, ALWAYS},
     [WF_V_NORM2] = {"norm2.y", norm2, OWN_HIDDEN, UNLESS_POINTWISE},
@@ -55,15 +57,19 @@ static const wf_form norm_last = {.norm_of = {WF_V_SUM1, WF_V_SUM2},
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
-/* Rows and columns of a value; lse, [b, heads, s], counts as b * heads rows. */
+/* Rows and columns of a value; lse, [b, heads, positions], counts as b * heads rows. */
 static wf_view value_view(const wf_lowering *L, wf_value v, int32_t buffer, wf_at at) {
     const int64_t d = L->model->head_size, f = L->features.count;
+    const wf_domain *const in = &L->domain;
+    const int64_t context = in->positions.count * L->b;
     const int64_t size[][2] = {[OWN_HIDDEN] = {L->own.count, L->model->hidden},
                                [OWN_STATS] = {L->own.count, 2},
                                [ALL_HIDDEN] = {L->rows, L->model->hidden},
                                [QKV] = {L->rows, (L->heads.count + 2 * L->kv.count) * d},
                                [ATTN] = {L->rows, L->heads.count * d},
-                               [LSE] = {L->b * L->heads.count, L->sequence},
+                               [CONTEXT_QKV] = {context, (in->heads.count + 2 * in->kv.count) * d},
+                               [CONTEXT_O] = {context, in->heads.count * d},
+                               [LSE] = {L->b * in->heads.count, in->positions.count},
                                [PRE] = {L->rows, L->model->gated ? 2 * f : f},
                                [FEATURES] = {L->rows, f}};
     const int64_t *of = size[values[v].extent];
@@ -75,11 +81,17 @@ static int64_t value_elements(const wf_lowering *L, wf_value v) {
     return view.extent[0] * view.extent[1];
 }
 
+/* Attention's q, k and v are kept as it reads them; its result both as it writes it, from which backward begins, and as the
+ * projection reads it. Where no heads are exchanged these are one. */
+static bool is_alias(const wf_lowering *L, int v) {
+    return L->ulysses.ranks > 1 ? v == WF_V_QKV : v == WF_V_CONTEXT_QKV || v == WF_V_CONTEXT_O;
+}
+
 static bool is_saved(const wf_lowering *L, int v) {
     const wf_layout *const layout = &L->layout;
     const int recomputed = (layout->recompute_full ? WF_RECOMPUTE_FULL : 0) | (layout->recompute_attention ? WF_RECOMPUTE_ATTENTION : 0) |
                            (layout->recompute_pointwise ? WF_RECOMPUTE_POINTWISE : 0);
-    return L->training && values[v].saved != NEVER && !(values[v].saved & recomputed) && v != (int)L->form.out;
+    return L->training && values[v].saved != NEVER && !(values[v].saved & recomputed) && v != (int)L->form.out && !is_alias(L, v);
 }
 
 void wf_lower_layer_pools(wf_lowering *L) {
@@ -103,6 +115,10 @@ static wf_view produced(wf_lowering *L, wf_value v, wf_view view) {
     L->has[v] = true;
     L->value[v] = view;
     return view;
+}
+
+void wf_lower_produced(wf_lowering *L, wf_value v, wf_view view) {
+    produced(L, v, view);
 }
 
 /* Kept in its pool, or scratch. A shard that is gathered and not kept goes right to its place in the

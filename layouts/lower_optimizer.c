@@ -10,9 +10,10 @@
 
 /* ---- replicated gradients -------------------------------------------------------------------- */
 
-/* Ranks that add a vector up: all of tp, or those that hold a kv head. */
+/* Ranks that add a vector up: all of tp, those of tp that hold a kv head, or all of cp. */
 typedef struct adders {
     int32_t group, members, index;
+    wf_lane lane;
 } adders;
 
 /* The sum over the ranks of a flat vector, on each: reduce-scatter, add, all-gather. */
@@ -25,13 +26,13 @@ static wf_view all_reduce_flat(wf_lowering *L, const adders *ranks, wf_view flat
         block[i] = (wf_rows){range.first, range.count};
     }
     const wf_view sum = wf_lower_scratch(L, "grad.sum", n, 1);
-    wf_build_reduce_scatter(L->s, "grad.scatter", WF_LANE_TP, ranks->group, &flat, block, parts);
+    wf_build_reduce_scatter(L->s, "grad.scatter", ranks->lane, ranks->group, &flat, block, parts);
     const int64_t mine = block[ranks->index].count;
     for (int32_t i = 0; i < ranks->members; i++) /* as one row: kernels run along it */
         parts[i] = wf_matrix(parts[i].buffer, (wf_at)parts[i].at, parts[i].offset, 1, mine, mine);
     wf_lower_add(L, "grad.sum", parts, ranks->members,
                  wf_matrix(sum.buffer, WF_AT_NONE, block[ranks->index].first, 1, mine, mine));
-    wf_build_all_gather(L->s, "grad.gather", WF_LANE_TP, ranks->group, &sum, block);
+    wf_build_all_gather(L->s, "grad.gather", ranks->lane, ranks->group, &sum, block);
     return sum;
 }
 
@@ -66,14 +67,14 @@ static void sum_pieces(wf_lowering *L, const adders *ranks, const piece *pieces,
 }
 
 /* Tensors that every rank holds and has seen its own tokens for (sp). Positions differ: a rank's
- * tokens touch its own rows only. */
+ * tokens touch its own rows only, which are gathered, unless cp sums whole tables anyway. */
 static void sum_replicated(wf_lowering *L, bool per_layer) {
-    const adders ranks = {L->group, L->tp, L->me};
+    const adders ranks = {L->group, L->tp, L->me, WF_LANE_TP};
     piece pieces[WF_TENSORS];
     int32_t n = 0;
     for (int t = 0; t < WF_TENSORS; t++)
         if (L->table[t].per_layer == per_layer && L->table[t].split == WF_REPLICATED &&
-            t != WF_T_POSITION_EMBEDDING && wf_lower_has(L, t))
+            (t != WF_T_POSITION_EMBEDDING || L->cp.ranks > 1) && wf_lower_has(L, t))
             pieces[n++] = (piece){t, 0, L->table[t].rows * L->table[t].columns};
     sum_pieces(L, &ranks, pieces, n);
 }
@@ -83,7 +84,7 @@ static void sum_shared_heads(wf_lowering *L) {
     const int64_t d = L->model->head_size;
     for (int32_t i = 0; i < L->nshared; i++) {
         const wf_shared_head *head = &L->shared[i];
-        const adders ranks = {head->group, head->members, head->index};
+        const adders ranks = {head->group, head->members, head->index, WF_LANE_TP};
         piece pieces[4];
         int32_t n = 0;
         for (int t = WF_T_QKV_WEIGHT; t <= WF_T_QKV_BIAS; t++)
@@ -94,6 +95,28 @@ static void sum_shared_heads(wf_lowering *L) {
             }
         sum_pieces(L, &ranks, pieces, n);
     }
+}
+
+/* All tensors: under cp each rank has seen its own positions. One after another: what they are packed into is as large
+ * as the largest. */
+static void sum_over_cp(wf_lowering *L, bool per_layer) {
+    const adders ranks = {L->cp.group, L->cp.ranks, L->cp.me, WF_LANE_CP};
+    for (int t = 0; t < WF_TENSORS && L->cp.ranks > 1; t++)
+        if (L->table[t].per_layer == per_layer && wf_lower_has(L, t))
+            sum_pieces(L, &ranks, &(piece){t, 0, L->elements[t]}, 1);
+}
+
+/* The sum of all tokens' losses, on every rank. */
+static void sum_losses(wf_lowering *L) {
+    const int32_t n = L->cp.ranks;
+    if (n == 1 || L->loss < 0) return;
+    wf_rows one[n];
+    for (int32_t i = 0; i < n; i++) one[i] = (wf_rows){i, 1};
+    const wf_view all = wf_lower_scratch(L, "loss.all", n, 1), loss = wf_matrix(L->loss, WF_AT_NONE, 0, 1, 1, 1);
+    const wf_problem p = {.op = WF_OP_SUM_ROWS, .size = {1, n, 1}};
+    wf_lower_copy(L, "loss.gather", loss, wf_lower_rows(all, one[L->cp.me]));
+    wf_build_all_gather(L->s, "loss.gather", WF_LANE_CP, L->cp.group, &all, one);
+    WF_KERNEL(L, "loss.sum", &p, all, loss);
 }
 
 /* Each rank has the position gradients of its own positions: no sum is needed, a gather does. */
@@ -218,24 +241,28 @@ int32_t wf_lower_gradnorm(wf_lowering *L) {
 /* ---- segments -------------------------------------------------------------------------------- */
 
 int32_t wf_lower_finish(wf_lowering *L) {
-    if (!L->sp && L->mode != WF_MODE_TRAIN) return -1;
+    const bool cp = L->cp.ranks > 1;
+    if (!(L->training && L->sp) && !(cp && L->loss >= 0) && L->mode != WF_MODE_TRAIN) return -1;
     wf_lower_begin(L, "finish", false);
-    if (L->sp) {
-        if (wf_lower_has(L, WF_T_POSITION_EMBEDDING)) gather_positions(L);
+    sum_losses(L);
+    if (L->training && L->sp) {
+        if (wf_lower_has(L, WF_T_POSITION_EMBEDDING) && !cp) gather_positions(L);
         sum_replicated(L, false);
     }
+    if (L->training) sum_over_cp(L, false);
     if (L->mode == WF_MODE_TRAIN) squares_outside(L);
     wf_lower_end(L);
     return L->s->nsegments - 1;
 }
 
 static bool has_layer_sums(const wf_lowering *L) {
-    return L->sp || L->nshared;
+    return L->sp || L->nshared || L->cp.ranks > 1;
 }
 
 static void layer_sums(wf_lowering *L) {
     if (L->sp) sum_replicated(L, true);
     sum_shared_heads(L);
+    sum_over_cp(L, true);
 }
 
 int32_t wf_lower_layer_finish(wf_lowering *L) {

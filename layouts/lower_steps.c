@@ -221,8 +221,10 @@ void wf_lower_tail(wf_lowering *L, const wf_tail_sites *site, wf_view in, const 
     if (tail->dropout > 0) {
         wf_problem dropout = p;
         dropout.flags = WF_DROPOUT;
-        dropout.size[4] = L->b, dropout.size[5] = L->positions.first,
+        dropout.size[4] = L->b, dropout.size[5] = L->positions.run[0].first;
         dropout.size[6] = tail->dropout_site;
+        dropout.size[8] = wf_positions_gap(&L->positions);
+        dropout.size[7] = dropout.size[8] ? L->positions.run[0].count : 0;
         dropout.real[0] = tail->dropout;
         const wf_view to = WF_NEXT(site->dropout);
         WF_KERNEL(L, site->dropout, &dropout, in, to);

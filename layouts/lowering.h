@@ -1,9 +1,10 @@
 /* lowering.h: what the files of lowering share: the sizes of this rank's shards, the buffers, and
  * the small steps that layers, embedding, head and optimizer are written in.
  *
- * Rows of activations are tokens, position-major. `own` rows are what norm, dropout and residual
- * work on: the rank's positions under sp, else all rows. `block` cuts rows for exchanges: the
- * positions' blocks under sp, else balanced rows. Private to layouts/lower*.c. */
+ * Rows of activations are tokens, position-major: those of the rank's positions, which are all unless
+ * cp splits the sequence. `own` rows are what norm, dropout and residual work on: the rank's share of
+ * these positions under sp, else all rows. `block` cuts rows for exchanges over tp: the positions'
+ * blocks under sp, else balanced rows. Private to layouts/lower*.c. */
 #ifndef WF_LAYOUTS_LOWERING_H
 #define WF_LAYOUTS_LOWERING_H
 
@@ -17,6 +18,8 @@ typedef enum wf_value {
     WF_V_NORM1,
     WF_V_ALL1, /* what attention reads: all rows */
     WF_V_QKV,
+    WF_V_CONTEXT_QKV, /* what attention itself works on: QKV, unless heads are exchanged for positions */
+    WF_V_CONTEXT_O,   /* its result, where that is not ATTN itself */
     WF_V_ATTN,
     WF_V_LSE,
     WF_V_SUM1, /* after attention and its residual */
@@ -55,6 +58,18 @@ typedef struct wf_shared_head {
     int32_t group, members, index; /* the ranks that hold it, own place among them */
 } wf_shared_head;
 
+/* Ranks along cp, or some of them: how many, own place, group (-1: alone). */
+typedef struct wf_team {
+    int32_t ranks, me, group;
+} wf_team;
+
+/* What attention itself works on: these heads (of the model) at these positions, which are the rank's own, unless
+ * neighbours exchange heads for positions. */
+typedef struct wf_domain {
+    wf_range heads, kv;
+    wf_positions positions;
+} wf_domain;
+
 typedef struct wf_lowering {
     wf_schedule *s;
     const wf_model *model;
@@ -62,11 +77,13 @@ typedef struct wf_lowering {
     wf_mode mode;
     bool training; /* TRAIN, GRADIENTS: dropout, and a backward pass follows */
 
-    int64_t b, sequence, rows; /* samples and tokens of a microbatch */
+    int64_t b, sequence, rows; /* of a microbatch: samples, positions, this rank's tokens */
     int32_t microbatches;
     int32_t tp, me, group; /* tp ranks, own index, group (-1: alone) */
     bool sp;               /* of the layout, and more than one tp rank */
-    wf_range positions;    /* of the own rows */
+    wf_team cp, ring, ulysses; /* ring and ulysses divide cp (layout.h) */
+    wf_positions local, positions; /* of the rank; of the own rows */
+    wf_domain domain;
     wf_rows own;
     wf_rows *block;                /* [tp] */
     wf_range heads, kv, features, ids; /* own shards; kv: the kv heads that the query heads read */
@@ -225,14 +242,51 @@ typedef struct wf_row_sites {
 void wf_lower_row_parallel(wf_lowering *, const wf_row_sites *, wf_view x, int weight,
                            int32_t dropout_site, wf_view residual, wf_value out);
 
+/* `view` is that value from here on. */
+void wf_lower_produced(wf_lowering *, wf_value, wf_view);
+
 void wf_lower_qkv(wf_lowering *);
-void wf_lower_attention(wf_lowering *);
 void wf_lower_attention_out(wf_lowering *);
 void wf_lower_features(wf_lowering *);
 void wf_lower_mlp_out(wf_lowering *);
 /* Own rows of the gradient of what the half reads, given that of its sum. */
 wf_view wf_lower_attention_backward(wf_lowering *, wf_view d);
 wf_view wf_lower_mlp_backward(wf_lowering *, wf_view d);
+
+/* ---- attention along a split sequence: lower_context.c, lower_ring.c, lower_gather.c --------------- */
+
+/* Producers of what attention itself works on, of its result, of that for the rank's positions. */
+void wf_lower_context(wf_lowering *);
+void wf_lower_attend(wf_lowering *);
+void wf_lower_attention(wf_lowering *);
+/* Gradients of the rank's q, k and v as attention reads them, given that of its result. */
+wf_view wf_lower_context_backward(wf_lowering *, wf_view d);
+
+/* Keys and values of neighbouring positions: [positions * b, 2 * kv heads * d], k's columns before v's. */
+typedef struct wf_kv {
+    wf_view kv;
+    wf_range positions;
+} wf_kv;
+/* Operands of attention over the domain; backward: also gradients, and delta. lse, delta: [b * heads, positions]. */
+typedef struct wf_attended {
+    wf_view qkv, o, lse; /* o: in backward, its gradient */
+    wf_view delta, dqkv;
+} wf_attended;
+/* Does any query see any of the keys, through mask and window? */
+bool wf_lower_sees(const wf_lowering *, wf_range queries, wf_range keys);
+wf_view wf_lower_run(const wf_lowering *, wf_view of_domain, int run); /* its rows */
+wf_view wf_lower_columns(wf_view, int64_t first, int64_t count);
+wf_kv wf_lower_own_keys(const wf_lowering *, wf_view qkv, int run);
+/* A run's queries over some keys; `more`: these are not its first, results are merged, or gradients (of the run's q, and of
+ * the keys, dkv) added to. */
+void wf_lower_attend_run(wf_lowering *, const char *site, const wf_attended *, int run, const wf_kv *, bool more);
+void wf_lower_attend_run_backward(wf_lowering *, const char *site, const wf_attended *, int run, const wf_kv *, wf_view dkv,
+                                  bool more);
+/* Attention whose keys go round the ring, block by block; and whose keys are gathered. */
+void wf_lower_ring(wf_lowering *, const wf_attended *);
+void wf_lower_ring_backward(wf_lowering *, const wf_attended *);
+void wf_lower_gathered(wf_lowering *, const wf_attended *);
+void wf_lower_gathered_backward(wf_lowering *, const wf_attended *);
 
 /* Pools of a layer's saved values, and of the embedding's. */
 void wf_lower_layer_pools(wf_lowering *);

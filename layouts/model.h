@@ -102,6 +102,8 @@ typedef struct wf_shard_map {
 } wf_shard_map;
 /* The kv heads that part `index` of the query heads reads. */
 wf_range wf_model_kv_heads(const wf_model *, int32_t parts, int32_t index);
+/* Those that these query heads read. */
+wf_range wf_model_kv_of(const wf_model *, wf_range heads);
 void wf_model_shard(const wf_model *, const wf_parameter_info *, const wf_layout *, int32_t rank, wf_shard_map *out);
 
 /* The order in memory of a tensor: its value, gradient and optimizer state. A function of model and
@@ -111,6 +113,12 @@ wf_order wf_model_order(const wf_model *, int tensor, const wf_layout *);
 /* Rotary positions (layouts/rope.c): cosines of the head_size / 2 angles of a position, then their
  * sines: a row of the slot "rope". */
 void wf_model_rope(const wf_model *, int64_t position, double *out /* [head_size] */);
+
+/* The positions of a sequence that a rank's attention and MLP work on (all of them, unless cp splits them); those of its own
+ * rows (its share of the former under sp); and those of a member of the ring. layouts/positions.c */
+wf_positions wf_model_positions(const wf_model *, const wf_layout *, int64_t sequence, int32_t rank);
+wf_positions wf_model_own_positions(const wf_model *, const wf_layout *, int64_t sequence, int32_t rank);
+wf_positions wf_model_ring_positions(const wf_model *, const wf_layout *, int64_t sequence, int32_t index);
 
 typedef struct wf_shape { int64_t batch, sequence; } wf_shape; /* "b8s128": global batch in sequences */
 wf_status wf_shape_parse(const char *text, wf_shape *out);

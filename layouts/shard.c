@@ -6,7 +6,10 @@
 /* The query heads are balanced; the kv heads are those that they read, so that neighbours may hold
  * the same ones: where kv heads are fewer than ranks, and where a shard ends inside a group. */
 wf_range wf_model_kv_heads(const wf_model *m, int32_t parts, int32_t index) {
-    const wf_range heads = wf_shard(m->heads, parts, index);
+    return wf_model_kv_of(m, wf_shard(m->heads, parts, index));
+}
+
+wf_range wf_model_kv_of(const wf_model *m, wf_range heads) {
     const int64_t group = m->heads / m->kv_heads, first = heads.first / group;
     if (heads.count == 0) return (wf_range){first, 0};
     return (wf_range){first, (heads.first + heads.count - 1) / group + 1 - first};

@@ -152,8 +152,8 @@ static void open_data(const program *p, const weft_rows *r, data *d) {
     float *const x = malloc(sizeof *x * (size_t)(d->n + 1)), *const target = malloc(sizeof *target * (size_t)(d->n + 1));
     for (int m = 0; m < MICROBATCHES; m++) {
         for (int64_t i = 0; i < d->n; i++) {
-            const int64_t h = i % r->hidden, sample = i / r->hidden % r->samples + m * r->samples,
-                          position = r->first_position + i / r->hidden / r->samples;
+            const int64_t h = i % r->hidden, sample = i / r->hidden % r->samples + m * r->samples, at = i / r->hidden / r->samples,
+                          position = r->first_position + at + (at >= r->gap_at ? r->gap : 0);
             x[i] = (float)sin(0.1 * (double)(h + 1) * (double)(position + 1) + (double)sample);
             target[i] = (float)cos(0.2 * (double)h + (double)sample);
         }

@@ -66,7 +66,7 @@ class Args(Structure):
 
 
 class Rows(Structure):
-    _fields_ = [(name, c_int64) for name in ("samples", "positions", "first_position", "hidden")]
+    _fields_ = [(name, c_int64) for name in ("samples", "positions", "first_position", "hidden", "gap_at", "gap")]
 
 
 class TensorInfo(Structure):
@@ -193,7 +193,8 @@ def main():
     random = np.random.default_rng(1)
     x = random.standard_normal((SEQUENCE, BATCH, HIDDEN))
     dy = random.standard_normal((SEQUENCE, BATCH, HIDDEN))
-    mine = slice(rows.first_position, rows.first_position + rows.positions)
+    mine = np.arange(rows.positions) + rows.first_position
+    mine[rows.gap_at:] += rows.gap
 
     def own(whole):
         return np.ascontiguousarray(whole[mine], dtype=np.float32)

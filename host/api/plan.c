@@ -214,14 +214,15 @@ static wf_status check_load(const weft_plan *p, const weft_params *params) {
 
 /* The table of rotary positions, once: it depends on nothing that a run changes. */
 static wf_status fill_rope(weft_plan *p) {
-    const int64_t d = p->model.head_size, n = p->shape.sequence * d;
-    if (p->model.position_form != WF_POSITIONS_ROPE) return WF_OK;
+    const wf_positions positions = wf_model_positions(&p->model, &p->layout, p->shape.sequence, p->rank);
+    const int64_t d = p->model.head_size, n = positions.count * d;
+    if (p->model.position_form != WF_POSITIONS_ROPE || !n) return WF_OK;
     float *const table = malloc((size_t)n * sizeof *table);
     double *const row = malloc((size_t)d * sizeof *row);
     wf_status status = table && row ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for a table of rotary positions");
-    for (int64_t position = 0; status == WF_OK && position < p->shape.sequence; position++) {
-        wf_model_rope(&p->model, position, row);
-        for (int64_t i = 0; i < d; i++) table[position * d + i] = (float)row[i];
+    for (int64_t at = 0; status == WF_OK && at < positions.count; at++) {
+        wf_model_rope(&p->model, wf_positions_at(&positions, at), row);
+        for (int64_t i = 0; i < d; i++) table[at * d + i] = (float)row[i];
     }
     if (status == WF_OK) status = wf_runner_write(p->runner, "rope", 0, table, n * (int64_t)sizeof *table);
     free(table);
@@ -248,14 +249,12 @@ weft_status weft_plan_load(weft_plan *p, weft_params *params) {
 }
 
 void weft_plan_rows(const weft_plan *p, weft_rows *out) {
+    const wf_positions own = wf_model_own_positions(&p->model, &p->layout, p->shape.sequence, p->rank);
+    const int64_t gap = wf_positions_gap(&own);
     weft_share share = {0};
-    int32_t at[WF_AXES];
-    wf_range positions = {0, p->shape.sequence};
     weft_plan_share(&p->layout, &p->shape, p->rank, &share);
-    wf_mesh_coordinates(&p->layout, p->rank, at);
-    if (p->layout.sp && p->layout.size[WF_AXIS_TP] > 1)
-        positions = wf_shard(p->shape.sequence, p->layout.size[WF_AXIS_TP], at[WF_AXIS_TP]);
-    *out = (weft_rows){share.samples, positions.count, positions.first, p->model.hidden};
+    *out = (weft_rows){.samples = share.samples, .positions = own.count, .first_position = own.run[0].first,
+                       .hidden = p->model.hidden, .gap_at = gap ? own.run[0].count : 0, .gap = gap};
 }
 
 /* ---- reading --------------------------------------------------------------------------------------------------------- */

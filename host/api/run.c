@@ -21,15 +21,15 @@ void weft_args_init(weft_args *args) {
 
 /* ---- in and out -------------------------------------------------------------------------------------------------- */
 
-/* [batch][sequence] of the caller -> each microbatch's [position][sample], in `packed`, whose bytes
- * stay until the device has read them. */
+/* [batch][sequence] of the caller -> each microbatch's [position][sample] of the rank's positions, in
+ * `packed`, whose bytes stay until the device has read them. */
 static wf_status put_ids(weft_plan *p, const char *slot, const weft_share *share, const int32_t *ids, int32_t *packed) {
-    const int64_t s = p->shape.sequence, b = share->samples;
-    for (int64_t m = 0; m < share->microbatches; m++, packed += s * b) {
+    const wf_positions positions = wf_model_positions(&p->model, &p->layout, p->shape.sequence, p->rank);
+    const int64_t s = p->shape.sequence, b = share->samples, n = positions.count * b;
+    for (int64_t m = 0; m < share->microbatches && n; m++, packed += n) {
         const int32_t *const from = ids + (share->first + m * b) * s;
-        for (int64_t sample = 0; sample < b; sample++)
-            for (int64_t position = 0; position < s; position++) packed[position * b + sample] = from[sample * s + position];
-        TRY(wf_runner_send(p->runner, slot, (int32_t)m, packed, s * b * (int64_t)sizeof *packed));
+        for (int64_t i = 0; i < n; i++) packed[i] = from[i % b * s + wf_positions_at(&positions, i / b)];
+        TRY(wf_runner_send(p->runner, slot, (int32_t)m, packed, n * (int64_t)sizeof *packed));
     }
     return WF_OK;
 }

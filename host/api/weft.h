@@ -377,11 +377,12 @@ WEFT_API weft_status weft_plan_explain(const weft_plan *, char **text_out);
 /* Proves over all ranks of the layout that exchanges match, reads are covered and nothing deadlocks. Local, pure. */
 WEFT_API weft_status weft_plan_check(const weft_plan *);
 
-/* Rows of hidden states on this rank, of one microbatch: position-major, row (p - first_position) *
- * samples + s is position p of sample s. All positions on every rank; under `sp` a rank has its own,
- * balanced (the first sequence % ranks have one more; few tokens leave some with none). */
+/* Rows of hidden states on this rank, of one microbatch: position-major, row i * samples + s is the rank's i-th
+ * position of sample s. All positions on every rank; under `sp` and `cp` a rank has its own, balanced (few tokens leave
+ * some with none), ascending, in two runs at most: the i-th is first_position + i, from the gap_at-th on `gap` more (gap 0: one run).
+ * Two runs: cp's zigzag, which evens out a causal mask. */
 typedef struct weft_rows {
-    int64_t samples, positions, first_position, hidden;
+    int64_t samples, positions, first_position, hidden, gap_at, gap;
 } weft_rows;
 WEFT_API void weft_plan_rows(const weft_plan *, weft_rows *out);
 

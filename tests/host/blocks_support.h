@@ -102,17 +102,22 @@ static inline const float *tensor(const tensors *t, const char *name) {
 
 /* ---- the ends of the model, on the host ---------------------------------------------------------------------------- */
 
-/* Row of (position, sample) within the rows of one rank. */
-static inline float *row_of(const weft_rows *r, float *rows, int64_t position, int64_t sample) {
-    return rows + ((position - r->first_position) * r->samples + sample) * r->hidden;
+/* A rank's i-th position, and its row for a sample. */
+static inline int64_t position_of(const weft_rows *r, int64_t i) {
+    return r->first_position + i + (i >= r->gap_at ? r->gap : 0);
+}
+
+static inline float *row_of(const weft_rows *r, float *rows, int64_t i, int64_t sample) {
+    return rows + (i * r->samples + sample) * r->hidden;
 }
 
 static inline void embed(const tensors *w, const weft_rows *r, int microbatch, float *x) {
     const float *const token = tensor(w, "embedding.token"), *const place = tensor(w, "embedding.position");
-    for (int64_t p = r->first_position; p < r->first_position + r->positions; p++)
+    for (int64_t i = 0; i < r->positions; i++)
         for (int64_t s = 0; s < r->samples; s++) {
+            const int64_t p = position_of(r, i);
             const int32_t id = tokens[(microbatch * r->samples + s) * SEQUENCE + p];
-            float *const row = row_of(r, x, p, s);
+            float *const row = row_of(r, x, i, s);
             for (int h = 0; h < HIDDEN; h++) row[h] = token[id * HIDDEN + h] + place[p * HIDDEN + h];
         }
 }
@@ -146,9 +151,10 @@ static inline double loss_of_row(const tensors *w, const float *y, int32_t targe
 
 static inline double own_loss(const tensors *w, const weft_rows *r, int microbatch, float *y, float *dy) {
     double loss = 0;
-    for (int64_t p = r->first_position; p < r->first_position + r->positions; p++)
+    for (int64_t i = 0; i < r->positions; i++)
         for (int64_t s = 0; s < r->samples; s++)
-            loss += loss_of_row(w, row_of(r, y, p, s), targets[(microbatch * r->samples + s) * SEQUENCE + p], row_of(r, dy, p, s));
+            loss += loss_of_row(w, row_of(r, y, i, s), targets[(microbatch * r->samples + s) * SEQUENCE + position_of(r, i)],
+                                row_of(r, dy, i, s));
     return loss;
 }
 

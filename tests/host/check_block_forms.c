@@ -38,7 +38,7 @@ static const struct {
     {"bert", BERT, 0},
 };
 enum { FORMS = sizeof forms / sizeof *forms };
-static const char *const layouts[] = {"mb2", "tp2.mb2", "tp2.sp.mb2", "tp3.sp.mb2"};
+static const char *const layouts[] = {"mb2", "tp2.mb2", "tp2.sp.mb2", "tp3.sp.mb2", "cp3ring.mb2", "tp2.sp.cp2gather.mb2", "tp2.cp2ulysses.mb2", "cp4usp2.mb2"};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
 /* ---- the truth ----------------------------------------------------------------------------------------------------------- */
@@ -165,23 +165,23 @@ static double *whole_row(double *whole, const weft_rows *r, int microbatch, int6
 }
 
 static void take_rows(double *whole, const weft_rows *r, int microbatch, float *rows) {
-    for (int64_t p = r->first_position; p < r->first_position + r->positions; p++)
+    for (int64_t p = 0; p < r->positions; p++)
         for (int64_t s = 0; s < r->samples; s++)
-            for (int h = 0; h < HIDDEN; h++) row_of(r, rows, p, s)[h] = (float)whole_row(whole, r, microbatch, p, s)[h];
+            for (int h = 0; h < HIDDEN; h++) row_of(r, rows, p, s)[h] = (float)whole_row(whole, r, microbatch, position_of(r, p), s)[h];
 }
 
 static void compare_rows(verdict *v, const char *name, int rank, double *whole, const weft_rows *r, int microbatch, float *rows) {
     double off = 0;
-    for (int64_t p = r->first_position; p < r->first_position + r->positions; p++)
+    for (int64_t p = 0; p < r->positions; p++)
         for (int64_t s = 0; s < r->samples; s++)
-            for (int h = 0; h < HIDDEN; h++) worse(&off, whole_row(whole, r, microbatch, p, s)[h], (double)row_of(r, rows, p, s)[h]);
+            for (int h = 0; h < HIDDEN; h++) worse(&off, whole_row(whole, r, microbatch, position_of(r, p), s)[h], (double)row_of(r, rows, p, s)[h]);
     note(v, name, rank, off, largest(whole, ROWS * HIDDEN));
 }
 
 static void keep_rows(double *whole, const weft_rows *r, int microbatch, float *rows) {
-    for (int64_t p = r->first_position; p < r->first_position + r->positions; p++)
+    for (int64_t p = 0; p < r->positions; p++)
         for (int64_t s = 0; s < r->samples; s++)
-            for (int h = 0; h < HIDDEN; h++) whole_row(whole, r, microbatch, p, s)[h] = (double)row_of(r, rows, p, s)[h];
+            for (int h = 0; h < HIDDEN; h++) whole_row(whole, r, microbatch, position_of(r, p), s)[h] = (double)row_of(r, rows, p, s)[h];
 }
 
 static void compare_gradients(verdict *v, int rank, weft_params *params) {

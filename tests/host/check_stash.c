@@ -85,17 +85,17 @@ typedef struct outcome {
 } outcome;
 
 /* The position table's gradient is dx summed over samples; under sp each rank has its positions, else all have all. */
-static void note_dx(step *s, outcome *o, bool sp, int rank) {
-    if (!sp && rank) return;
+static void note_dx(step *s, outcome *o, bool split, int rank) {
+    if (!split && rank) return;
     for (int m = 0; m < MICROBATCHES; m++)
-        for (int64_t p = s->rows.first_position; p < s->rows.first_position + s->rows.positions; p++)
+        for (int64_t p = 0; p < s->rows.positions; p++)
             for (int64_t i = 0; i < s->rows.samples; i++)
-                for (int h = 0; h < HIDDEN; h++) o->position_grad[p * HIDDEN + h] += row_of(&s->rows, s->dx[m], p, i)[h];
+                for (int h = 0; h < HIDDEN; h++) o->position_grad[position_of(&s->rows, p) * HIDDEN + h] += row_of(&s->rows, s->dx[m], p, i)[h];
 }
 
 static void train_in_phases(rank_thread *t) {
     outcome *const o = t->work;
-    const bool sp = strstr(t->layout, ".sp") != NULL;
+    const bool split = strstr(t->layout, ".sp") || strstr(t->layout, "cp"); /* of positions */
     step s = open_step(t, WEFT_FORWARD | WEFT_BACKWARD | WEFT_OPTIMIZE);
     double loss = 0;
     for (int m = 0; m < MICROBATCHES; m++) forward(&s, m);
@@ -109,8 +109,8 @@ static void train_in_phases(rank_thread *t) {
     weft_result result;
     MUST(weft_plan_result(s.plan, &result));
     pthread_mutex_lock(&o->mutex);
-    if (sp || t->rank == 0) o->loss += loss / (double)counted();
-    note_dx(&s, o, sp, t->rank);
+    if (split || t->rank == 0) o->loss += loss / (double)counted();
+    note_dx(&s, o, split, t->rank);
     const char *where = "";
     const double g = worst_of_layers(&want.gradients, &gradients, &where), w = worst_of_layers(&want.trained, &weights, &where);
     if (!(g <= o->worst_gradient)) o->worst_gradient = g, o->where = where;
@@ -122,7 +122,7 @@ static void train_in_phases(rank_thread *t) {
     close_step(&s);
 }
 
-static const char *const layouts[] = {"mb2", "tp2.mb2", "tp2.sp.mb2", "tp3.sp.mb2", "tp4.sp.mb2"};
+static const char *const layouts[] = {"mb2", "tp2.mb2", "tp2.sp.mb2", "tp3.sp.mb2", "tp4.sp.mb2", "cp2ring.mb2", "cp3ulysses.mb2", "tp2.sp.cp2gather.mb2"};
 
 START_TEST(phases_equal_the_whole_model) {
     outcome o = {.mutex = PTHREAD_MUTEX_INITIALIZER};

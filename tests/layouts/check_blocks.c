@@ -7,7 +7,8 @@
 #include "layouts/lower.h"
 #include "tests/layouts/models.h"
 
-static const char *const layouts[] = {"tp1", "tp2", "tp2.sp", "tp3.sp.mb2", "tp4.mb2", "tp4.sp", "tp8.sp"};
+static const char *const layouts[] = {"tp1", "tp2", "tp2.sp", "tp3.sp.mb2", "tp4.mb2", "tp4.sp", "tp8.sp",
+                                      "cp2ring", "tp2.sp.cp3gather", "cp4ulysses", "tp2.cp4usp2"};
 static const wf_mode modes[] = {WF_MODE_EVALUATE, WF_MODE_GRADIENTS, WF_MODE_TRAIN};
 
 static wf_schedule *lower(const wf_model *m, const wf_layout *layout, int32_t rank, wf_mode mode) {

@@ -4,6 +4,7 @@
  * from the sizes alone: nothing of lowering is used but its result. */
 #include <check.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "layouts/lower.h"
 #include "tests/layouts/models.h"
@@ -258,6 +259,187 @@ START_TEST(one_more_layer_sends_megatrons_volume) {
 }
 END_TEST
 
+/* ---- context parallelism ---------------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *text;
+    int t, ring, ulysses; /* ring > 1: keys go round, or are gathered */
+    bool gather;
+} contexts[] = {{"cp2ring.mb2", 1, 2, 1, false},    {"cp5ring.mb2", 1, 5, 1, false},         {"cp8ring.mb2", 1, 8, 1, false},
+                {"tp2.cp3ring.mb2", 2, 3, 1, false}, {"cp2gather.mb2", 1, 2, 1, true},        {"tp2.sp.cp5gather.mb2", 2, 5, 1, true},
+                {"cp2ulysses.mb2", 1, 1, 2, false},  {"tp2.sp.cp4ulysses.mb2", 2, 1, 4, false}, {"cp8ulysses.mb2", 1, 1, 8, false},
+                {"cp4usp2.mb2", 1, 2, 2, false},     {"cp6usp3.mb2", 1, 2, 3, false},         {"tp2.cp6usp2.mb2", 2, 3, 2, false}};
+enum { CONTEXTS = sizeof contexts / sizeof *contexts };
+
+static int context_of(int i) {
+    model = uneven_model((test_form)(i / CONTEXTS));
+    return i % CONTEXTS;
+}
+
+/* What attention sends over cp in the whole program. */
+static int64_t sent_by_attention(const wf_schedule *s) {
+    wf_cursor *cursor;
+    wf_instance at;
+    int64_t bytes = 0;
+    ck_assert_int_eq(wf_cursor_create(s, &cursor), WF_OK);
+    while (wf_cursor_next(cursor, &at))
+        if (at.step->kind == WF_STEP_EXCHANGE && at.step->lane == WF_LANE_CP && at.step->reads && strncmp(at.step->site, "attn.", 5) == 0)
+            bytes += wf_view_bytes(s, &s->views[at.step->view]);
+    wf_cursor_destroy(cursor);
+    return bytes;
+}
+
+/* Kv heads that some query heads read. */
+static int64_t kv_read(int64_t first_head, int64_t heads) {
+    const int64_t group = HEADS / model.kv_heads;
+    return heads ? (first_head + heads - 1) / group - first_head / group + 1 : 0;
+}
+
+/* Positions of ring member q: the causal mask's early and late chunk, or its share. */
+static int64_t early(int n, int q) {
+    return model.bidirectional ? share(S, n, q) : share(S, 2 * n, q);
+}
+
+static int64_t late(int n, int q) {
+    return model.bidirectional ? 0 : share(S, 2 * n, 2 * n - 1 - q);
+}
+
+/* Positions whose keys, and whose keys' gradients, member q sends. Everybody needs the early chunks, lower members the late ones
+ * too. Gathered: each to all that need it. Ring: on to the member before, if that or one behind it needs it: not from the last one,
+ * q + 1 of early chunks, 0 of late ones. Gradients leave each member that needed the keys once. */
+static void ring_positions(int n, int q, bool gather, int64_t *keys, int64_t *gradients) {
+    *keys = gather ? (n - 1) * early(n, q) + q * late(n, q) : 0;
+    *gradients = 0;
+    for (int o = 0; o < n; o++) {
+        if (!gather && (o + 1) % n != q) *keys += early(n, o);
+        if (!gather && q > 0 && o >= q) *keys += late(n, o);
+        if (o != q) *gradients += early(n, o);
+        if (o > q) *gradients += late(n, o);
+    }
+}
+
+/* Elements per position and sample: heads' q, and k and v, that neighbours swap for positions. */
+static int64_t swapped(int l, int tp_rank, int ring, int u, bool training) {
+    const int n = contexts[l].ulysses, t = contexts[l].t;
+    const int64_t from = first(HEADS, t, tp_rank), heads = share(HEADS, t, tp_rank);
+    const int64_t domain = contexts[l].ring > 1 ? early(contexts[l].ring, ring) + late(contexts[l].ring, ring) : S;
+    int64_t sum = 0;
+    for (int j = 0; j < n; j++) {
+        if (j == u) continue;
+        const int64_t mine = share(domain, n, u), theirs = share(domain, n, j);
+        const int64_t his = share(heads, n, j), own = share(heads, n, u);
+        const int64_t his_kv = kv_read(from + first(heads, n, j), his), own_kv = kv_read(from + first(heads, n, u), own);
+        sum += mine * (his + 2 * his_kv) + theirs * own;                            /* q, k, v there, the result back */
+        if (training) sum += mine * his + theirs * (own + 2 * own_kv);              /* its gradient there, theirs back */
+    }
+    return sum * D;
+}
+
+/* Does a query of one range see a key of the other? Pair by pair. */
+static bool see(int64_t q, int64_t nq, int64_t k, int64_t nk) {
+    const int64_t w = model.window ? model.window : S;
+    for (int64_t i = q; i < q + nq; i++)
+        for (int64_t j = k; j < k + nk; j++)
+            if ((model.bidirectional || j <= i) && i - j < w && j - i < w) return true;
+    return false;
+}
+
+/* Positions of all early or late chunks, once for each other member that sees them: what all members together send. */
+static int64_t positions_seen(int n) {
+    const int parts = model.bidirectional ? n : 2 * n;
+    int64_t sum = 0;
+    for (int c = 0; c < parts; c++)
+        for (int q = 0; q < n; q++) {
+            const int owner = c < n ? c : 2 * n - 1 - c, other = 2 * n - 1 - q;
+            const bool sees = see(first(S, parts, q), share(S, parts, q), first(S, parts, c), share(S, parts, c)) ||
+                              (other < parts && see(first(S, parts, other), share(S, parts, other), first(S, parts, c), share(S, parts, c)));
+            if (q != owner && sees) sum += share(S, parts, c);
+        }
+    return sum;
+}
+
+/* With windows, too: keys go forward and backward, gradients backward, to members that see the keys and to no other. */
+START_TEST(attention_sends_what_is_seen) {
+    const int l = context_of(_i), n = contexts[l].ring;
+    int64_t all = 0;
+    if (n == 1 || contexts[l].t > 1 || contexts[l].ulysses > 1) return;
+    for (int r = 0; r < n; r++) {
+        wf_schedule *const s = schedule_of(contexts[l].text, r, WF_MODE_TRAIN);
+        all += sent_by_attention(s);
+        wf_schedule_destroy(s);
+    }
+    ck_assert_int_eq(all, BYTES * B * MICROBATCHES * LAYERS * 2 * model.kv_heads * D * 3 * positions_seen(n));
+}
+END_TEST
+
+START_TEST(attention_sends_its_closed_form) {
+    const int l = context_of(_i), t = contexts[l].t, cp = contexts[l].ring * contexts[l].ulysses;
+    if (model.window && contexts[l].ring > 1) return; /* see attention_sends_what_is_seen */
+    for (int training = 0; training < 2; training++)
+        for (int r = 0; r < t * cp; r++) {
+            wf_schedule *const s = schedule_of(contexts[l].text, r, training ? WF_MODE_TRAIN : WF_MODE_EVALUATE);
+            const int tp_rank = r % t, ring = r / t / contexts[l].ulysses, u = r / t % contexts[l].ulysses;
+            const int64_t heads = share(HEADS, t, tp_rank), part = share(heads, contexts[l].ulysses, u);
+            const int64_t kv = kv_read(first(HEADS, t, tp_rank) + first(heads, contexts[l].ulysses, u), part);
+            int64_t keys = 0, gradients = 0;
+            if (contexts[l].ring > 1) ring_positions(contexts[l].ring, ring, contexts[l].gather, &keys, &gradients);
+            const int64_t elements = 2 * kv * D * (training ? 2 * keys + gradients : keys) + swapped(l, tp_rank, ring, u, training);
+            ck_assert_int_eq(sent_by_attention(s), BYTES * B * MICROBATCHES * LAYERS * elements);
+            wf_schedule_destroy(s);
+        }
+}
+END_TEST
+
+/* No more than the best of others send (per rank, on average, elements): ring 2 Hkv d B S c(N) forward, and again with as many
+ * gradients backward; gather the same; ulysses (2 H + 2 max(Hkv, N)) d B S / N c(N) each way. */
+START_TEST(attention_sends_no_more_than_others) {
+    const int l = context_of(_i), t = contexts[l].t, n = contexts[l].ring, m = contexts[l].ulysses;
+    if (t > 1 || HEADS % m || (model.kv_heads % m && m % model.kv_heads)) return; /* no split of others */
+    int64_t all = 0;
+    for (int r = 0; r < n * m; r++) {
+        wf_schedule *const s = schedule_of(contexts[l].text, r, WF_MODE_TRAIN);
+        all += sent_by_attention(s);
+        wf_schedule_destroy(s);
+    }
+    const int64_t kv = model.kv_heads > m ? model.kv_heads : m;
+    const int64_t swaps = 2 * (2 * HEADS + 2 * kv) * D * S * (m - 1);           /* over all ranks; / m, m ranks, r rings' parts */
+    const int64_t round = n > 1 ? 6 * kv * D * (int64_t)S * (n - 1) : 0;        /* of kv / m heads each, m times */
+    const int64_t most = BYTES * B * MICROBATCHES * LAYERS * (swaps / m + round);
+    ck_assert_msg(all <= most, "%s: %lld bytes, others send %lld", contexts[l].text, (long long)all, (long long)most);
+}
+END_TEST
+
+/* Under a causal mask the zigzag gives every member the same work in attention, to a chunk's remainder. */
+START_TEST(zigzag_is_balanced) {
+    const struct {
+        const char *layout;
+        int64_t sequence;
+        double most;
+    } cases[] = {{"cp4ring", 4096, 1}, {"cp4gather", 4096, 1}, {"cp8usp2", 4096, 1}, {"cp4ring", 4099, 1.03}, {"cp4ring", 1000, 1.03}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const wf_shape shape = {1, cases[i].sequence};
+        wf_model m = uneven_model(TEST_GPT2);
+        double sum = 0, worst = 0;
+        wf_layout layout;
+        m.positions = 8192, m.heads = m.kv_heads = 8;
+        wf_layout_parse(cases[i].layout, &layout);
+        const int32_t ranks = wf_layout_ranks(&layout);
+        for (int32_t r = 0; r < ranks; r++) {
+            wf_schedule *s;
+            wf_work work;
+            ck_assert_msg(wf_lower(&m, &shape, &layout, r, WF_MODE_TRAIN, &s) == WF_OK, "%s", wf_last_error());
+            wf_schedule_count(s, &work);
+            const double flops = work.flops[WF_OP_ATTENTION] + work.flops[WF_OP_ATTENTION_BACKWARD];
+            sum += flops;
+            if (flops > worst) worst = flops;
+            wf_schedule_destroy(s);
+        }
+        ck_assert_msg(worst <= cases[i].most * sum / ranks, "%s, %lld: the slowest has %.4f of the mean", cases[i].layout,
+                      (long long)cases[i].sequence, worst * ranks / sum);
+    }
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("closed_forms");
     TCase *tests = tcase_create("closed_forms");
@@ -265,6 +447,10 @@ int main(void) {
     tcase_add_loop_test(tests, flops, 0, LAYOUTS * TEST_FORMS);
     tcase_add_loop_test(tests, exchanged_bytes, 0, LAYOUTS * TEST_FORMS);
     tcase_add_loop_test(tests, one_more_layer_sends_megatrons_volume, 0, LAYOUTS * TEST_FORMS);
+    tcase_add_loop_test(tests, attention_sends_its_closed_form, 0, CONTEXTS * TEST_FORMS);
+    tcase_add_loop_test(tests, attention_sends_what_is_seen, 0, CONTEXTS * TEST_FORMS);
+    tcase_add_loop_test(tests, attention_sends_no_more_than_others, 0, CONTEXTS * TEST_FORMS);
+    tcase_add_test(tests, zigzag_is_balanced);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

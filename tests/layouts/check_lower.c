@@ -20,8 +20,7 @@ static wf_status lower(const wf_model *model, wf_shape shape, const char *text, 
 
 static const struct {
     const char *layout, *named;
-} refused[] = {{"cp2ring", "cp"},
-               {"dp2", "dp"},
+} refused[] = {{"dp2", "dp"},
                {"pp2", "pp"},
                {"pp2.vp2", "vp"},
                {"ep2", "ep"},
@@ -194,6 +193,8 @@ static const char *const layouts[] = {"tp1",
                                       "tp4",
                                       "tp4.sp.mb4",
                                       "tp8.sp" /* ranks without heads, positions */,
+                                      "cp2ring", "tp2.sp.cp3ring.mb2", "cp8ring" /* more ranks than tokens */, "cp3gather", "cp8gather",
+                                      "cp2ulysses", "tp2.cp8ulysses", "tp2.sp.cp4usp2.mb2", "cp6usp3",
                                       "tp9",
                                       "mb2.loss-chunks3",
                                       "tp3.sp.mb2.loss-chunks4",

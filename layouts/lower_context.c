@@ -1,0 +1,289 @@
+/* lower_context.c: attention itself, over a sequence that cp may split.
+ *
+ * Two ways of splitting, and both at once. Neighbours exchange heads for positions (Jacobs et al., "DeepSpeed Ulysses", 2023):
+ * each gets a share of their query heads, with the kv heads that those read, at the positions of all of them. Then
+ * attention's keys, which lie on all members of the ring, go round it (lower_ring.c), or are gathered (lower_gather.c). Ulysses
+ * inside a ring is USP (Fang and Zhao, 2024). A rank's domain is what it attends with: heads and positions.
+ *
+ * Positions are in two runs at most, so that each kernel sees neighbouring queries and neighbouring keys, at global positions:
+ * masks, windows and dropout are those of the whole sequence. */
+#include "kernels/philox.h"
+#include "layouts/lowering.h"
+
+/* ---- views of the domain ------------------------------------------------------------------------- */
+
+wf_view wf_lower_columns(wf_view m, int64_t first, int64_t count) {
+    m.offset += first * m.stride[1];
+    m.extent[1] = count;
+    return m;
+}
+
+wf_view wf_lower_run(const wf_lowering *L, wf_view m, int run) {
+    const wf_range *const r = L->domain.positions.run;
+    return wf_lower_rows(m, (wf_rows){run ? r[0].count * L->b : 0, r[run].count * L->b});
+}
+
+wf_kv wf_lower_own_keys(const wf_lowering *L, wf_view qkv, int run) {
+    const int64_t d = L->model->head_size;
+    return (wf_kv){wf_lower_columns(wf_lower_run(L, qkv, run), L->domain.heads.count * d, 2 * L->domain.kv.count * d),
+                     L->domain.positions.run[run]};
+}
+
+/* Matrix [positions * b, columns] as [positions, b, heads, d], from its first column. */
+static wf_view as_heads(const wf_lowering *L, wf_view m, int64_t heads) {
+    const int64_t d = L->model->head_size;
+    const int64_t extent[] = {m.extent[0] / L->b, L->b, heads, d}, stride[] = {L->b * m.stride[0], m.stride[0], d, 1};
+    return wf_array(m.buffer, (wf_at)m.at, m.offset, 4, extent, stride);
+}
+
+static wf_view q_of(const wf_lowering *L, wf_view m, int run) {
+    return as_heads(L, wf_lower_run(L, m, run), L->domain.heads.count);
+}
+
+static wf_view k_of(const wf_lowering *L, wf_view kv) {
+    return as_heads(L, kv, L->domain.kv.count);
+}
+
+static wf_view v_of(const wf_lowering *L, wf_view kv) {
+    return k_of(L, wf_lower_columns(kv, L->domain.kv.count * L->model->head_size, L->domain.kv.count * L->model->head_size));
+}
+
+/* Matrix [b * heads, positions] as [b, heads, positions of the run]. */
+static wf_view per_query(const wf_lowering *L, wf_view m, int run) {
+    const wf_range *const r = L->domain.positions.run;
+    const int64_t heads = L->domain.heads.count, all = L->domain.positions.count;
+    const int64_t extent[] = {L->b, heads, r[run].count}, stride[] = {heads * all, all, 1};
+    return wf_array(m.buffer, (wf_at)m.at, m.offset + (run ? r[0].count : 0), 3, extent, stride);
+}
+
+/* ---- kernels --------------------------------------------------------------------------------------- */
+
+bool wf_lower_sees(const wf_lowering *L, wf_range q, wf_range k) {
+    const int64_t last_q = q.first + q.count - 1, last_k = k.first + k.count - 1, window = wf_model_window(L->model, L->sequence);
+    if (!q.count || !k.count || (!L->model->bidirectional && k.first > last_q)) return false;
+    return !window || (q.first - last_k < window && k.first - last_q < window);
+}
+
+static wf_problem attention_problem(const wf_lowering *L, wf_op op, wf_range q, wf_range k, bool more) {
+    const wf_model *m = L->model;
+    const double p = L->training ? m->dropout_attention : 0;
+    return (wf_problem){.op = op,
+                        .flags = (m->bidirectional ? 0 : WF_CAUSAL) | (p > 0 ? WF_DROPOUT : 0) | (more ? WF_ACCUMULATE : 0),
+                        .size = {L->b, q.count, k.count, L->domain.heads.count, L->domain.kv.count, m->head_size,
+                                 L->domain.heads.first, m->heads, q.first, k.first, p > 0 ? WF_SITE_ATTENTION : 0,
+                                 wf_model_window(m, L->sequence), m->kv_heads == m->heads ? 0 : m->heads / m->kv_heads},
+                        .real = {p}};
+}
+
+void wf_lower_attend_run(wf_lowering *L, const char *site, const wf_attended *a, int run, const wf_kv *keys, bool more) {
+    const wf_range q = L->domain.positions.run[run];
+    if (!L->domain.heads.count || !q.count) return;
+    const wf_problem p = attention_problem(L, WF_OP_ATTENTION, q, keys->positions, more);
+    WF_KERNEL(L, site, &p, q_of(L, a->qkv, run), k_of(L, keys->kv), v_of(L, keys->kv), q_of(L, a->o, run),
+              per_query(L, a->lse, run));
+}
+
+void wf_lower_attend_run_backward(wf_lowering *L, const char *site, const wf_attended *a, int run, const wf_kv *keys,
+                                  wf_view dkv, bool more) {
+    const wf_range q = L->domain.positions.run[run];
+    if (!L->domain.heads.count || !q.count) return;
+    const wf_problem p = attention_problem(L, WF_OP_ATTENTION_BACKWARD, q, keys->positions, more);
+    WF_KERNEL(L, site, &p, q_of(L, a->qkv, run), k_of(L, keys->kv), v_of(L, keys->kv), q_of(L, a->o, run),
+              per_query(L, a->lse, run), per_query(L, a->delta, run), q_of(L, a->dqkv, run), k_of(L, dkv), v_of(L, dkv));
+}
+
+/* delta: every query's gradient times its result. */
+static void deltas(wf_lowering *L, const wf_attended *a, wf_view o) {
+    for (int run = 0; run < 2 && L->domain.heads.count; run++) {
+        const wf_range q = L->domain.positions.run[run];
+        if (!q.count) continue;
+        wf_problem p = attention_problem(L, WF_OP_ATTENTION_DELTA, q, q, false);
+        WF_KERNEL(L, "attn.delta", &p, q_of(L, o, run), q_of(L, a->o, run), per_query(L, a->delta, run));
+    }
+}
+
+/* ---- heads for positions --------------------------------------------------------------------------- */
+
+/* What neighbour j has: query heads and the kv heads that they read, and rows among the domain's. */
+static wf_range heads_of(const wf_lowering *L, int32_t j) {
+    const wf_range part = wf_shard(L->heads.count, L->ulysses.ranks, j);
+    return (wf_range){L->heads.first + part.first, part.count};
+}
+
+static wf_rows rows_of(const wf_lowering *L, int32_t j) {
+    const wf_range part = wf_shard(L->domain.positions.count, L->ulysses.ranks, j);
+    return (wf_rows){part.first * L->b, part.count * L->b};
+}
+
+/* Columns that neighbour j's heads take: q's, and with_keys k's and v's, of all the rank's heads and alone. */
+typedef struct columns {
+    int64_t all, one, count;
+} columns;
+
+static int columns_of(const wf_lowering *L, int32_t j, bool with_keys, columns out[3]) {
+    const int64_t d = L->model->head_size, heads = L->heads.count, kvs = L->kv.count;
+    const wf_range q = heads_of(L, j), kv = wf_model_kv_of(L->model, q);
+    out[0] = (columns){(q.first - L->heads.first) * d, 0, q.count * d};
+    out[1] = (columns){(heads + kv.first - L->kv.first) * d, q.count * d, kv.count * d};
+    out[2] = (columns){(heads + kvs + kv.first - L->kv.first) * d, (q.count + kv.count) * d, kv.count * d};
+    return with_keys ? 3 : 1;
+}
+
+static int64_t width_of(const wf_lowering *L, int32_t j, bool with_keys) {
+    columns c[3];
+    int64_t width = 0;
+    for (int n = columns_of(L, j, with_keys, c); n-- > 0;) width += c[n].count;
+    return width;
+}
+
+static void exchange(wf_lowering *L, const char *site, const wf_view *sent, const wf_view *received) {
+    const wf_team *const team = &L->ulysses;
+    const int32_t *const member = &L->s->members[L->s->groups[team->group].first_member];
+    for (int32_t k = 1; k < team->ranks; k++) {
+        const int32_t to = (team->me + k) % team->ranks, from = (team->me - k + team->ranks) % team->ranks;
+        wf_build_hop(L->s, site, WF_LANE_CP, WF_ALL_TO_ALL, team->group, k, member[to], &sent[to], member[from], &received[from]);
+    }
+    wf_lower_flush(L);
+}
+
+/* The rank's rows with all its heads -> all rows of the neighbours with the rank's share of the heads. */
+static void to_domain(wf_lowering *L, const char *site, wf_view local, bool with_keys, wf_view whole) {
+    const int32_t n = L->ulysses.ranks, me = L->ulysses.me;
+    wf_view sent[n], received[n];
+    for (int32_t j = 0; j < n; j++) {
+        columns c[3];
+        received[j] = wf_lower_rows(whole, rows_of(L, j));
+        sent[j] = j == me ? received[j] : wf_lower_scratch(L, site, L->rows, width_of(L, j, with_keys));
+        for (int i = 0, count = columns_of(L, j, with_keys, c); i < count; i++)
+            wf_lower_copy(L, site, wf_lower_columns(local, c[i].all, c[i].count),
+                          wf_lower_columns(sent[j], c[i].one, c[i].count));
+    }
+    exchange(L, site, sent, received);
+}
+
+/* The way back; parts_out[j]: the rank's rows, with the columns of neighbour j's heads. What is kept is not sent from where it
+ * lies: sent buffers may have to be in a window, and a stash is not. */
+static void from_domain(wf_lowering *L, const char *site, wf_view whole, bool with_keys, wf_view *parts_out) {
+    const int32_t n = L->ulysses.ranks, me = L->ulysses.me;
+    const bool kept = L->s->buffers[whole.buffer].life != WF_SCRATCH;
+    wf_view sent[n];
+    for (int32_t j = 0; j < n; j++) {
+        const wf_view rows = wf_lower_rows(whole, rows_of(L, j));
+        sent[j] = kept && j != me ? wf_lower_scratch(L, site, rows.extent[0], rows.extent[1]) : rows;
+        if (kept && j != me) wf_lower_copy(L, site, rows, sent[j]);
+        parts_out[j] = j == me ? sent[j] : wf_lower_scratch(L, site, L->rows, width_of(L, j, with_keys));
+    }
+    exchange(L, site, sent, parts_out);
+}
+
+/* Several neighbours may read a kv head: the rank's gradient of it is the sum of theirs, in their order. From head `first` on as
+ * many heads as the same neighbours read. */
+static int64_t add_keys(wf_lowering *L, const wf_view *parts, int which, int64_t first, wf_view dqkv) {
+    const int32_t n = L->ulysses.ranks;
+    const int64_t d = L->model->head_size;
+    int64_t end = L->kv.first + L->kv.count;
+    wf_view from[n], to;
+    int32_t readers = 0;
+    for (int32_t j = 0; j < n; j++) { /* up to where the readers change */
+        const wf_range kv = wf_model_kv_of(L->model, heads_of(L, j));
+        if (kv.count && kv.first > first && kv.first < end) end = kv.first;
+        if (kv.count && kv.first <= first && kv.first + kv.count > first && kv.first + kv.count < end) end = kv.first + kv.count;
+    }
+    for (int32_t j = 0; j < n; j++) {
+        const wf_range q = heads_of(L, j), kv = wf_model_kv_of(L->model, q);
+        if (first < kv.first || first >= kv.first + kv.count) continue;
+        from[readers++] = wf_lower_columns(parts[j], (q.count + (which ? kv.count : 0) + first - kv.first) * d, (end - first) * d);
+    }
+    to = wf_lower_columns(dqkv, (L->heads.count + (which ? L->kv.count : 0) + first - L->kv.first) * d, (end - first) * d);
+    if (readers == 1) wf_lower_copy(L, "attn.context.grad", from[0], to);
+    else wf_lower_add(L, "attn.context.grad", from, readers, to);
+    return end;
+}
+
+static void gradients_from_domain(wf_lowering *L, wf_view whole, wf_view dqkv) {
+    const int32_t n = L->ulysses.ranks;
+    wf_view parts[n];
+    columns c[3];
+    from_domain(L, "attn.context.grad", whole, true, parts);
+    for (int32_t j = 0; j < n; j++) {
+        columns_of(L, j, false, c);
+        wf_lower_copy(L, "attn.context.grad", wf_lower_columns(parts[j], c[0].one, c[0].count),
+                      wf_lower_columns(dqkv, c[0].all, c[0].count));
+    }
+    for (int which = 0; which < 2; which++)
+        for (int64_t head = L->kv.first; head < L->kv.first + L->kv.count;) head = add_keys(L, parts, which, head, dqkv);
+}
+
+/* ---- values and their gradients --------------------------------------------------------------------- */
+
+void wf_lower_context(wf_lowering *L) {
+    const wf_view qkv = wf_lower_need(L, WF_V_QKV);
+    if (L->ulysses.ranks == 1)
+        wf_lower_produced(L, WF_V_CONTEXT_QKV, qkv);
+    else
+        to_domain(L, "attn.context", qkv, true, wf_lower_destination(L, WF_V_CONTEXT_QKV));
+}
+
+static wf_value result_value(const wf_lowering *L) {
+    return L->ulysses.ranks == 1 ? WF_V_ATTN : WF_V_CONTEXT_O;
+}
+
+void wf_lower_attend(wf_lowering *L) {
+    wf_attended a = {.qkv = wf_lower_need(L, WF_V_CONTEXT_QKV)};
+    a.o = wf_lower_destination(L, result_value(L));
+    a.lse = wf_lower_destination(L, WF_V_LSE);
+    if (L->ring.ranks == 1) {
+        const wf_kv keys = wf_lower_own_keys(L, a.qkv, 0);
+        wf_lower_attend_run(L, "attn", &a, 0, &keys, false);
+    } else if (L->layout.cp_form == WF_CP_GATHER) {
+        wf_lower_gathered(L, &a);
+    } else {
+        wf_lower_ring(L, &a);
+    }
+}
+
+void wf_lower_attention(wf_lowering *L) {
+    if (L->ulysses.ranks == 1) {
+        wf_lower_attend(L);
+        return;
+    }
+    const int32_t n = L->ulysses.ranks;
+    const wf_view whole = wf_lower_need(L, WF_V_CONTEXT_O), out = wf_lower_destination(L, WF_V_ATTN);
+    wf_view parts[n];
+    columns c[3];
+    from_domain(L, "attn.context.o", whole, false, parts);
+    for (int32_t j = 0; j < n; j++) {
+        columns_of(L, j, false, c);
+        wf_lower_copy(L, "attn.context.o", parts[j], wf_lower_columns(out, c[0].all, c[0].count));
+    }
+}
+
+/* Gradients of what attention read, for the domain. */
+static void attend_backward(wf_lowering *L, const wf_attended *a) {
+    if (L->ring.ranks == 1) {
+        const wf_kv keys = wf_lower_own_keys(L, a->qkv, 0);
+        wf_lower_attend_run_backward(L, "attn.backward", a, 0, &keys, wf_lower_own_keys(L, a->dqkv, 0).kv, false);
+    } else if (L->layout.cp_form == WF_CP_GATHER) {
+        wf_lower_gathered_backward(L, a);
+    } else {
+        wf_lower_ring_backward(L, a);
+    }
+}
+
+wf_view wf_lower_context_backward(wf_lowering *L, wf_view d) {
+    const int64_t rows = L->domain.positions.count * L->b, heads = L->domain.heads.count;
+    const wf_view o = wf_lower_need(L, result_value(L));
+    wf_attended a = {.qkv = wf_lower_need(L, WF_V_CONTEXT_QKV), .lse = wf_lower_need(L, WF_V_LSE), .o = d};
+    if (L->ulysses.ranks > 1) {
+        a.o = wf_lower_scratch(L, "attn.context.do", rows, heads * L->model->head_size);
+        to_domain(L, "attn.context.do", d, false, a.o);
+    }
+    a.dqkv = wf_lower_scratch(L, L->ulysses.ranks > 1 ? "attn.context.dqkv" : "attn.dqkv", rows, a.qkv.extent[1]);
+    a.delta = wf_lower_scratch(L, "attn.delta", L->b * heads, L->domain.positions.count);
+    deltas(L, &a, o);
+    attend_backward(L, &a);
+    if (L->ulysses.ranks == 1) return a.dqkv;
+    const wf_view dqkv = wf_lower_scratch(L, "attn.dqkv", L->rows, (L->heads.count + 2 * L->kv.count) * L->model->head_size);
+    gradients_from_domain(L, a.dqkv, dqkv);
+    return dqkv;
+}

@@ -1,0 +1,247 @@
+/* lower_ring.c: attention whose keys go round the ring (Liu et al., "Ring Attention with Blockwise Transformers", 2023).
+ *
+ * A member keeps its queries. The blocks of keys and values pass by: at step k it attends to the block of the k-th member after
+ * it, while the next one is on its way; attention merges what it finds with what it had (numerator, maximum and sum in
+ * f32). Blocks go downwards, from a member to the one before it: under a causal mask the zigzag's late half of a block is
+ * needed by lower members only, so it is dropped at the seam, where the usual direction would carry it on.
+ *
+ * A run that the next member cannot see (mask, window) stops; a later one that sees it gets it from its owner. So every run is
+ * sent once to each member that needs it, and to no other. Gradients of keys start at the first member of such a chain, travel a
+ * step behind their block, each member adding its own, and go home from the last. Both ends derive all this from positions.
+ *
+ * Where both runs of a block go the same way, they are one message. */
+#include <string.h>
+
+#include "layouts/lowering.h"
+
+/* Keys, or gradients of keys, of one owner: the runs that are here, one after another. */
+typedef struct block {
+    int32_t owner; /* its place in the ring */
+    bool has[2];
+    wf_view kv;
+} block;
+
+/* ---- who needs what --------------------------------------------------------------------------------- */
+
+static int32_t member(const wf_lowering *L, int32_t place) {
+    return (place + 2 * L->ring.ranks) % L->ring.ranks;
+}
+
+static int32_t rank_of(const wf_lowering *L, int32_t place) {
+    return L->s->members[L->s->groups[L->ring.group].first_member + member(L, place)];
+}
+
+static wf_positions held(const wf_lowering *L, int32_t place) {
+    return wf_model_ring_positions(L->model, &L->layout, L->sequence, member(L, place));
+}
+
+/* Does the member k before the owner see this run of its block? */
+static bool needs(const wf_lowering *L, int32_t owner, int run, int32_t k) {
+    if (k < 1 || k >= L->ring.ranks) return false;
+    const wf_positions q = held(L, owner - k), kv = held(L, owner);
+    return wf_lower_sees(L, q.run[0], kv.run[run]) || wf_lower_sees(L, q.run[1], kv.run[run]);
+}
+
+/* Ways of a run at step k. */
+typedef enum way {
+    PASSED,    /* keys: from the member that had them at step k - 1 */
+    FROM_HOME, /* keys: from their owner, to a member further on */
+    CARRIED,   /* gradients: from the member that had the block at step k - 1 */
+    HOME       /* gradients: to the owner */
+} way;
+
+static bool takes(const wf_lowering *L, way w, int32_t owner, int run, int32_t k) {
+    if (!needs(L, owner, run, k)) return false;
+    switch (w) {
+    case PASSED: return k == 1 || needs(L, owner, run, k - 1);
+    case FROM_HOME: return k > 1 && !needs(L, owner, run, k - 1);
+    case CARRIED: return needs(L, owner, run, k - 1);
+    default: return !needs(L, owner, run, k + 1);
+    }
+}
+
+/* ---- blocks ------------------------------------------------------------------------------------------ */
+
+static int64_t rows_of_run(const wf_lowering *L, int32_t owner, int run) {
+    return held(L, owner).run[run].count * L->b;
+}
+
+static wf_view run_of(const wf_lowering *L, const block *of, int run) {
+    return wf_lower_rows(of->kv, (wf_rows){run && of->has[0] ? rows_of_run(L, of->owner, 0) : 0, rows_of_run(L, of->owner, run)});
+}
+
+static bool is_empty(const block *of) {
+    return !of->has[0] && !of->has[1];
+}
+
+static block new_block(wf_lowering *L, const char *name, int32_t owner, const bool has[2]) {
+    block out = {.owner = member(L, owner), .has = {has[0], has[1]}};
+    int64_t rows = 0;
+    for (int run = 0; run < 2; run++) rows += has[run] ? rows_of_run(L, owner, run) : 0;
+    out.kv = wf_lower_scratch(L, name, rows, 2 * L->domain.kv.count * L->model->head_size);
+    return out;
+}
+
+static block block_at(wf_lowering *L, const char *name, int32_t owner, int32_t k) {
+    return new_block(L, name, owner, (bool[]){needs(L, owner, 0, k), needs(L, owner, 1, k)});
+}
+
+/* The runs of `of` that take this way at step k, as message 0 or 1 of the two that there may be; NULL: no such message. */
+static const wf_view *message(const wf_lowering *L, way w, const block *of, int32_t k, int which, wf_view *out) {
+    const bool first = takes(L, w, of->owner, 0, k), second = takes(L, w, of->owner, 1, k);
+    if (which ? first || !second : !first) return NULL;
+    *out = run_of(L, of, which);
+    if (!which && second) out->extent[0] += rows_of_run(L, of->owner, 1);
+    return out;
+}
+
+/* Sends what of `sent` takes the way at step k, receives what of `received` does. */
+static void move(wf_lowering *L, const char *site, way w, int32_t k, const block *sent, int32_t to, const block *received,
+                 int32_t from) {
+    for (int which = 0; which < 2; which++) {
+        wf_view s, r;
+        const wf_view *const out = message(L, w, sent, k, which, &s), *const in = message(L, w, received, k, which, &r);
+        if (out || in)
+            wf_build_hop(L->s, site, WF_LANE_CP, WF_SHIFT, L->ring.group, k, out ? rank_of(L, to) : -1, out,
+                         in ? rank_of(L, from) : -1, in);
+    }
+}
+
+/* The own block as others get it; and the next one, while `now` is here. */
+static block packed(wf_lowering *L, const wf_attended *a) {
+    bool has[2] = {false, false};
+    for (int run = 0; run < 2; run++)
+        for (int32_t k = 1; k < L->ring.ranks; k++) has[run] = has[run] || needs(L, L->ring.me, run, k);
+    const block own = new_block(L, "attn.ring.own", L->ring.me, has);
+    for (int run = 0; run < 2; run++)
+        if (has[run]) wf_lower_copy(L, "attn.ring.own", wf_lower_own_keys(L, a->qkv, run).kv, run_of(L, &own, run));
+    return own;
+}
+
+static block pass(wf_lowering *L, const char *site, const block *own, const block *now, int32_t k) {
+    const int32_t me = L->ring.me;
+    const block next = block_at(L, site, me + k, k);
+    move(L, site, PASSED, k, now, me - 1, &next, me + 1);
+    move(L, site, FROM_HOME, k, own, me - k, &next, me + k);
+    wf_lower_flush(L);
+    return next;
+}
+
+/* ---- forward ------------------------------------------------------------------------------------------ */
+
+static void attend_own(wf_lowering *L, const wf_attended *a) {
+    for (int run = 0; run < 2; run++)
+        for (int which = 0, seen = 0; which < 2; which++) {
+            const wf_kv keys = wf_lower_own_keys(L, a->qkv, which);
+            if (wf_lower_sees(L, L->domain.positions.run[run], keys.positions))
+                wf_lower_attend_run(L, "attn", a, run, &keys, seen++ > 0);
+        }
+}
+
+static void attend_block(wf_lowering *L, const wf_attended *a, const block *of) {
+    const wf_positions positions = held(L, of->owner);
+    for (int which = 0; which < 2; which++)
+        for (int run = 0; run < 2 && of->has[which]; run++) {
+            const wf_kv keys = {run_of(L, of, which), positions.run[which]};
+            if (wf_lower_sees(L, L->domain.positions.run[run], keys.positions))
+                wf_lower_attend_run(L, "attn.ring", a, run, &keys, true);
+        }
+}
+
+void wf_lower_ring(wf_lowering *L, const wf_attended *a) {
+    const block own = packed(L, a);
+    block now = own;
+    for (int32_t k = 0; k < L->ring.ranks; k++) {
+        const block next = k + 1 < L->ring.ranks ? pass(L, "attn.ring.keys", &own, &now, k + 1) : own;
+        if (k) attend_block(L, a, &now);
+        else attend_own(L, a);
+        now = next;
+    }
+}
+
+/* ---- backward ----------------------------------------------------------------------------------------- */
+
+/* Everything is added to: queries and keys of a run meet several times. */
+static void grad_own(wf_lowering *L, const wf_attended *a, wf_view own) {
+    for (int run = 0; run < 2; run++)
+        for (int which = 0; which < 2; which++) {
+            const wf_kv keys = wf_lower_own_keys(L, a->qkv, which);
+            if (wf_lower_sees(L, L->domain.positions.run[run], keys.positions))
+                wf_lower_attend_run_backward(L, "attn.backward", a, run, &keys, wf_lower_run(L, own, which), true);
+        }
+}
+
+/* This member's part of the gradients of a block. */
+static block grad_block(wf_lowering *L, const wf_attended *a, const block *of) {
+    const block part = new_block(L, "attn.ring.grad", of->owner, of->has);
+    const wf_positions positions = held(L, of->owner);
+    wf_lower_fill(L, "attn.ring.grad", part.kv, 0);
+    for (int which = 0; which < 2; which++)
+        for (int run = 0; run < 2 && of->has[which]; run++) {
+            const wf_kv keys = {run_of(L, of, which), positions.run[which]};
+            if (wf_lower_sees(L, L->domain.positions.run[run], keys.positions))
+                wf_lower_attend_run_backward(L, "attn.ring.backward", a, run, &keys, run_of(L, &part, which), true);
+        }
+    return part;
+}
+
+/* ... added to that of the members before. */
+static block add_carried(wf_lowering *L, const block *carried, const block *part) {
+    if (is_empty(carried)) return *part;
+    const block sum = new_block(L, "attn.ring.sum", part->owner, part->has);
+    for (int run = 0; run < 2; run++) {
+        if (!part->has[run]) continue;
+        const wf_view out = run_of(L, &sum, run), mine = run_of(L, part, run);
+        if (carried->has[run]) wf_lower_add(L, "attn.ring.sum", (wf_view[]){run_of(L, carried, run), mine}, 2, out);
+        else wf_lower_copy(L, "attn.ring.sum", mine, out);
+    }
+    return sum;
+}
+
+/* What came home, per run. */
+typedef struct returned {
+    int32_t count[2];
+    wf_view (*parts)[2];
+} returned;
+
+static void go_home(wf_lowering *L, const block *sum, int32_t k, returned *out) {
+    const int32_t me = L->ring.me;
+    const block back = new_block(L, "attn.ring.home", me, (bool[]){takes(L, HOME, me, 0, k), takes(L, HOME, me, 1, k)});
+    move(L, "attn.ring.home", HOME, k, sum, me + k, &back, me - k);
+    for (int run = 0; run < 2; run++)
+        if (back.has[run]) out->parts[++out->count[run]][run] = run_of(L, &back, run);
+}
+
+void wf_lower_ring_backward(wf_lowering *L, const wf_attended *a) {
+    const int32_t ranks = L->ring.ranks, me = L->ring.me;
+    const int64_t columns = 2 * L->domain.kv.count * L->model->head_size;
+    const block own = packed(L, a);
+    const wf_view grad = wf_lower_scratch(L, "attn.ring.grad", L->domain.positions.count * L->b, columns);
+    wf_view parts[ranks][2];
+    returned home = {.parts = parts};
+    block now = own, sum = {.owner = me};
+    wf_lower_fill(L, "attn.ring.grad", grad, 0);
+    wf_lower_fill(L, "attn.dq", wf_lower_columns(a->dqkv, 0, a->dqkv.extent[1] - columns), 0);
+    for (int32_t k = 0; k < ranks; k++) {
+        const block next = k + 1 < ranks ? pass(L, "attn.ring.keys", &own, &now, k + 1) : own;
+        if (k) {
+            const block carried = new_block(L, "attn.ring.carried", now.owner,
+                                            (bool[]){takes(L, CARRIED, now.owner, 0, k), takes(L, CARRIED, now.owner, 1, k)});
+            move(L, "attn.ring.carried", CARRIED, k, &sum, me - 1, &carried, me + 1);
+            const block part = grad_block(L, a, &now);
+            sum = add_carried(L, &carried, &part);
+            go_home(L, &sum, k, &home);
+        } else {
+            grad_own(L, a, grad);
+        }
+        now = next;
+    }
+    for (int run = 0; run < 2; run++) {
+        const wf_view to = wf_lower_own_keys(L, a->dqkv, run).kv;
+        wf_view all[ranks];
+        all[0] = wf_lower_run(L, grad, run);
+        for (int32_t i = 1; i <= home.count[run]; i++) all[i] = parts[i][run];
+        if (home.count[run]) wf_lower_add(L, "attn.ring.home", all, home.count[run] + 1, to);
+        else wf_lower_copy(L, "attn.ring.home", all[0], to);
+    }
+}
