@@ -28,7 +28,7 @@ wf_status wf_defaults_check(const wf_defaults *d) {
 }
 
 static wf_status refused(const wf_problem *problem, const wf_candidate *candidate, const char *why) {
-    char text[320];
+    char text[WF_CASE_BYTES];
     wf_problem_print(problem, text, sizeof text);
     return wf_fail(WF_ERR_UNSUPPORTED, "variant %s cannot compute %s: %s",
                    wf_operations[problem->op]->variants[candidate->variant].name, text, why);

@@ -359,6 +359,7 @@ bool wf_problem_equal(const wf_problem *a, const wf_problem *b);
 /* Case text, "gemm:f32:m512n384k1000:nt.bias" : op, dtype, sizes (letters then digits, zeros left out),
  * flags and activation joined by dots. Round-trips. Parse errors name the place. */
 wf_status wf_problem_parse(const char *text, wf_problem *out);
+enum { WF_CASE_BYTES = 640 }; /* enough for any */
 void wf_problem_print(const wf_problem *problem, char *out, size_t out_bytes);
 
 /* The candidate for a device that nobody has tuned: what the operation prefers, or the defaults of

@@ -238,7 +238,7 @@ wf_status wf_candidate_for_device(const wf_problem *problem, const wf_device *de
         *out = candidate;
         return WF_OK;
     }
-    char text[320];
+    char text[WF_CASE_BYTES];
     wf_problem_print(problem, text, sizeof text);
     return wf_fail(WF_ERR_UNSUPPORTED, "no variant computes %s on device %s: %s", text, device->name,
                    why);

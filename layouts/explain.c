@@ -107,7 +107,7 @@ static void print_exchange(FILE *out, const wf_schedule *s, const wf_segment *se
 /* ---- segments -------------------------------------------------------------------------------- */
 
 static void print_kernel(FILE *out, const wf_schedule *s, const wf_step *step) {
-    char text[256];
+    char text[WF_CASE_BYTES];
     if (step->problem < 0) {
         fprintf(out, "(no kernel)");
         return;

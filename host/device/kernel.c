@@ -205,7 +205,7 @@ wf_status wf_kernel_prepare(wf_opencl *opencl, const wf_problem *problem, const 
                             wf_kernel **out) {
     const wf_operation *operation = NULL;
     const char *why = "it does not say why";
-    char options[1024] = "", name[96];
+    char options[1024] = "", name[WF_CASE_BYTES];
     TRY(find_operation(problem, candidate, &operation));
     const wf_variant *variant = &operation->variants[candidate->variant];
     wf_problem_print(problem, name, sizeof name);

@@ -126,7 +126,7 @@ static void put_name(FILE *f, const char *kind, int pid, int tid, const char *na
 
 static void put_kernel(FILE *f, const wf_schedule *s, const wf_step *step) {
     const wf_chosen *const c = &s->problems[step->problem];
-    char text[512];
+    char text[WF_CASE_BYTES];
     wf_problem_print(&c->problem, text, sizeof text);
     fprintf(f, ",\"problem\":");
     put_string(f, text);

@@ -32,7 +32,7 @@ mistake 2 'tq2' "$weft" plan --layout tq2.sp
 mistake 2 'tp' "$weft" plan --layout tp.sp
 mistake 2 'tp0' "$weft" plan --layout tp0
 mistake 2 '(tp2|twice)' "$weft" plan --layout tp2.tp2
-mistake 2 'cp2ring' "$weft" plan --layout cp2ring
+mistake 2 'zero1' "$weft" plan --layout dp2.zero1
 mistake 2 'pp2' "$weft" plan --layout pp2.1f1b
 mistake 2 'ranks' "$weft" train --text "$text" --layout tp2.sp --ranks 3
 mistake 2 '[Mm]icrobatch|mb3' "$weft" plan --layout mb3 --shape b8s128

@@ -4,7 +4,7 @@
 #include "tests/fuzz/fuzz.h"
 
 static void try_block(const char *text) {
-    char printed[1024], twice[1024];
+    char printed[WF_CASE_BYTES], twice[WF_CASE_BYTES];
     wf_block block, again;
     if (wf_block_parse(text, &block) != WF_OK) {
         fuzz_expect_sentence(wf_last_error());
@@ -19,7 +19,7 @@ static void try_block(const char *text) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char *const text = fuzz_text(data, size), *const line = strchr(text, '\n');
-    char printed[1024];
+    char printed[WF_CASE_BYTES];
     wf_problem problem, again;
     wf_candidate candidate;
     if (line) *line = 0;

@@ -38,8 +38,9 @@ static const struct {
     {"bert", BERT, 0},
 };
 enum { FORMS = sizeof forms / sizeof *forms };
-static const char *const layouts[] = {"mb2", "tp2.mb2", "tp2.sp.mb2", "tp3.sp.mb2", "cp3ring.mb2", "tp2.sp.cp2gather.mb2", "tp2.cp2ulysses.mb2", "cp4usp2.mb2"};
-enum { LAYOUTS = sizeof layouts / sizeof *layouts };
+static const char *const layouts[] = {"mb2", "tp2.mb2", "tp2.sp.mb2", "tp3.sp.mb2"};
+static const char *const contexts[] = {"cp3ring.mb2", "tp2.sp.cp2gather.mb2", "tp2.cp2ulysses.mb2", "cp4usp2.mb2"}; /* each form one of them */
+enum { LAYOUTS = sizeof layouts / sizeof *layouts, CONTEXTS = sizeof contexts / sizeof *contexts };
 
 /* ---- the truth ----------------------------------------------------------------------------------------------------------- */
 
@@ -321,6 +322,7 @@ START_TEST(layers_match_the_reference) {
     static double got[ROWS * HIDDEN];
     open_form(_i);
     for (int l = 0; l < LAYOUTS; l++) expect_close(forms[_i].name, layouts[l], l == 0 ? got : NULL);
+    expect_close(forms[_i].name, contexts[_i % CONTEXTS], NULL);
     expect_seen(forms[_i].name, got);
     close_form();
 }

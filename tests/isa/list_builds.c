@@ -83,7 +83,7 @@ static bool launches_kernels(const wf_launch *launches, int n) {
 static void add_candidate(const wf_problem *p, const wf_candidate *candidate) {
     const wf_variant *variant = &wf_operations[p->op]->variants[candidate->variant];
     wf_launch launches[WF_LAUNCHES];
-    char options[512], text[320], name[120];
+    char options[512], text[WF_CASE_BYTES], name[120];
     const char *why;
     const wf_device cpu = {.name = "a CPU", .type = WF_DEVICE_CPU, .compute_units = 8, .max_group = 4096, .local_bytes = 1 << 20};
     bool possible = variant->ok(p, candidate, &cpu, &why);

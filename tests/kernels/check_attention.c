@@ -277,7 +277,7 @@ START_TEST(shards_read_the_models_kv_heads) {
 END_TEST
 
 START_TEST(case_texts_complete_and_return) {
-    char text[160];
+    char text[WF_CASE_BYTES];
     const wf_problem p = parse("attention:f32:b2s9h4d8ho4:causal");
     ck_assert_int_eq(p.size[2], 9);
     ck_assert_int_eq(p.size[4], 4);
@@ -344,7 +344,7 @@ static void close_it(void) {
 
 static void verify(const wf_problem *problem, const wf_candidate *candidate) {
     wf_verdict verdict;
-    char text[200], name[160];
+    char text[WF_CASE_BYTES], name[160];
     ck_ok(wf_verify_problem(opencl, problem, candidate, seed, &verdict));
     wf_problem_print(problem, text, sizeof text);
     wf_candidate_print(problem, candidate, name, sizeof name);

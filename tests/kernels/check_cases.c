@@ -14,7 +14,7 @@ static void read_text(const char *text, wf_problem *out) {
 START_TEST(texts_round_trip) {
     for (int i = 0; wf_cases[i]; i++) {
         wf_problem p, again;
-        char text[320], text_again[320];
+        char text[WF_CASE_BYTES], text_again[WF_CASE_BYTES];
         read_text(wf_cases[i], &p);
         wf_problem_print(&p, text, sizeof text);
         read_text(text, &again);

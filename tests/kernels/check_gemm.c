@@ -140,7 +140,7 @@ static double check_case(const wf_problem *p, const wf_candidate *c, bool intege
     wf_operand operands[WF_OPERANDS];
     wf_tensor tensors[WF_OPERANDS];
     buffer buffers[WF_OPERANDS];
-    char text[320], candidate[200], sentence[200];
+    char text[WF_CASE_BYTES], candidate[200], sentence[200];
     double worst = 0;
     const int n = wf_operations[p->op]->operands(p, operands);
     for (int i = 0; i < n; i++) {

@@ -34,13 +34,27 @@ static const char *const round_trips[][2] = {
 
 START_TEST(texts_round_trip) {
     wf_problem p, again;
-    char text[320];
+    char text[WF_CASE_BYTES];
     ck_assert_int_eq(wf_problem_parse(round_trips[_i][0], &p), WF_OK);
     wf_problem_print(&p, text, sizeof text);
     ck_assert_str_eq(text, round_trips[_i][1]);
     ck_assert_int_eq(wf_problem_parse(text, &again), WF_OK);
     ck_assert(wf_problem_equal(&p, &again));
     ck_assert_uint_eq(wf_problem_hash(&p), wf_problem_hash(&again));
+}
+END_TEST
+
+/* The longest text of each operation has room: printing asserts that. */
+START_TEST(long_texts_fit) {
+    for (int op = 0; op < WF_OPS; op++) {
+        char text[WF_CASE_BYTES];
+        wf_problem p = {.op = op, .real = {-0x1.5555555555555p-1000, -0x1.5555555555555p-1000}};
+        if (!wf_operations[op]) continue;
+        p.flags = wf_operations[op]->flags;
+        for (int i = 0; i < WF_SIZES; i++) p.size[i] = INT64_MAX;
+        wf_problem_print(&p, text, sizeof text);
+        ck_assert(strncmp(text, wf_operations[op]->name, strlen(wf_operations[op]->name)) == 0);
+    }
 }
 END_TEST
 
@@ -52,7 +66,7 @@ START_TEST(reals_round_trip) {
         if (!wf_operations[op] || !wf_operations[op]->real_names[0]) continue;
         for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
             wf_problem p = {.op = op}, again;
-            char text[320];
+            char text[WF_CASE_BYTES];
             p.real[0] = values[i];
             if (wf_operations[op]->real_names[1]) p.real[1] = values[(i + 1) % 5];
             if (wf_problem_check(&p) != WF_OK) continue;
@@ -104,7 +118,7 @@ START_TEST(damaged_texts_do_not_crash) {
     static const char good[] = "gemm:f32:m512n384k1000:nt.bias.gelu_tanh";
     uint32_t random = 12345;
     for (int i = 0; i < 20000; i++) {
-        char text[sizeof good], printed[320];
+        char text[sizeof good], printed[WF_CASE_BYTES];
         memcpy(text, good, sizeof good);
         for (int j = 0; j < 2; j++) {
             random = random * 1664525u + 1013904223u;
@@ -221,7 +235,7 @@ END_TEST
 START_TEST(candidates_round_trip) {
     wf_problem p = {.op = WF_OP_GEMM, .size = {4, 5, 6}};
     wf_candidate c, again;
-    char text[320];
+    char text[WF_CASE_BYTES];
     wf_candidate_default(&p, 0, &c);
     wf_candidate_print(&p, &c, text, sizeof text);
     ck_assert_str_eq(text, "simple TILE_M=64 TILE_N=64 TILE_K=16 GROUP_M=16 GROUP_N=16");
@@ -267,7 +281,7 @@ START_TEST(untuned_devices_get_a_candidate_that_is_ok) {
     const wf_device tiny = {.name = "tiny", .type = WF_DEVICE_GPU, .local_bytes = 1024, .max_group = 16};
     wf_problem p;
     wf_candidate c;
-    char text[320];
+    char text[WF_CASE_BYTES];
     static const char *const expected[][3] = {{"gemm:f32:m4n5k6:nn", "direct", "clblast"},
                                               {"gemm:f32:m4n5k6:tn", "direct", "clblast"},
                                               {"gemm:f32:m4n5k6:nt", "dot", "clblast"},
@@ -297,6 +311,7 @@ int main(void) {
     tcase_add_test(tests, the_example_is_read);
     tcase_add_loop_test(tests, texts_round_trip, 0, COUNT(round_trips));
     tcase_add_test(tests, reals_round_trip);
+    tcase_add_test(tests, long_texts_fit);
     tcase_add_loop_test(tests, bad_texts_are_refused_with_the_place, 0, COUNT(bad_texts));
     tcase_add_test(tests, damaged_texts_do_not_crash);
     tcase_add_test(tests, illegal_problems_are_refused);

@@ -515,7 +515,7 @@ static const char *const cases[] = {
 
 START_TEST(cases_round_trip) {
     wf_problem p, again;
-    char text[256];
+    char text[WF_CASE_BYTES];
     ck_assert_msg(wf_problem_parse(cases[_i], &p) == WF_OK, "%s", wf_last_error());
     wf_problem_print(&p, text, sizeof text);
     ck_assert_str_eq(text, cases[_i]);

@@ -124,7 +124,7 @@ static bool possible(wf_opencl *opencl, const wf_problem *p, const wf_candidate 
 }
 
 static int run_candidate(wf_opencl *opencl, const wf_problem *p, const wf_candidate *candidate) {
-    char text[320], name[128], options[512];
+    char text[WF_CASE_BYTES], name[128], options[512];
     wf_verdict verdict;
     wf_problem_print(p, text, sizeof text);
     wf_candidate_print(p, candidate, name, sizeof name);
