@@ -214,11 +214,13 @@ static wf_status read_dialect(const wf_fields *r, const char *type, wf_model *m)
 static wf_status read_llama(const wf_fields *r, wf_model *m) {
     static const char *const with_head[][2] = {{"LlamaForCausalLM"}, {"MistralForCausalLM"}, {"Qwen2ForCausalLM"}};
     static const char *const base[] = {"LlamaModel", "MistralModel", "Qwen2Model"};
+    static const wf_flag flags[] = {{"is_causal", true, true}}; /* false: the library looks both ways */
     const char *const type = json_string_value(wf_field_get(r, "model_type"));
     const int which = strcmp(type, "llama") == 0 ? 0 : strcmp(type, "mistral") == 0 ? 1 : 2;
     m->family = WF_FAMILY_LLAMA;
     m->norm = WF_RMSNORM;
     m->gated = true;
+    TRY(wf_field_flags(r, flags, COUNT(flags)));
     TRY(read_sizes(r, m));
     if (wf_field_get(r, "head_dim"))
         TRY(wf_field_size(r, "head_dim", HEAD_SIZE, &m->head_size));

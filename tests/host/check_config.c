@@ -257,6 +257,7 @@ static const struct {
     {"llama", "\"rope_parameters\": {\"partial_rotary_factor\": 0.5}", WF_ERR_FILE, "field partial_rotary_factor is 0.5"},
     {"llama", "\"architectures\": [\"LlamaForSequenceClassification\"]", WF_ERR_FILE, "field architectures"},
     {"llama", "\"architectures\": \"LlamaModel\"", WF_ERR_FILE, "field architectures"},
+    {"llama", "\"is_causal\": false", WF_ERR_UNSUPPORTED, "field is_causal is false"},
     {"llama", "\"attention_bias\": 1", WF_ERR_FILE, "field attention_bias is 1"},
     {"mistral", "", WF_ERR_FILE, "field num_key_value_heads is missing"},
     {"mistral", MISTRAL "\"sliding_window\": 0", WF_ERR_FILE, "field sliding_window is 0"},
