@@ -5,7 +5,7 @@
  * layer. The segments themselves are lower_embedding.c, lower_layer.c, lower_head.c,
  * lower_optimizer.c.
  *
- * Deliberately not here: dp, pp, ep, ZeRO, chunks, offload. They are parsed
+ * Deliberately not here: dp, pp, ep, ZeRO, offload. They are parsed
  * (layout.c) and refused. */
 #include <stdlib.h>
 #include <string.h>
@@ -23,15 +23,16 @@ static wf_status check_layout(const wf_layout *layout) {
                    {layout->size[WF_AXIS_DP] > 1, "data parallelism (dp)"},
                    {layout->size[WF_AXIS_PP] > 1, "pipelines (pp, vp)"},
                    {layout->zero > 0, "sharded optimizer state (zero)"},
-                   {layout->chunks > 1, "chunked exchanges (chunks)"},
                    {layout->offload_activations, "offloaded activations (offload-activations)"}};
     char text[256];
     wf_layout_print(layout, text, sizeof text);
     for (size_t i = 0; i < sizeof missing / sizeof *missing; i++)
         if (missing[i].asked)
             return wf_fail(WF_ERR_UNSUPPORTED,
-                           "layout %s: not lowered yet: %s; tpN, sp, cpN, mbN, loss-chunksN and recompute are", text,
+                           "layout %s: not lowered yet: %s; tpN, sp, cpN, chunksN, mbN, loss-chunksN and recompute are", text,
                            missing[i].what);
+    if (layout->chunks > 1 && layout->size[WF_AXIS_TP] == 1)
+        return wf_fail(WF_ERR_ARGUMENT, "layout %s: chunks cuts what tp exchanges, and there is no tp of 2 or more", text);
     return WF_OK;
 }
 

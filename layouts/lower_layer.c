@@ -180,9 +180,7 @@ static void all2(wf_lowering *L) {
 
 void wf_lower_row_parallel(wf_lowering *L, const wf_row_sites *site, wf_view x, int weight,
                            int32_t dropout_site, wf_view residual, wf_value out) {
-    const wf_view partial = wf_lower_scratch(L, site->product, L->rows, L->model->hidden);
-    wf_lower_product(L, site->product, WF_TRANS_B, x, weight, partial);
-    const wf_view sum = wf_lower_sum(L, &site->sum, partial);
+    const wf_view sum = wf_lower_product_sum(L, site->product, WF_TRANS_B, x, weight, &site->sum);
     const wf_view bias = wf_lower_parameter(L, WF_KIND_VALUE, weight + 1);
     const wf_tail tail = {.bias = wf_lower_has(L, weight + 1) ? &bias : NULL,
                           .dropout = L->training ? L->model->dropout_residual : 0,

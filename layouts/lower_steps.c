@@ -41,7 +41,7 @@ void wf_lower_begin(wf_lowering *L, const char *name, bool first) {
     L->first = first;
     L->backward = false;
     L->ndeferred = 0;
-    L->whole[0] = L->whole[1] = -1;
+    L->whole[0] = L->whole[1] = L->arriving = -1;
     for (int v = 0; v < WF_LAYER_VALUES; v++) L->has[v] = false;
     wf_build_segment(L->s, "%s", name);
 }
@@ -100,18 +100,46 @@ uint32_t wf_lower_weight_flags(const wf_lowering *L, int tensor) {
     return L->order[tensor] == WF_ORDER_PANELS ? WF_PANELS_B : 0;
 }
 
-void wf_lower_product(wf_lowering *L, const char *site, uint32_t flags, wf_view a, int weight,
-                      wf_view c) {
-    wf_lower_gemm(L, site, flags | wf_lower_weight_flags(L, weight), a,
-                  wf_lower_parameter(L, WF_KIND_VALUE, weight), c);
+static void product_rows(wf_lowering *L, const char *site, uint32_t flags, wf_view a, int weight, wf_view c, wf_rows rows) {
+    wf_lower_gemm(L, site, flags | wf_lower_weight_flags(L, weight), wf_lower_rows(a, rows),
+                  wf_lower_parameter(L, WF_KIND_VALUE, weight), wf_lower_rows(c, rows));
 }
 
 bool wf_lower_has(const wf_lowering *L, int tensor) {
     return L->table[tensor].rows > 0;
 }
 
-void wf_lower_linear(wf_lowering *L, const char *site, wf_view x, int weight, int bias,
-                     wf_view out) {
+/* Chunk c of a block of rows. */
+static wf_rows chunk_of(const wf_lowering *L, wf_rows block, int32_t c) {
+    const wf_range part = wf_shard(block.count, L->layout.chunks, c);
+    return (wf_rows){block.first + part.first, part.count};
+}
+
+/* Rows in which a product with x is computed: all at once, or as they arrive: the own block, then the others' chunks. */
+typedef struct pieces {
+    int32_t count;
+    bool arriving;
+} pieces;
+
+static pieces pieces_of(wf_lowering *L, wf_view x) {
+    if (x.buffer != L->arriving || x.extent[0] != L->rows) return (pieces){1, false};
+    L->arriving = -1;
+    return (pieces){1 + L->layout.chunks * (L->tp - 1), true};
+}
+
+static wf_rows piece_of(const wf_lowering *L, const pieces *p, wf_view x, int32_t i) {
+    if (!p->arriving) return (wf_rows){0, x.extent[0]};
+    if (i == 0) return L->block[L->me];
+    const int32_t k = 1 + (i - 1) % (L->tp - 1);
+    return chunk_of(L, L->block[(L->me - k + L->tp) % L->tp], (i - 1) / (L->tp - 1));
+}
+
+void wf_lower_product(wf_lowering *L, const char *site, uint32_t flags, wf_view a, int weight, wf_view c) {
+    const pieces p = pieces_of(L, a);
+    for (int32_t i = 0; i < p.count; i++) product_rows(L, site, flags, a, weight, c, piece_of(L, &p, a, i));
+}
+
+static void linear_rows(wf_lowering *L, const char *site, wf_view x, int weight, int bias, wf_view out) {
     if (!wf_lower_has(L, bias)) {
         wf_lower_product(L, site, WF_TRANS_B, x, weight, out);
         return;
@@ -124,8 +152,15 @@ void wf_lower_linear(wf_lowering *L, const char *site, wf_view x, int weight, in
                   &(wf_tail){.bias = &b}, out);
 }
 
-void wf_lower_activate(wf_lowering *L, const char *site, wf_view x, int weight, int bias,
-                       wf_view act, wf_view pre) {
+void wf_lower_linear(wf_lowering *L, const char *site, wf_view x, int weight, int bias, wf_view out) {
+    const pieces p = pieces_of(L, x);
+    for (int32_t i = 0; i < p.count; i++) {
+        const wf_rows rows = piece_of(L, &p, x, i);
+        linear_rows(L, site, wf_lower_rows(x, rows), weight, bias, wf_lower_rows(out, rows));
+    }
+}
+
+static void activate_rows(wf_lowering *L, const char *site, wf_view x, int weight, int bias, wf_view act, wf_view pre) {
     const bool biased = wf_lower_has(L, bias);
     const wf_problem p = {.op = WF_OP_GEMM,
                           .flags = WF_TRANS_B | WF_ACTIVATE | (biased ? WF_BIAS : 0) |
@@ -137,6 +172,14 @@ void wf_lower_activate(wf_lowering *L, const char *site, wf_view x, int weight, 
         WF_KERNEL(L, site, &p, x, w, wf_lower_parameter(L, WF_KIND_VALUE, bias), act, pre);
     else
         WF_KERNEL(L, site, &p, x, w, act, pre);
+}
+
+void wf_lower_activate(wf_lowering *L, const char *site, wf_view x, int weight, int bias, wf_view act, wf_view pre) {
+    const pieces p = pieces_of(L, x);
+    for (int32_t i = 0; i < p.count; i++) {
+        const wf_rows rows = piece_of(L, &p, x, i);
+        activate_rows(L, site, wf_lower_rows(x, rows), weight, bias, wf_lower_rows(act, rows), wf_lower_rows(pre, rows));
+    }
 }
 
 void wf_lower_wgrad(wf_lowering *L, const char *site, wf_view dy, wf_view x, int tensor) {
@@ -241,7 +284,12 @@ void wf_lower_tail(wf_lowering *L, const wf_tail_sites *site, wf_view in, const 
 /* ---- sums and exchanges ---------------------------------------------------------------------- */
 
 void wf_lower_gather(wf_lowering *L, const char *site, wf_view whole) {
-    if (L->sp) wf_build_all_gather(L->s, site, WF_LANE_TP, L->group, &whole, L->block);
+    wf_rows part[L->tp];
+    for (int32_t c = 0; c < L->layout.chunks && L->sp; c++) {
+        for (int32_t i = 0; i < L->tp; i++) part[i] = chunk_of(L, L->block[i], c);
+        wf_build_all_gather(L->s, site, WF_LANE_TP, L->group, &whole, part);
+    }
+    if (L->sp && L->layout.chunks > 1) L->arriving = whole.buffer;
     wf_lower_flush(L);
 }
 
@@ -260,29 +308,65 @@ void wf_lower_add(wf_lowering *L, const char *site, const wf_view *parts, int32_
     }
 }
 
-wf_view wf_lower_sum(wf_lowering *L, const wf_sum_sites *site, wf_view partial) {
-    if (L->tp == 1) return partial;
-    wf_view parts[L->tp];
-    wf_build_reduce_scatter(L->s, site->scatter, WF_LANE_TP, L->group, &partial, L->block, parts);
-    wf_lower_flush(L);
+/* Own rows of the sum, or all of them. */
+static wf_view sum_parts(wf_lowering *L, const wf_sum_sites *site, const wf_view *parts) {
+    const int64_t n = parts[L->me].extent[1];
     if (L->sp) {
-        const wf_view sum = wf_lower_scratch(L, site->sum, L->own.count, partial.extent[1]);
+        const wf_view sum = wf_lower_scratch(L, site->sum, L->own.count, n);
         wf_lower_add(L, site->sum, parts, L->tp, sum);
         return sum;
     }
-    const wf_view whole = wf_lower_scratch(L, site->gather, L->rows, partial.extent[1]);
+    const wf_view whole = wf_lower_scratch(L, site->gather, L->rows, n);
     wf_lower_add(L, site->sum, parts, L->tp, wf_lower_rows(whole, L->block[L->me]));
     wf_build_all_gather(L->s, site->gather, WF_LANE_TP, L->group, &whole, L->block);
     return whole;
 }
 
+wf_view wf_lower_sum(wf_lowering *L, const wf_sum_sites *site, wf_view partial) {
+    if (L->tp == 1) return partial;
+    wf_view parts[L->tp];
+    wf_build_reduce_scatter(L->s, site->scatter, WF_LANE_TP, L->group, &partial, L->block, parts);
+    wf_lower_flush(L);
+    return sum_parts(L, site, parts);
+}
+
+/* A reduce-scatter whose chunks are computed one after another, each sent while the next is computed; the own block last. */
+static void product_scatter(wf_lowering *L, const char *product, uint32_t flags, wf_view x, int weight, const char *scatter,
+                            wf_view partial, wf_view *parts_out) {
+    const wf_rows mine = L->block[L->me];
+    const int32_t *const member = &L->s->members[L->s->groups[L->group].first_member];
+    parts_out[L->me] = wf_lower_rows(partial, mine);
+    for (int32_t k = 1; k < L->tp; k++) {
+        const int32_t to = (L->me + k) % L->tp, from = (L->me - k + L->tp) % L->tp;
+        parts_out[from] = wf_lower_scratch(L, scatter, mine.count, partial.extent[1]);
+        for (int32_t c = 0; c < L->layout.chunks; c++) {
+            const wf_rows rows = chunk_of(L, L->block[to], c);
+            const wf_view sent = wf_lower_rows(partial, rows);
+            const wf_view received = wf_lower_rows(parts_out[from], chunk_of(L, (wf_rows){0, mine.count}, c));
+            product_rows(L, product, flags, x, weight, partial, rows);
+            wf_build_hop(L->s, scatter, WF_LANE_TP, WF_REDUCE_SCATTER, L->group, k, member[to], &sent, member[from], &received);
+        }
+    }
+    product_rows(L, product, flags, x, weight, partial, mine);
+    wf_lower_flush(L);
+}
+
+wf_view wf_lower_product_sum(wf_lowering *L, const char *product, uint32_t flags, wf_view x, int weight, const wf_sum_sites *site) {
+    const wf_view partial = wf_lower_scratch(L, product, L->rows, L->model->hidden);
+    wf_view parts[L->tp];
+    if (L->tp == 1 || L->layout.chunks == 1) {
+        wf_lower_product(L, product, flags, x, weight, partial);
+        return wf_lower_sum(L, site, partial);
+    }
+    product_scatter(L, product, flags, x, weight, site->scatter, partial, parts);
+    return sum_parts(L, site, parts);
+}
+
 wf_view wf_lower_column_backward(wf_lowering *L, const wf_column_sites *site, wf_view dy, wf_view x,
                                  int weight, int bias) {
-    const wf_view partial = wf_lower_scratch(L, site->dgrad, x.extent[0], x.extent[1]);
-    wf_lower_product(L, site->dgrad, 0, dy, weight, partial);
     wf_lower_wgrad(L, site->wgrad, dy, x, weight);
     wf_lower_bias_grad(L, site->bias, dy, bias);
-    return wf_lower_sum(L, &site->sum, partial);
+    return wf_lower_product_sum(L, site->dgrad, 0, dy, weight, &site->sum);
 }
 
 wf_view wf_lower_branch(wf_lowering *L, const wf_branch_sites *site, wf_view dx, double dropout,

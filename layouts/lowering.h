@@ -107,6 +107,7 @@ typedef struct wf_lowering {
     bool has[WF_LAYER_VALUES];
     wf_view value[WF_LAYER_VALUES];
     int32_t whole[WF_HALVES]; /* gathered buffer whose own block is in place; -1 */
+    int32_t arriving;         /* gathered buffer that comes in chunks; -1 */
     wf_deferred deferred[WF_DEFERRED]; /* weight gradients that wait for the next exchange */
     int ndeferred;
 } wf_lowering;
@@ -176,7 +177,8 @@ typedef struct wf_tail_sites {
 } wf_tail_sites;
 void wf_lower_tail(wf_lowering *, const wf_tail_sites *, wf_view in, const wf_tail *, wf_view out);
 
-/* Own block of `whole` is in place: gather the others' (sp only; does nothing when alone). */
+/* Own block of `whole` is in place: gather the others' (sp only; does nothing when alone). Under chunks the first product
+ * with the whole is computed in the pieces that arrive. */
 void wf_lower_gather(wf_lowering *, const char *site, wf_view whole);
 /* Own rows of the sum of all tp ranks' partial [rows, n]: reduce-scatter under sp, all-reduce else.
  */
@@ -184,6 +186,8 @@ typedef struct wf_sum_sites {
     const char *scatter, *sum, *gather;
 } wf_sum_sites;
 wf_view wf_lower_sum(wf_lowering *, const wf_sum_sites *, wf_view partial);
+/* The sum of all ranks' x weight^T or x weight (flags): under chunks a block is on its way as soon as it is computed. */
+wf_view wf_lower_product_sum(wf_lowering *, const char *product, uint32_t flags, wf_view x, int weight, const wf_sum_sites *);
 /* Backward of a column-parallel layer, given the gradient dy of its output: own rows of the gradient
  * of x (dy weight, summed over tp); weight and bias gradients deferred. */
 typedef struct wf_column_sites {

@@ -30,7 +30,7 @@ static const struct {
     int t;
     bool sp;
 } layouts[] = {{"tp1.mb2", 1, false},   {"tp2.mb2", 2, false}, {"tp2.sp.mb2", 2, true},
-               {"tp3.sp.mb2", 3, true}, {"tp4.mb2", 4, false}, {"tp4.sp.mb2", 4, true},
+               {"tp3.sp.mb2", 3, true}, {"tp3.sp.chunks3.mb2", 3, true}, {"tp4.chunks2.mb2", 4, false}, {"tp4.mb2", 4, false}, {"tp4.sp.mb2", 4, true},
                {"tp8.sp.mb2", 8, true} /* ranks without heads */};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 

@@ -25,7 +25,6 @@ static const struct {
                {"pp2.vp2", "vp"},
                {"ep2", "ep"},
                {"zero1", "zero"},
-               {"chunks2", "chunks"},
                {"offload-activations", "offload"}};
 
 START_TEST(layouts_that_are_not_lowered) {
@@ -184,6 +183,14 @@ START_TEST(program_runs_in_megatrons_order) {
 }
 END_TEST
 
+START_TEST(chunks_need_tp) {
+    const wf_model model = small_model(TEST_GPT2);
+    wf_schedule *s = NULL;
+    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "cp2ring.chunks2", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
+    ck_assert_msg(strstr(wf_last_error(), "cp2ring.chunks2"), "%s", wf_last_error());
+}
+END_TEST
+
 /* ---- all ranks together ---------------------------------------------------------------------- */
 
 static const char *const layouts[] = {"tp1",
@@ -195,6 +202,7 @@ static const char *const layouts[] = {"tp1",
                                       "tp8.sp" /* ranks without heads, positions */,
                                       "cp2ring", "tp2.sp.cp3ring.mb2", "cp8ring" /* more ranks than tokens */, "cp3gather", "cp8gather",
                                       "cp2ulysses", "tp2.cp8ulysses", "tp2.sp.cp4usp2.mb2", "cp6usp3",
+                                      "tp2.sp.chunks2", "tp4.sp.chunks3.mb2", "tp8.chunks2", "tp2.sp.cp2ring.chunks2",
                                       "tp9",
                                       "mb2.loss-chunks3",
                                       "tp3.sp.mb2.loss-chunks4",
@@ -341,6 +349,7 @@ int main(void) {
     Suite *suite = suite_create("lower");
     TCase *tests = tcase_create("lower");
     tcase_set_timeout(tests, 60);
+    tcase_add_test(tests, chunks_need_tp);
     tcase_add_loop_test(tests, layouts_that_are_not_lowered, 0, sizeof refused / sizeof *refused);
     tcase_add_test(tests, shapes_that_do_not_fit);
     tcase_add_test(tests, a_model_without_a_head_gives_hidden_states_only);
