@@ -134,7 +134,7 @@ typedef struct weft_context_options {
      * marker and a wait per run, so that a run comes after what he enqueued before it and before what
      * he enqueues later, and is never finished; without it, he orders runs by events. */
     void *cl_context, *cl_device, *cl_queue;
-    const char *cache;      /* program cache: "on", "off", "auto" (off where the driver has its own); NULL: WEFT_CACHE, else auto */
+    const char *cache;      /* program cache: "on", "off", "auto" (off, or what the driver's own lacks); NULL: WEFT_CACHE, else auto */
     const char *kernel_dir; /* for kernel authors: .cl files are read from here; NULL: WEFT_KERNEL_DIR, else the embedded ones */
     /* What is said beside results, one line each, by category: "plan" (each plan that is made), "fabric"
      * (each pair of ranks, its transport and why it has no other), "device", "cache", "build", "checkpoint".

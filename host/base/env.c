@@ -12,7 +12,7 @@ static const struct {
     [WF_ENV_TRANSPORT] = {"WEFT_TRANSPORT", "transport", "force a transport between ranks: window, staged or mpi"},
     [WF_ENV_TIMEOUT_S] = {"WEFT_TIMEOUT_S", "timeout_s", "deadline in seconds of every wait for another rank"},
     [WF_ENV_CACHE_DIR] = {"WEFT_CACHE_DIR", "cache_dir", "folder of the program cache; must belong to its user alone"},
-    [WF_ENV_CACHE] = {"WEFT_CACHE", "cache", "program cache: on, off, or auto (off where the driver has its own)"},
+    [WF_ENV_CACHE] = {"WEFT_CACHE", "cache", "program cache: on, off, or auto (where the driver has its own: off, or what that lacks)"},
     [WF_ENV_LOG] = {"WEFT_LOG", "log_categories", "what to log on stderr, joined by commas: plan, fabric, device, cache, build, checkpoint, or all"},
     [WF_ENV_KERNEL_DIR] = {"WEFT_KERNEL_DIR", "kernel_dir", "for kernel authors: read .cl files from here, not the embedded ones"},
 };
@@ -74,6 +74,11 @@ wf_status wf_env_cache_home(char *out, size_t out_bytes) {
     if (length < 0 || (size_t)length >= out_bytes)
         return wf_fail(WF_ERR_FILE, "no cache folder: neither XDG_CACHE_HOME nor HOME is a usable path");
     return WF_OK;
+}
+
+const char *wf_env_pocl_flags(void) {
+    const char *const flags = nonempty("POCL_EXTRA_BUILD_FLAGS");
+    return flags ? flags : "";
 }
 
 wf_status wf_env_pocl_cache(char *out, size_t out_bytes) {

@@ -43,6 +43,8 @@ wf_status wf_env_cache_home(char *out, size_t out_bytes);
  * pocl/kcache under $XDG_CACHE_HOME, ~/.cache or /tmp. (PoCL asks once per process, when it is first
  * used.) WF_ERR_FILE where it does not fit. */
 wf_status wf_env_pocl_cache(char *out, size_t out_bytes);
+/* What PoCL adds to all build options ($POCL_EXTRA_BUILD_FLAGS); "": nothing. */
+const char *wf_env_pocl_flags(void);
 
 #ifdef __cplusplus
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "config.h"
+#include "host/base/env.h"
 #include "host/base/log.h"
 #include "host/base/trust.h"
 
@@ -107,6 +108,8 @@ void wf_cache_key_of(const wf_opencl *opencl, const char *text, const char *opti
     add_text(&hash, device->vendor);
     add_text(&hash, device->name);
     add_text(&hash, device->driver);
+    add_text(&hash, opencl->identity);
+    if (opencl->kept.intermediate) add_text(&hash, wf_env_pocl_flags());
     add_text(&hash, options);
     add_text(&hash, text);
     wf_sha256_finish(&hash, out->digest);

@@ -34,13 +34,19 @@ void wf_cache_close(wf_cache *);
 typedef struct wf_cache_key {
     uint8_t digest[WF_SHA256_BYTES];
 } wf_cache_key;
-/* SHA-256 of device, driver, this build of weft, source text and options. */
+/* SHA-256 of device, driver and its identity, this version of weft, source text and options. */
 void wf_cache_key_of(const wf_opencl *, const char *text, const char *options, wf_cache_key *out);
 
 /* The entry's bytes, malloc'ed; false when there is none that can be trusted (logged why). */
 bool wf_cache_read(wf_cache *, const wf_cache_key *, unsigned char **bytes_out, size_t *nbytes_out);
 /* Keeps an entry: whole or not at all. Failure is logged, not an error. */
 void wf_cache_write(wf_cache *, const wf_cache_key *, const unsigned char *bytes, size_t nbytes);
+
+/* ---- intermediate.c ------------------------------------------------------------------------------------ */
+
+/* The LLVM bitcode in what PoCL gives for the binary of a program that was compiled and not linked: a part of
+ * `binary`. NULL where there is none, or it is not as it was when this was written. */
+const unsigned char *wf_intermediate_find(const unsigned char *binary, size_t nbytes, size_t *nbytes_out);
 
 #ifdef __cplusplus
 }

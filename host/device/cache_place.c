@@ -10,17 +10,23 @@
 #include "host/base/trust.h"
 #include "host/device/cache.h"
 
-/* Drivers that were seen to keep programs themselves; a second cache only costs (PoCL: 10.7 s against
- * 5.2 s for 24 kernels on 4 ranks). What lies in their folders they execute: a shared object planted in
- * PoCL's was. Of NVIDIA's it is not known to us where it lies and what it checks. */
+/* Drivers that were seen to keep programs themselves; a second cache of the same only costs (PoCL: 10.7 s
+ * against 5.2 s for 24 kernels on 4 ranks, as it compiles another form of each kernel when asked for a
+ * binary). What lies in their folders they execute: a shared object planted in PoCL's was. Of NVIDIA's it
+ * is not known to us where it lies and what it checks.
+ *
+ * PoCL finds its machine code by a hash of the preprocessed source, so it has each program preprocessed, with
+ * all of OpenCL's headers, before it knows that it has it. Intermediate code is hashed as it is: that is what
+ * weft keeps there (host/device/intermediate.c). */
 typedef struct keeper {
     const char *platform;
     wf_status (*folder)(char *out, size_t out_bytes); /* NULL: not known */
     const char *variable;                             /* of the driver's, which names another folder */
+    bool intermediate;                                /* it takes intermediate code for a program's binary */
 } keeper;
 static const keeper keepers[] = {
-    {"Portable Computing Language", wf_env_pocl_cache, "POCL_CACHE_DIR"},
-    {"NVIDIA CUDA", NULL, NULL},
+    {"Portable Computing Language", wf_env_pocl_cache, "POCL_CACHE_DIR", true},
+    {"NVIDIA CUDA", NULL, NULL, false},
 };
 
 static const keeper *keeper_of(const char *platform) {
@@ -34,7 +40,7 @@ static void say(wf_kept *kept, bool used, const char *why) {
     snprintf(kept->why, sizeof kept->why, "%s", why);
 }
 
-static wf_status decide(const wf_cache_wish *wish, bool driver_keeps, wf_kept *own) {
+static wf_status decide(const wf_cache_wish *wish, const keeper *driver, wf_kept *own) {
     const char *const text = wish->cache ? wish->cache : wf_env(WF_ENV_CACHE);
     const bool automatic = !text || strcmp(text, "auto") == 0, on = text && strcmp(text, "on") == 0;
     if (!automatic && !on && strcmp(text, "off") != 0)
@@ -42,7 +48,8 @@ static wf_status decide(const wf_cache_wish *wish, bool driver_keeps, wf_kept *o
     if (wish->text_from_files) say(own, false, "kernels are read from files"); /* which include others, unseen by the key */
     else if (on) say(own, true, "switched on");
     else if (!automatic) say(own, false, "switched off");
-    else if (driver_keeps) say(own, false, "the driver keeps programs itself");
+    else if (driver && driver->intermediate) say(own, true, "intermediate code; the driver keeps machine code itself");
+    else if (driver) say(own, false, "the driver keeps programs itself");
     else say(own, true, "the driver is not known to keep programs");
     return WF_OK;
 }
@@ -71,10 +78,11 @@ wf_status wf_cache_place(const char *platform, const wf_cache_wish *wish, wf_cac
     const keeper *const k = keeper_of(platform);
     wf_cache_info info;
     memset(&info, 0, sizeof info); /* all of it is sent */
-    TRY(decide(wish, k != NULL, &info.own));
+    TRY(decide(wish, k, &info.own));
     TRY(find_folder(wish, &info.own));
     if (k) {
         snprintf(info.keeper, sizeof info.keeper, "%s", k->platform);
+        info.intermediate = k->intermediate;
         look_at(k, &info.driver);
     }
     *out = info;

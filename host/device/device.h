@@ -60,6 +60,7 @@ typedef struct wf_cache_info {
     wf_kept own;        /* weft's */
     wf_kept driver;     /* the driver's own; not used: it is not sound, and no device of this driver is opened */
     char keeper[64];    /* the driver's name; "": it is not known to keep programs */
+    bool intermediate;  /* weft's holds intermediate code, of which the driver keeps the machine code */
 } wf_cache_info;
 /* As it is now, files counted. */
 void wf_opencl_cache(const wf_opencl *, wf_cache_info *out);

@@ -1,11 +1,14 @@
 /* Finding, describing and choosing devices. What a device can do is asked of it, never concluded from
  * a vendor's name. */
+#define _GNU_SOURCE /* dladdr */
 #include "host/device/find.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 #include "host/base/log.h"
 #include "host/base/node.h"
@@ -118,6 +121,31 @@ wf_status wf_find_probe(wf_calls *calls, cl_platform_id platform, cl_device_id i
     free(extensions);
     *out = device;
     return status;
+}
+
+/* The file that a function of this driver's is in, by size and time; nothing where that cannot be found out. */
+static void add_file(wf_calls *calls, cl_platform_id platform, char *out, size_t out_bytes) {
+    cl_int code = CL_SUCCESS;
+    Dl_info where;
+    struct stat what;
+    const void *const function =
+        WF_CL_NEW(calls, code, clGetExtensionFunctionAddressForPlatform, (platform, "clIcdGetPlatformIDsKHR"));
+    if (code || !function || !dladdr(function, &where) || !where.dli_fname || stat(where.dli_fname, &what) != 0) return;
+    snprintf(out, out_bytes, "; %s, %lld bytes of %lld.%09ld", where.dli_fname, (long long)what.st_size,
+             (long long)what.st_mtim.tv_sec, what.st_mtim.tv_nsec);
+}
+
+wf_status wf_find_identity(wf_calls *calls, cl_platform_id platform, cl_device_id id, char *out, size_t out_bytes) {
+    char of_platform[512] = "", of_device[256];
+    size_t bytes = 0;
+    TRY(WF_CL(calls, clGetPlatformInfo, (platform, CL_PLATFORM_VERSION, 0, NULL, &bytes)));
+    if (bytes <= sizeof of_platform)
+        TRY(WF_CL(calls, clGetPlatformInfo, (platform, CL_PLATFORM_VERSION, sizeof of_platform, of_platform, NULL)));
+    TRY(text_of(calls, id, CL_DEVICE_VERSION, of_device, sizeof of_device));
+    snprintf(out, out_bytes, "%s; %s", of_platform, of_device);
+    const size_t used = strlen(out);
+    add_file(calls, platform, out + used, out_bytes - used);
+    return WF_OK;
 }
 
 static wf_status usable(wf_calls *calls, cl_device_id id, bool *out) {

@@ -28,6 +28,11 @@ wf_status wf_find_choose(const wf_found *found, int32_t count, const char *wish,
 /* Fills in what a driver says about a device or sub-device. */
 wf_status wf_find_probe(wf_calls *calls, cl_platform_id platform, cl_device_id id, wf_device *out);
 
+/* What programs depend on beside the names and the version there: the versions of platform (PoCL's names its
+ * LLVM) and device (PoCL's names the processor that it compiles for), and the file that the driver is in, as
+ * a driver may be built anew under the same version. A text to be compared. */
+wf_status wf_find_identity(wf_calls *calls, cl_platform_id platform, cl_device_id id, char *out, size_t out_bytes);
+
 #ifdef __cplusplus
 }
 #endif

@@ -155,6 +155,7 @@ static wf_status open_device(wf_opencl *opencl, const wf_opencl_options *options
         TRY(choose(opencl, options));
         TRY(own_context(opencl));
     }
+    TRY(wf_find_identity(&opencl->calls, opencl->platform, opencl->id, opencl->identity, sizeof opencl->identity));
     return make_queues(opencl);
 }
 

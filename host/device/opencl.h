@@ -35,8 +35,9 @@ struct wf_opencl {
     wf_event *free_events;      /* released ones, kept so that running allocates nothing */
     wf_cache *cache;            /* NULL: no program cache */
     wf_cache_info kept;         /* where programs are, as it was decided when this was opened */
+    char identity[1200];        /* of the driver, for the cache's keys: what its name and version do not say */
     char *kernel_dir;           /* NULL: embedded sources */
-    int64_t loaded;             /* programs that came out of it */
+    int64_t loaded;             /* programs that came out of the cache */
 };
 
 struct wf_memory {

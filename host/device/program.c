@@ -71,6 +71,7 @@ static wf_status build_failed(wf_opencl *opencl, cl_program program, const char 
     return status;
 }
 
+/* From source or from a binary. */
 static wf_status finish(wf_opencl *opencl, cl_program program, const char *name, const char *options) {
     const double start = wf_clock_s();
     wf_calls *const calls = &opencl->calls;
@@ -83,58 +84,113 @@ static wf_status finish(wf_opencl *opencl, cl_program program, const char *name,
     return WF_OK;
 }
 
+static wf_status from_source(wf_opencl *opencl, const char *text, cl_program *out) {
+    cl_int code = CL_SUCCESS;
+    *out = WF_CL_NEW(&opencl->calls, code, clCreateProgramWithSource, (opencl->context, 1, &text, NULL, &code));
+    return wf_calls_status("clCreateProgramWithSource", code);
+}
+
+/* A built program of a binary, or of intermediate code. */
+static wf_status from_binary(wf_opencl *opencl, const unsigned char *bytes, size_t nbytes, const char *name, const char *options,
+                             cl_program *out) {
+    cl_int code = CL_SUCCESS, one = CL_SUCCESS;
+    cl_program program = WF_CL_NEW(&opencl->calls, code, clCreateProgramWithBinary,
+                                   (opencl->context, 1, &opencl->id, &nbytes, &bytes, &one, &code));
+    wf_status status = wf_calls_status("clCreateProgramWithBinary", code ? code : one);
+    if (status == WF_OK) status = finish(opencl, program, name, options);
+    if (status == WF_OK) *out = program;
+    else if (program) clReleaseProgram(program);
+    return status;
+}
+
 /* The program out of the cache; false when it is not there, or the driver does not want it any more. */
 static bool load(wf_opencl *opencl, const wf_cache_key *key, const char *name, const char *options, cl_program *out) {
     unsigned char *bytes = NULL;
     size_t nbytes = 0;
-    cl_int code = CL_SUCCESS, one = CL_SUCCESS;
     if (!wf_cache_read(opencl->cache, key, &bytes, &nbytes)) return false;
-    cl_program program =
-        WF_CL_NEW(&opencl->calls, code, clCreateProgramWithBinary,
-                  (opencl->context, 1, &opencl->id, &nbytes, (const unsigned char **)&bytes, &one, &code));
+    const wf_status status = from_binary(opencl, bytes, nbytes, name, options, out);
     free(bytes);
-    wf_status status = wf_calls_status("clCreateProgramWithBinary", code ? code : one);
-    if (status == WF_OK) status = finish(opencl, program, name, options);
     if (status == WF_OK) {
         opencl->loaded++;
         wf_say(opencl->calls.log, WF_LOG_CACHE, "%s %s came out of the cache", name, options);
-        *out = program;
-        return true;
+    } else {
+        wf_say(opencl->calls.log, WF_LOG_CACHE, "an entry is not used: %s", wf_last_error());
     }
-    wf_say(opencl->calls.log, WF_LOG_CACHE, "an entry is not used: %s", wf_last_error());
-    if (program) clReleaseProgram(program);
-    return false;
+    return status == WF_OK;
 }
 
-/* Keeps the driver's binary. */
-static wf_status keep(wf_opencl *opencl, const wf_cache_key *key, cl_program program) {
+/* The driver's binary, malloc'ed; NULL where it has none. */
+static wf_status binary_of(wf_opencl *opencl, cl_program program, unsigned char **out, size_t *nbytes_out) {
     size_t nbytes = 0;
+    *out = NULL;
     TRY(WF_CL(&opencl->calls, clGetProgramInfo, (program, CL_PROGRAM_BINARY_SIZES, sizeof nbytes, &nbytes, NULL)));
     if (nbytes == 0) return WF_OK;
     unsigned char *bytes = malloc(nbytes);
     if (!bytes) return wf_fail(WF_ERR_MEMORY, "out of host memory for a program's binary");
     const wf_status status = WF_CL(&opencl->calls, clGetProgramInfo, (program, CL_PROGRAM_BINARIES, sizeof bytes, &bytes, NULL));
-    if (status == WF_OK) wf_cache_write(opencl->cache, key, bytes, nbytes);
+    if (status == WF_OK) *out = bytes, *nbytes_out = nbytes;
+    else free(bytes);
+    return status;
+}
+
+static wf_status keep(wf_opencl *opencl, const wf_cache_key *key, cl_program program) {
+    unsigned char *bytes = NULL;
+    size_t nbytes = 0;
+    TRY(binary_of(opencl, program, &bytes, &nbytes));
+    if (bytes) wf_cache_write(opencl->cache, key, bytes, nbytes);
     free(bytes);
+    return WF_OK;
+}
+
+/* Compiled, and neither linked nor specialised for any group size: so asking for its binary costs nothing. */
+static wf_status compile_only(wf_opencl *opencl, const char *text, const char *options, cl_program *out) {
+    wf_calls *const calls = &opencl->calls;
+    cl_program program = NULL;
+    TRY(from_source(opencl, text, &program));
+    wf_calls_begin(calls, "clCompileProgram", 0);
+    const wf_status status =
+        wf_calls_end(calls, WF_CL(calls, clCompileProgram, (program, 1, &opencl->id, options, 0, NULL, NULL, NULL, NULL)));
+    if (status == WF_OK) *out = program;
+    else clReleaseProgram(program);
+    return status;
+}
+
+/* By way of intermediate code, which is kept: this time's program is made of it as later ones will be, so that all
+ * find the same machine code in the driver's cache. A failure is no verdict on the source. */
+static wf_status build_intermediate(wf_opencl *opencl, const wf_cache_key *key, const char *name, const char *text,
+                                    const char *options, cl_program *out) {
+    cl_program compiled = NULL;
+    unsigned char *binary = NULL;
+    size_t nbytes = 0, ncode = 0;
+    TRY(compile_only(opencl, text, options, &compiled));
+    wf_status status = binary_of(opencl, compiled, &binary, &nbytes);
+    const unsigned char *const code = binary ? wf_intermediate_find(binary, nbytes, &ncode) : NULL;
+    if (status == WF_OK && !code) status = wf_fail(WF_ERR_DEVICE, "the driver's binary holds no intermediate code that weft knows");
+    if (status == WF_OK) status = from_binary(opencl, code, ncode, name, options, out);
+    if (status == WF_OK) wf_cache_write(opencl->cache, key, code, ncode);
+    free(binary);
+    clReleaseProgram(compiled);
     return status;
 }
 
 static wf_status compile(wf_opencl *opencl, const char *name, const char *text, const char *options, cl_program *out) {
     wf_cache_key key;
-    cl_int code = CL_SUCCESS;
+    cl_program program = NULL;
     if (opencl->cache) {
         wf_cache_key_of(opencl, text, options, &key);
         if (load(opencl, &key, name, options, out)) return WF_OK;
     }
-    cl_program program =
-        WF_CL_NEW(&opencl->calls, code, clCreateProgramWithSource, (opencl->context, 1, &text, NULL, &code));
-    TRY(wf_calls_status("clCreateProgramWithSource", code));
+    if (opencl->cache && opencl->kept.intermediate) {
+        if (build_intermediate(opencl, &key, name, text, options, out) == WF_OK) return WF_OK;
+        wf_say(opencl->calls.log, WF_LOG_CACHE, "no intermediate code is kept: %s", wf_last_error());
+    }
+    TRY(from_source(opencl, text, &program));
     const wf_status status = finish(opencl, program, name, options);
     if (status != WF_OK) {
         clReleaseProgram(program);
         return status;
     }
-    if (opencl->cache && keep(opencl, &key, program) != WF_OK)
+    if (opencl->cache && !opencl->kept.intermediate && keep(opencl, &key, program) != WF_OK)
         wf_say(opencl->calls.log, WF_LOG_CACHE, "a program is not kept: %s", wf_last_error());
     *out = program;
     return WF_OK;

@@ -173,6 +173,8 @@ static int damage_all(void) {
     return n;
 }
 
+static const char scale_options[] = "-DFACTOR=7 -DGROUP=32";
+
 /* Builds and runs `scale` on a freshly opened device; returns how many programs the cache gave. */
 static int64_t build_and_run(void) {
     wf_opencl *one = open_with(folder);
@@ -183,7 +185,7 @@ static int64_t build_and_run(void) {
     wf_kernel *kernel = NULL;
     wf_memory *memory = NULL;
     ck_ok(wf_kernel_prepare_as(one, &scale_operation, &problem, &(wf_candidate){.value = {32}}, scale_source,
-                               "-DFACTOR=7 -DGROUP=32", &kernel));
+                               scale_options, &kernel));
     ck_ok(wf_memory_create(one, 64, &memory));
     ck_ok(wf_queue_write(one, WF_QUEUE_COMPUTE, memory, 0, sizeof in, in, NULL));
     const wf_bound_view views[] = {{memory, 0, {1}}, {memory, 8, {1}}};
@@ -207,10 +209,106 @@ START_TEST(programs_come_out_of_the_cache_and_damaged_ones_from_source) {
 }
 END_TEST
 
+/* Whole, of the right name, and nothing that a driver could use. */
+START_TEST(what_a_driver_refuses_is_built_from_source) {
+    enum { BYTES = 8192 };
+    unsigned char *const nonsense = malloc(BYTES);
+    wf_cache_key key;
+    char options[64];
+    snprintf(options, sizeof options, "-cl-std=CL1.2 %s", scale_options);
+    wf_cache_key_of(opencl, scale_source, options, &key);
+    static const char *const heads[] = {"", "BC\xC0\xDE", "poclbin"};
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
+        memset(nonsense, 'x', BYTES);
+        memcpy(nonsense, heads[i], strlen(heads[i]));
+        wf_cache_write(opencl->cache, &key, nonsense, BYTES);
+        ck_assert(readable(&key));
+        ck_assert_int_eq(build_and_run(), 0); /* so the key is the program's */
+        ck_assert_int_eq(build_and_run(), 1);
+    }
+    free(nonsense);
+}
+END_TEST
+
+/* The one entry in the folder; its bytes, malloc'ed, behind the header. */
+static unsigned char *only_entry(size_t *nbytes_out) {
+    unsigned char *bytes = NULL;
+    int n = 0;
+    DIR *entries = opendir(folder);
+    for (struct dirent *entry; (entry = readdir(entries));) {
+        struct stat status;
+        if (!strstr(entry->d_name, ".bin") || n++) continue;
+        const int file = openat(dirfd(entries), entry->d_name, O_RDONLY);
+        const off_t head = 16 + 8 + 2 * WF_SHA256_BYTES;
+        ck_assert_int_eq(fstat(file, &status), 0);
+        *nbytes_out = (size_t)(status.st_size - head);
+        bytes = malloc(*nbytes_out);
+        ck_assert_int_eq((int)pread(file, bytes, *nbytes_out, head), (int)*nbytes_out);
+        close(file);
+    }
+    closedir(entries);
+    ck_assert_int_eq(n, 1);
+    return bytes;
+}
+
+/* PoCL's own binaries hold machine code; weft's entries for it do not. */
+START_TEST(intermediate_code_is_kept_where_the_driver_keeps_the_rest) {
+    size_t nbytes = 0;
+    if (strstr(opencl->device.platform, "Portable")) ck_assert(opencl->kept.intermediate);
+    if (!opencl->kept.intermediate) return;
+    build_and_run();
+    unsigned char *const bytes = only_entry(&nbytes);
+    ck_assert_int_gt((int)nbytes, 64);
+    ck_assert_mem_eq(bytes, "BC\xC0\xDE", 4);
+    ck_assert_ptr_null(memmem(bytes, nbytes, "\177ELF", 4));
+    free(bytes);
+}
+END_TEST
+
+START_TEST(bitcode_is_found_or_left_alone) {
+    static const unsigned char whole[] = "head\13\0\0\0/program.bc\6\0\0\0BC\xC0\xDEwe\0\0tail";
+    enum { AT = 4 + 15 + 4, LENGTH = 6 };
+    unsigned char other[sizeof whole];
+    size_t nbytes = 0;
+    ck_assert_ptr_eq(wf_intermediate_find(whole, sizeof whole, &nbytes), whole + AT);
+    ck_assert_int_eq((int)nbytes, LENGTH);
+    ck_assert_ptr_eq(wf_intermediate_find(whole, AT + LENGTH, &nbytes), whole + AT);
+    for (size_t cut = 0; cut < AT + LENGTH; cut++) ck_assert_ptr_null(wf_intermediate_find(whole, cut, &nbytes));
+    for (size_t at = 4; at < AT + 4; at++) { /* path, length or mark */
+        memcpy(other, whole, sizeof whole);
+        other[at] ^= 0x80;
+        ck_assert_msg(!wf_intermediate_find(other, sizeof other, &nbytes), "byte %d changed and not seen", (int)at);
+    }
+}
+END_TEST
+
+/* Another driver, processor or set of flags: another entry. */
+START_TEST(entries_are_of_one_driver) {
+    wf_cache_key key, other;
+    char kept[sizeof opencl->identity];
+    ck_assert_int_gt((int)strlen(opencl->identity), 8);
+    wf_cache_key_of(opencl, "text", "-DX", &key);
+    memcpy(kept, opencl->identity, sizeof kept);
+    for (char *at = opencl->identity; *at; at++) {
+        *at ^= 1;
+        wf_cache_key_of(opencl, "text", "-DX", &other);
+        ck_assert(memcmp(&key, &other, sizeof key) != 0);
+        *at ^= 1;
+    }
+    wf_cache_key_of(opencl, "text", "-DX", &other);
+    ck_assert_mem_eq(&key, &other, sizeof key);
+    if (!opencl->kept.intermediate) return;
+    setenv("POCL_EXTRA_BUILD_FLAGS", "-DY", 1);
+    wf_cache_key_of(opencl, "text", "-DX", &other);
+    unsetenv("POCL_EXTRA_BUILD_FLAGS");
+    ck_assert(memcmp(&key, &other, sizeof key) != 0);
+}
+END_TEST
+
 /* The option, or the variable where it was left out. */
 START_TEST(it_is_on_off_or_automatic) {
     static const char *const words[] = {"on", "off", "auto"};
-    const bool by_driver = *opencl->kept.keeper;
+    const bool by_driver = *opencl->kept.keeper && !opencl->kept.intermediate;
     for (int i = 0; i < 3; i++) {
         wf_opencl *said = NULL, *meant = NULL;
         const bool used = i == 0 || (i == 2 && !by_driver);
@@ -254,6 +352,10 @@ int main(void) {
     tcase_add_test(tests, entries_that_others_may_have_written_are_refused);
     tcase_add_test(tests, folders_that_others_may_write_to_are_not_used);
     tcase_add_test(tests, programs_come_out_of_the_cache_and_damaged_ones_from_source);
+    tcase_add_test(tests, what_a_driver_refuses_is_built_from_source);
+    tcase_add_test(tests, intermediate_code_is_kept_where_the_driver_keeps_the_rest);
+    tcase_add_test(tests, bitcode_is_found_or_left_alone);
+    tcase_add_test(tests, entries_are_of_one_driver);
     tcase_add_test(tests, it_is_on_off_or_automatic);
     tcase_add_test(tests, what_is_kept_is_counted);
     suite_add_tcase(suite, tests);

@@ -2,12 +2,13 @@
  * cache (a private, empty one). On other drivers only that warming works and is not counted. */
 #define _GNU_SOURCE
 #include <ftw.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/host/device_support.h"
 
 static wf_opencl *opencl;
-static char folder[] = "/tmp/weft-warm-XXXXXX";
+static char folder[] = "/tmp/weft-warm-XXXXXX", programs[64];
 static int objects;
 
 static void open_plain(void) {
@@ -34,6 +35,10 @@ static int compiled(void) {
 
 static int remove_one(const char *path, const struct stat *status, int type, struct FTW *at) {
     return remove(path);
+}
+
+static int remove_inside(const char *path, const struct stat *status, int type, struct FTW *at) {
+    return at->level ? remove(path) : 0;
 }
 
 /* Runs a prepared kernel on zeros in one buffer, operands dense one after the other. */
@@ -116,21 +121,73 @@ START_TEST(alike_kernels_are_warmed_once) {
 }
 END_TEST
 
-int main(void) {
-    if (!mkdtemp(folder)) return 99;
+/* Runs a fill whose program the cache gives or not; returns how many objects PoCL has then. */
+static int fill_from_cache(bool kept) {
+    wf_problem problem;
+    wf_candidate candidate;
+    wf_kernel *kernel = NULL;
+    ck_ok(wf_opencl_create(&(wf_opencl_options){.cache = "on", .cache_dir = programs}, &opencl));
+    ck_ok(wf_problem_parse("fill:f32:rows300n400:value=1", &problem));
+    wf_candidate_default(&problem, 0, &candidate);
+    ck_ok(wf_kernel_prepare(opencl, &problem, &candidate, &kernel));
+    ck_assert_int_eq((int)opencl->loaded, kept);
+    ck_ok(wf_opencl_warm(opencl));
+    run_dense(kernel);
+    wf_kernel_destroy(kernel);
+    close_device();
+    return compiled();
+}
+
+/* Weft's programs and the driver's machine code may go one without the other. PoCL remembers machine code that it
+ * has loaded, so what is gone is looked for by a process of its own. */
+START_TEST(kept_programs_find_their_machine_code_or_compile_it) {
+    const bool intermediate = opencl->kept.intermediate;
+    int status = 0;
+    close_device();
+    if (!intermediate) return;
+    nftw(folder, remove_inside, 16, FTW_DEPTH | FTW_PHYS);
+    ck_assert_ptr_nonnull(mkdtemp(strcpy(programs, "/tmp/weft-programs-XXXXXX")));
+    ck_assert_int_eq(fill_from_cache(false), 1);
+    ck_assert_int_eq(fill_from_cache(true), 1);
+    nftw(folder, remove_inside, 16, FTW_DEPTH | FTW_PHYS);
+    ck_assert_int_eq(compiled(), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+        execl("/proc/self/exe", "check_warm", folder, programs, (char *)NULL);
+        _exit(99);
+    }
+    ck_assert_int_eq((int)waitpid(child, &status, 0), (int)child);
+    ck_assert_int_eq(status, 0);
+    nftw(programs, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+END_TEST
+
+START_TEST(machine_code_that_is_gone_is_compiled) {
+    close_device();
+    ck_assert_int_eq(compiled(), 0);
+    ck_assert_int_eq(fill_from_cache(true), 1);
+}
+END_TEST
+
+int main(int argc, char **argv) {
+    const bool is_child = argc == 3;
+    if (is_child) strcpy(folder, argv[1]), strcpy(programs, argv[2]);
+    else if (!mkdtemp(folder)) return 99;
     setenv("POCL_CACHE_DIR", folder, 1); /* before the driver's first call */
     Suite *suite = suite_create("warm");
     TCase *tests = tcase_create("warm");
     tcase_set_timeout(tests, 240);
     tcase_add_checked_fixture(tests, open_plain, close_device);
-    tcase_add_test(tests, warmed_kernels_compile_no_more);
-    tcase_add_test(tests, alike_kernels_are_warmed_once);
+    if (is_child) tcase_add_test(tests, machine_code_that_is_gone_is_compiled);
+    if (!is_child) tcase_add_test(tests, warmed_kernels_compile_no_more);
+    if (!is_child) tcase_add_test(tests, alike_kernels_are_warmed_once);
+    if (!is_child) tcase_add_test(tests, kept_programs_find_their_machine_code_or_compile_it);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
     srunner_run_all(runner, CK_NORMAL);
     const int failed = srunner_ntests_failed(runner);
     srunner_free(runner);
-    nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    if (!is_child) nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     return failed ? 1 : 0;
 }
