@@ -41,11 +41,16 @@ void wf_philox_key(uint64_t seed, int64_t step, uint32_t key_out[2]) {
     key_out[1] = block[1];
 }
 
+static void block_of(const uint32_t key[2], uint32_t site, uint32_t layer, uint32_t c1, uint32_t c2,
+                     int64_t column, uint32_t out[4]) {
+    const uint32_t counter[4] = {site | layer << 8, c1, c2, (uint32_t)(column / 4)};
+    wf_philox4x32(counter, key, out);
+}
+
 static uint32_t word_of(const uint32_t key[2], uint32_t site, uint32_t layer, uint32_t c1,
                         uint32_t c2, int64_t column) {
-    const uint32_t counter[4] = {site | layer << 8, c1, c2, (uint32_t)(column / 4)};
     uint32_t block[4];
-    wf_philox4x32(counter, key, block);
+    block_of(key, site, layer, c1, c2, column, block);
     return block[column % 4];
 }
 
@@ -68,6 +73,8 @@ int wf_dropout_keep(const uint32_t key[2], uint32_t site, uint32_t layer, uint32
  * log m = 2 atanh s with s = (m - 1) / (m + 1): |s| < 0.172, and 13 terms of s^2 < 0.0295 leave
  * less than 2^-60. */
 static double log_exact(double x) {
+    static const double inverse[] = {1.0 / 25, 1.0 / 23, 1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13,
+                                     1.0 / 11, 1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3,  1.0};
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
     int exponent = (int)(bits >> 52) - 1023;
@@ -80,7 +87,7 @@ static double log_exact(double x) {
     }
     const double s = (m - 1) / (m + 1), square = s * s;
     double series = 0;
-    for (int k = 25; k >= 1; k -= 2) series = series * square + 1.0 / k;
+    for (int i = 0; i < 13; i++) series = series * square + inverse[i];
     return exponent * 0.69314718055994530942 + 2 * s * series;
 }
 
@@ -122,9 +129,19 @@ static double inverse_normal(double probability) {
     return q < 0 ? -deviate : deviate;
 }
 
+void wf_philox_normals(const uint32_t key[2], uint32_t site, uint32_t layer, int64_t row,
+                       int64_t column, int64_t count, double *out) {
+    uint32_t block[4];
+    for (int64_t i = 0; i < count; i++) {
+        if (i == 0 || (column + i) % 4 == 0)
+            block_of(key, site, layer, (uint32_t)row, (uint32_t)((uint64_t)row >> 32), column + i, block);
+        out[i] = inverse_normal((block[(column + i) % 4] + 0.5) / 4294967296.0);
+    }
+}
+
 double wf_philox_normal(const uint32_t key[2], uint32_t site, uint32_t layer, int64_t row,
                         int64_t column) {
-    const uint32_t word = word_of(key, site, layer, (uint32_t)row,
-                                  (uint32_t)((uint64_t)row >> 32), column);
-    return inverse_normal((word + 0.5) / 4294967296.0);
+    double one;
+    wf_philox_normals(key, site, layer, row, column, 1, &one);
+    return one;
 }

@@ -29,6 +29,9 @@ int wf_dropout_keep(const uint32_t key[2], uint32_t site, uint32_t layer, uint32
 /* Standard normal deviate of element (row, column) of tensor `site` of `layer`, by integer and f64
  * arithmetic that does not depend on a math library. */
 double wf_philox_normal(const uint32_t key[2], uint32_t site, uint32_t layer, int64_t row, int64_t column);
+/* The same of `count` neighbours in a row, from `column` on. */
+void wf_philox_normals(const uint32_t key[2], uint32_t site, uint32_t layer, int64_t row, int64_t column, int64_t count,
+                       double *out);
 
 /* Sites of dropout and initialisation (8 bits). */
 enum wf_site_id {

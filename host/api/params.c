@@ -206,13 +206,18 @@ static int64_t global_row(const wf_shard_map *map, int64_t row) {
     return -1;
 }
 
+enum { NORMALS = 64 }; /* drawn at a time */
+
 static void fill_normal(const weft_params *p, int32_t t, const uint32_t key[2], int64_t layer, double std, float *out) {
     const wf_shard_map *const map = &p->map[t];
     for (int64_t row = 0; row < map->rows; row++) {
         const int64_t from = global_row(map, row);
-        for (int64_t column = 0; column < map->columns; column++)
-            out[row * map->columns + column] =
-                (float)(std * wf_philox_normal(key, WF_SITE_INIT + (uint32_t)t, (uint32_t)layer, from, map->first_column + column));
+        for (int64_t column = 0; column < map->columns; column += NORMALS) {
+            double normals[NORMALS];
+            const int64_t n = map->columns - column < NORMALS ? map->columns - column : NORMALS;
+            wf_philox_normals(key, WF_SITE_INIT + (uint32_t)t, (uint32_t)layer, from, map->first_column + column, n, normals);
+            for (int64_t i = 0; i < n; i++) out[row * map->columns + column + i] = (float)(std * normals[i]);
+        }
     }
 }
 

@@ -171,6 +171,25 @@ START_TEST(normals_are_normal)
 }
 END_TEST
 
+/* A row drawn at once is the row drawn one by one, wherever it begins and ends. */
+START_TEST(neighbours_are_the_same_alone)
+{
+    enum { MOST = 13 };
+    const int64_t row = ((int64_t)3 << 32) + 5;
+    uint32_t key[2];
+    wf_philox_key(99, -1, key);
+    for (int64_t column = 0; column < 9; column++)
+        for (int count = 0; count <= MOST; count++) {
+            double x[MOST + 1];
+            x[count] = -7;
+            wf_philox_normals(key, 70, 2, row, column, count, x);
+            for (int i = 0; i < count; i++)
+                ck_assert(x[i] == wf_philox_normal(key, 70, 2, row, column + i));
+            ck_assert(x[count] == -7);
+        }
+}
+END_TEST
+
 /* Every argument of the counter and the key matters. */
 START_TEST(arguments_are_independent)
 {
@@ -202,6 +221,7 @@ int main(void) {
     tcase_add_test(statistics, thresholds);
     tcase_add_test(statistics, masks_keep_their_share);
     tcase_add_test(statistics, normals_are_normal);
+    tcase_add_test(statistics, neighbours_are_the_same_alone);
     tcase_add_test(statistics, arguments_are_independent);
     suite_add_tcase(suite, statistics);
     SRunner *runner = srunner_create(suite);
