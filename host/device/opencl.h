@@ -37,7 +37,7 @@ struct wf_opencl {
     wf_cache_info kept;         /* where programs are, as it was decided when this was opened */
     char identity[1200];        /* of the driver, for the cache's keys: what its name and version do not say */
     char *kernel_dir;           /* NULL: embedded sources */
-    int64_t loaded;             /* programs that came out of the cache */
+    int64_t loaded, compiled;   /* programs that came out of the cache, and that did not */
 };
 
 struct wf_memory {

@@ -180,6 +180,7 @@ static wf_status compile(wf_opencl *opencl, const char *name, const char *text, 
         wf_cache_key_of(opencl, text, options, &key);
         if (load(opencl, &key, name, options, out)) return WF_OK;
     }
+    opencl->compiled++;
     if (opencl->cache && opencl->kept.intermediate) {
         if (build_intermediate(opencl, &key, name, text, options, out) == WF_OK) return WF_OK;
         wf_say(opencl->calls.log, WF_LOG_CACHE, "no intermediate code is kept: %s", wf_last_error());
