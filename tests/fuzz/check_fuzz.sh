@@ -27,8 +27,8 @@ compile() { # source, object: unless it is newer
     fi
 }
 for source in "$top_srcdir"/host/base/*.c "$top_srcdir"/layouts/*.c "$top_srcdir"/kernels/*.c "$top_srcdir"/host/model/*.c \
-    "$top_srcdir"/host/device/cache.c "$top_srcdir"/host/cli/corpus.c "$top_srcdir"/host/cli/tokens.c "$top_srcdir"/host/cli/npy.c \
-    "$top_srcdir"/tests/fuzz/support.c kernels/sources.c; do
+    "$top_srcdir"/host/device/cache.c "$top_srcdir"/host/device/cache_place.c "$top_srcdir"/host/cli/corpus.c \
+    "$top_srcdir"/host/cli/tokens.c "$top_srcdir"/host/cli/npy.c "$top_srcdir"/tests/fuzz/support.c kernels/sources.c; do
     compile "$source" "$objects/$(echo "${source#"$top_srcdir"/}" | tr / -).o"
 done
 rm -f "$out/parsers.a"
