@@ -186,26 +186,53 @@ static bool write_whole(int file, const void *data, size_t bytes) {
     return true;
 }
 
-/* Temporary name, fsync, rename, fsync of the folder: after a crash the entry is whole or absent. */
-static bool write_entry(const wf_cache *cache, const char *name, const header *head, const unsigned char *bytes) {
+/* The entry's name for a file that is whole; where one has it already, that one stays unless it is replaced. */
+static bool give_name(const wf_cache *cache, const char *temporary, const char *name, bool replace) {
+    if (replace) return renameat(cache->folder, temporary, cache->folder, name) == 0;
+    const bool good = linkat(cache->folder, temporary, cache->folder, name, 0) == 0 || errno == EEXIST;
+    unlinkat(cache->folder, temporary, 0);
+    return good;
+}
+
+/* Temporary name, fsync, its own name, fsync of the folder: after a crash the entry is whole or absent. */
+static bool write_entry(const wf_cache *cache, const char *name, const header *head, const unsigned char *bytes, bool replace) {
     char temporary[128];
     snprintf(temporary, sizeof temporary, "%s.%ld", name, (long)getpid());
     const int file = openat(cache->folder, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (file < 0) return false;
     bool good = write_whole(file, head, sizeof *head) && write_whole(file, bytes, (size_t)head->bytes) && fsync(file) == 0;
     good = close(file) == 0 && good;
-    good = good && renameat(cache->folder, temporary, cache->folder, name) == 0;
+    good = good && give_name(cache, temporary, name, replace);
     if (!good) unlinkat(cache->folder, temporary, 0);
     return good && fsync(cache->folder) == 0;
 }
 
-void wf_cache_write(wf_cache *cache, const wf_cache_key *key, const unsigned char *bytes, size_t nbytes) {
+static void put(wf_cache *cache, const wf_cache_key *key, const unsigned char *bytes, size_t nbytes, bool replace) {
     char name[80];
     header head = {.bytes = nbytes};
     memcpy(head.magic, magic, sizeof magic);
     memcpy(head.key, key->digest, sizeof head.key);
     digest_of(bytes, nbytes, head.digest);
     name_of(key, name);
-    if (!write_entry(cache, name, &head, bytes))
+    if (!write_entry(cache, name, &head, bytes, replace))
         wf_say(cache->log, WF_LOG_CACHE, "%s/%s could not be written: %s", cache->path, name, strerror(errno));
+}
+
+void wf_cache_write(wf_cache *cache, const wf_cache_key *key, const unsigned char *bytes, size_t nbytes) {
+    put(cache, key, bytes, nbytes, true);
+}
+
+void wf_cache_forget(wf_cache *cache, const wf_cache_key *key) {
+    char name[80];
+    name_of(key, name);
+    unlinkat(cache->folder, name, 0);
+}
+
+bool wf_cache_offer(wf_cache *cache, const wf_cache_key *key, const unsigned char *bytes, size_t nbytes,
+                    unsigned char **bytes_out, size_t *nbytes_out) {
+    for (int replace = 0; replace < 2; replace++) {
+        put(cache, key, bytes, nbytes, replace);
+        if (wf_cache_read(cache, key, bytes_out, nbytes_out)) return true;
+    }
+    return false;
 }

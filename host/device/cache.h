@@ -42,6 +42,13 @@ bool wf_cache_read(wf_cache *, const wf_cache_key *, unsigned char **bytes_out, 
 /* Keeps an entry: whole or not at all. Failure is logged, not an error. */
 void wf_cache_write(wf_cache *, const wf_cache_key *, const unsigned char *bytes, size_t nbytes);
 
+/* Removes an entry that was sound and is of no use. */
+void wf_cache_forget(wf_cache *, const wf_cache_key *);
+/* Keeps an entry where there is no sound one yet, and gives back what is kept then, malloc'ed, for processes
+ * that make one at the same time to go on with the same. False where none could be kept. */
+bool wf_cache_offer(wf_cache *, const wf_cache_key *, const unsigned char *bytes, size_t nbytes,
+                    unsigned char **bytes_out, size_t *nbytes_out);
+
 /* ---- intermediate.c ------------------------------------------------------------------------------------ */
 
 /* The LLVM bitcode in what PoCL gives for the binary of a program that was compiled and not linked: a part of

@@ -1,4 +1,4 @@
-/* intermediate.c: the LLVM bitcode of a program, taken out of PoCL's binary. PoCL 1.5 to 7.1 pack files one
+/* intermediate.c: the LLVM bitcode of a program, taken out of PoCL's binary. PoCL (3.1, 5.0, 7.1 were read) packs files one
  * after the other, each as two texts, its path and what is in it, and a text is its length in four bytes, the lowest
  * first, and its bytes; the bitcode is the file /program.bc. PoCL takes bitcode for a binary, too, links it with its
  * functions, and finds machine code by a hash of it, of its own version and LLVM's, and of the options: so what

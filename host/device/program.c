@@ -115,6 +115,7 @@ static bool load(wf_opencl *opencl, const wf_cache_key *key, const char *name, c
         wf_say(opencl->calls.log, WF_LOG_CACHE, "%s %s came out of the cache", name, options);
     } else {
         wf_say(opencl->calls.log, WF_LOG_CACHE, "an entry is not used: %s", wf_last_error());
+        wf_cache_forget(opencl->cache, key);
     }
     return status == WF_OK;
 }
@@ -155,19 +156,23 @@ static wf_status compile_only(wf_opencl *opencl, const char *text, const char *o
     return status;
 }
 
-/* By way of intermediate code, which is kept: this time's program is made of it as later ones will be, so that all
- * find the same machine code in the driver's cache. A failure is no verdict on the source. */
+/* By way of intermediate code, which is kept: this time's program is made of what is kept as later ones will be, so
+ * that all find the same machine code in the driver's cache (PoCL's code names a temporary file, so no two are
+ * the same). A failure is no verdict on the source. */
 static wf_status build_intermediate(wf_opencl *opencl, const wf_cache_key *key, const char *name, const char *text,
                                     const char *options, cl_program *out) {
     cl_program compiled = NULL;
-    unsigned char *binary = NULL;
-    size_t nbytes = 0, ncode = 0;
+    unsigned char *binary = NULL, *kept = NULL;
+    size_t nbytes = 0, ncode = 0, nkept = 0;
     TRY(compile_only(opencl, text, options, &compiled));
     wf_status status = binary_of(opencl, compiled, &binary, &nbytes);
     const unsigned char *const code = binary ? wf_intermediate_find(binary, nbytes, &ncode) : NULL;
     if (status == WF_OK && !code) status = wf_fail(WF_ERR_DEVICE, "the driver's binary holds no intermediate code that weft knows");
-    if (status == WF_OK) status = from_binary(opencl, code, ncode, name, options, out);
-    if (status == WF_OK) wf_cache_write(opencl->cache, key, code, ncode);
+    if (status == WF_OK && wf_cache_offer(opencl->cache, key, code, ncode, &kept, &nkept))
+        status = from_binary(opencl, kept, nkept, name, options, out);
+    else if (status == WF_OK)
+        status = from_binary(opencl, code, ncode, name, options, out);
+    free(kept);
     free(binary);
     clReleaseProgram(compiled);
     return status;

@@ -70,6 +70,35 @@ START_TEST(entries_come_back_whole) {
 }
 END_TEST
 
+static bool offered_is_kept(const wf_cache_key *key, const char *text, const char *kept) {
+    unsigned char *bytes = NULL;
+    size_t nbytes = 0;
+    ck_assert(wf_cache_offer(opencl->cache, key, (const unsigned char *)text, strlen(text), &bytes, &nbytes));
+    const bool same = nbytes == strlen(kept) && memcmp(bytes, kept, nbytes) == 0;
+    free(bytes);
+    return same;
+}
+
+static int damage_all(void);
+static int files(void) {
+    int n = -2;
+    DIR *entries = opendir(folder);
+    while (readdir(entries)) n++;
+    closedir(entries);
+    return n;
+}
+
+START_TEST(the_first_sound_entry_stays) {
+    wf_cache_key key;
+    wf_cache_key_of(opencl, "text", "-DX", &key);
+    ck_assert(offered_is_kept(&key, "one", "one"));
+    ck_assert(offered_is_kept(&key, "another", "one"));
+    ck_assert_int_eq(damage_all(), 1);
+    ck_assert(offered_is_kept(&key, "another", "another"));
+    ck_assert_int_eq(files(), 1); /* nothing else is left */
+}
+END_TEST
+
 START_TEST(every_single_damaged_byte_is_seen) {
     char path[256];
     const wf_cache_key key = plant("damage me", path);
@@ -349,6 +378,7 @@ int main(void) {
     tcase_set_timeout(tests, 120);
     tcase_add_checked_fixture(tests, setup, teardown);
     tcase_add_test(tests, entries_come_back_whole);
+    tcase_add_test(tests, the_first_sound_entry_stays);
     tcase_add_test(tests, every_single_damaged_byte_is_seen);
     tcase_add_test(tests, longer_renamed_and_linked_entries_are_refused);
     tcase_add_test(tests, entries_that_others_may_have_written_are_refused);
