@@ -210,7 +210,6 @@ static void common_arguments(wf_launch *launch, const wf_attention *a) {
     wf_launch_i32(launch, clip(a->low));
     wf_launch_i32(launch, clip(a->high));
     wf_launch_f32(launch, 1 / sqrt((double)a->d));
-    wf_launch_i32(launch, a->accumulate);
     if (!a->dropout) return;
     wf_launch_run(launch, WF_RUN_KEY0);
     wf_launch_run(launch, WF_RUN_KEY1);
@@ -330,6 +329,12 @@ static bool backward_simple_ok(const wf_problem *p, const wf_candidate *c, const
     return simple_ok(c, device, 2, why);
 }
 
+/* The flag is compiled in: what it adds costs compilers of GPUs registers. */
+static void simple_options(const wf_problem *p, const wf_candidate *c, char *out, size_t out_bytes) {
+    options(p, c, out, out_bytes);
+    wf_append(out, out_bytes, " -DACCUMULATE=%d", p->flags & WF_ACCUMULATE ? 1 : 0);
+}
+
 static int forward_simple(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
     return forward_launches(p, c->value[TILE_ROWS], simple_group(c), out);
 }
@@ -380,7 +385,9 @@ static int64_t panel_lanes(const wf_candidate *c) {
 }
 
 static int forward_panel(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
-    return forward_launches(p, panel_lanes(c), 1, out);
+    const int n = forward_launches(p, panel_lanes(c), 1, out);
+    if (n) wf_launch_i32(out, (p->flags & WF_ACCUMULATE) != 0);
+    return n;
 }
 
 /* As attention_backward_panel.cl lays it out: dQ of each part, rows padded. Never nothing, because a
@@ -404,7 +411,8 @@ static int backward_panel(const wf_problem *p, const wf_candidate *c, wf_launch 
         view_4d(&out[n], DV);
         wf_launch_view(&out[n], WF_WORKSPACE);
         wf_launch_i32(&out[n], ntiles);
-        common_arguments(&out[n++], &a);
+        common_arguments(&out[n], &a);
+        wf_launch_i32(&out[n++], a.accumulate);
     }
     if (begin_launch(&out[n], "attention_dq_sum", a.s, a.hq, a.b, 1)) {
         view_4d(&out[n], DQ);
@@ -447,7 +455,7 @@ static void prefer_backward(const wf_problem *p, const wf_device *device, wf_can
 static const wf_variant forward_variants[] = {
     {.name = "simple", .source = "attention_simple.cl", .nparameters = COUNT(simple_parameters),
      .parameters = simple_parameters, .ok = forward_simple_ok, .launches = forward_simple,
-     .options = options},
+     .options = simple_options},
     {.name = "panel", .source = "attention_panel.cl", .nparameters = FORWARD_PARAMETERS,
      .parameters = panel_parameters, .ok = panel_ok, .launches = forward_panel,
      .options = options},
@@ -461,7 +469,7 @@ static const wf_variant delta_variants[] = {
 static const wf_variant backward_variants[] = {
     {.name = "simple", .source = "attention_backward_simple.cl",
      .nparameters = COUNT(simple_parameters), .parameters = simple_parameters,
-     .ok = backward_simple_ok, .launches = backward_simple, .options = options},
+     .ok = backward_simple_ok, .launches = backward_simple, .options = simple_options},
     {.name = "panel", .source = "attention_backward_panel.cl", .nparameters = BACKWARD_PARAMETERS,
      .parameters = panel_parameters, .ok = panel_ok, .launches = backward_panel, .options = options,
      .workspace_bytes = backward_workspace},

@@ -75,7 +75,7 @@ INLINE void returned(global float *y, REAL w[STEP][VECTORS], REAL own[LANES][ROW
 kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void attention_backward(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse),
                         READ_3D(delta), WRITE_4D(dk), WRITE_4D(dv), global float *parts, long parts_at,
-                        int tiles, SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
+                        int tiles, SIZE_ARGUMENTS DROPOUT_ARGUMENTS, int accumulate) {
     const int part = get_group_id(0), kv_head = get_group_id(1), sample = get_group_id(2);
     const int samples = get_num_groups(2), padded = queries + BLOCK - 1;
     const float to_base_2 = scale * LOG2_E;

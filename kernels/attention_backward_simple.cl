@@ -123,7 +123,7 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
     }
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++)
-        store_rows(HEAD_4D(dq, sample, head), dq_s, row0, queries, c, sum[c], factor, accumulate, one, team, lane);
+        store_rows(HEAD_4D(dq, sample, head), dq_s, row0, queries, c, sum[c], factor, one, team, lane);
 }
 
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
@@ -195,7 +195,7 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
     }
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-        store_rows(HEAD_4D(dk, sample, kv_head), dk_s, row0, keys, c, sum_k[c], factor, accumulate, one, team, lane);
-        store_rows(HEAD_4D(dv, sample, kv_head), dv_s, row0, keys, c, sum_v[c], one, accumulate, one, team, lane);
+        store_rows(HEAD_4D(dk, sample, kv_head), dk_s, row0, keys, c, sum_k[c], factor, one, team, lane);
+        store_rows(HEAD_4D(dv, sample, kv_head), dv_s, row0, keys, c, sum_v[c], one, one, team, lane);
     }
 }

@@ -33,7 +33,7 @@ INLINE void merge(REAL sum[HEAD_DIM][VECTORS], REAL factor[VECTORS], REAL lse[VE
 
 kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D(lse),
-                       SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
+                       SIZE_ARGUMENTS DROPOUT_ARGUMENTS, int accumulate) {
     const int head = get_group_id(1), sample = get_group_id(2);
     const int row0 = mixed(get_group_id(0), get_num_groups(0)) * LANES;
     global const float *my_k = HEAD_4D(k, sample, KV_HEAD(head));

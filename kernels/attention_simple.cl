@@ -4,7 +4,7 @@
  *                                               m' = max(m, S)     (over the 16 lanes of a row)
  *                                               P = exp(S - m'); l, O *= exp(m - m')
  *                                               l += P; O += P V   (CHUNK by CHUNK)
- *   O / l, lse = m + log(l); accumulate: merged with those that are there,
+ *   O / l, lse = m + log(l); ACCUMULATE: merged with those that are there,
  *       m' = max(m, lse);  l' = l exp(m - m') + exp(lse - m');  O' = (O exp(m - m') + O_there exp(lse - m')) / l'
  *
  *   group (tile, head, sample) of (TILE_ROWS / ITEM_ROWS) * 16 items; see attention_tile.clh
@@ -109,33 +109,43 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
             add_weighted(sum[c], weights, b, team, lane);
         }
     }
-    /* Each lane has summed its own columns. All lanes read a row's lse before one of them writes it. */
-    global float *my_lse = lse + lse_at + sample * lse_b + head * lse_h + row0;
-    float before[ITEM_ROWS], factor[ITEM_ROWS], old_factor[ITEM_ROWS];
+    /* Each lane has summed its own columns. */
     barrier(CLK_LOCAL_MEM_FENCE);
 #pragma unroll
-    for (int r = 0; r < ITEM_ROWS; r++) {
-        const int row = team * ITEM_ROWS + r;
-        best[row * LANES + lane] = l[r];
-        before[r] = accumulate && row0 + row < queries ? my_lse[row] : -INFINITY;
-    }
-    barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+    for (int r = 0; r < ITEM_ROWS; r++) best[(team * ITEM_ROWS + r) * LANES + lane] = l[r];
+    barrier(CLK_LOCAL_MEM_FENCE);
+    global float *my_lse = lse + lse_at + sample * lse_b + head * lse_h + row0;
+    float factor[ITEM_ROWS], old_factor[ITEM_ROWS];
 #pragma unroll
     for (int r = 0; r < ITEM_ROWS; r++) {
         const int row = team * ITEM_ROWS + r;
-        float own = 0.0f;
+        float total = 0.0f;
 #pragma unroll 4
-        for (int i = 0; i < LANES; i++) own += best[row * LANES + i];
-        const float largest = fmax(m[r], before[r]); /* finite, so without any key all is 0 */
-        const float old = exp(before[r] - largest), mine = exp(m[r] - largest);
-        const float total = old + mine * own;
+        for (int i = 0; i < LANES; i++) total += best[row * LANES + i];
+#if ACCUMULATE
+        const float before = row0 + row < queries ? my_lse[row] : -INFINITY;
+        const float largest = fmax(m[r], before); /* finite, so without any key all is 0 */
+        const float old = exp(before - largest), own = exp(m[r] - largest);
+        total = old + own * total;
         const float inverse = total > 0.0f ? 1.0f / total : total; /* NaN stays visible */
-        factor[r] = mine * inverse;
+        factor[r] = own * inverse;
         old_factor[r] = old * inverse;
-        if (lane == 0 && row0 + row < queries) my_lse[row] = total == 0.0f ? -INFINITY : largest + log(total);
+        m[r] = total == 0.0f ? -INFINITY : largest + log(total); /* lse from here on */
+#else
+        factor[r] = total > 0.0f ? 1.0f / total : total; /* NaN stays visible */
+        old_factor[r] = 0.0f;
+        if (lane == 0 && row0 + row < queries) my_lse[row] = total == 0.0f ? -INFINITY : m[r] + log(total);
+#endif
     }
+#if ACCUMULATE
+    barrier(CLK_GLOBAL_MEM_FENCE); /* every lane has read its rows' lse */
+#pragma unroll
+    for (int r = 0; r < ITEM_ROWS; r++) {
+        const int row = team * ITEM_ROWS + r;
+        if (lane == 0 && row0 + row < queries) my_lse[row] = m[r];
+    }
+#endif
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++)
-        store_rows(HEAD_4D(o, sample, head), o_s, row0, queries, c, sum[c], factor, accumulate, old_factor, team,
-                   lane);
+        store_rows(HEAD_4D(o, sample, head), o_s, row0, queries, c, sum[c], factor, old_factor, team, lane);
 }
