@@ -97,13 +97,16 @@ static void sum_shared_heads(wf_lowering *L) {
     }
 }
 
-/* All tensors: under cp each rank has seen its own positions. One after another: what they are packed into is as large
- * as the largest. */
+/* All tensors: under cp each rank has seen its own positions. In pieces, one after another, so that what they are packed
+ * into stays small beside activations. */
 static void sum_over_cp(wf_lowering *L, bool per_layer) {
+    enum { AT_ONCE = 1 << 20 }; /* elements: of 4 MiB, which costs a message little */
     const adders ranks = {L->cp.group, L->cp.ranks, L->cp.me, WF_LANE_CP};
-    for (int t = 0; t < WF_TENSORS && L->cp.ranks > 1; t++)
-        if (L->table[t].per_layer == per_layer && wf_lower_has(L, t))
-            sum_pieces(L, &ranks, &(piece){t, 0, L->elements[t]}, 1);
+    for (int t = 0; t < WF_TENSORS && L->cp.ranks > 1; t++) {
+        if (L->table[t].per_layer != per_layer || !wf_lower_has(L, t)) continue;
+        for (int64_t first = 0, n = L->elements[t]; first < n; first += AT_ONCE)
+            sum_pieces(L, &ranks, &(piece){t, first, n - first < AT_ONCE ? n - first : AT_ONCE}, 1);
+    }
 }
 
 /* The sum of all tokens' losses, on every rank. */
