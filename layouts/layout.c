@@ -121,6 +121,28 @@ static wf_status parse_number(parser *p, const term *t, const char *at, const ch
     return at == end ? WF_OK : refuse(p, "has something after its number");
 }
 
+/* tp-shares and cp-shares: numbers joined by '-'. */
+static const char *const share_names[] = {[WF_AXIS_TP] = "tp-shares", [WF_AXIS_CP] = "cp-shares"};
+
+static wf_status parse_shares(parser *p, int axis) {
+    wf_shares *const shares = &p->out->shares[axis];
+    const char *at = p->at + strlen(share_names[axis]), *const end = p->at + p->length;
+    if (shares->count) return refuse(p, "contradicts or repeats the shares before it");
+    for (;; at++) {
+        const int64_t share = number(&at, end);
+        if (share < 1 || share > WF_LARGEST_SHARE || shares->count == WF_MOST_SHARES)
+            return refuse(p, "needs at most 16 numbers from 1 to 999, joined by '-', as in tp-shares2-1");
+        shares->of[shares->count++] = (int32_t)share;
+        if (at == end) return WF_OK;
+        if (*at != '-') return refuse(p, "needs at most 16 numbers from 1 to 999, joined by '-', as in tp-shares2-1");
+    }
+}
+
+static bool has_shares(const parser *p, int axis) {
+    const size_t length = strlen(share_names[axis]);
+    return (size_t)p->length >= length && strncmp(p->at, share_names[axis], length) == 0;
+}
+
 /* The longest name that begins the term, so that recompute-full is not taken for another. */
 static const term *find(const parser *p) {
     for (int i = 0; i < TERMS; i++) {
@@ -136,7 +158,7 @@ static const term *find(const parser *p) {
 }
 
 static wf_status no_term(const parser *p) {
-    char why[320] = "is no term; terms, N a number, are";
+    char why[320] = "is no term; terms, N a number, are tp-sharesN-N cp-sharesN-N";
     for (int i = 0; i < TERMS; i++) {
         const size_t used = strlen(why);
         snprintf(why + used, sizeof why - used, " %s%s", terms[i].name,
@@ -147,6 +169,8 @@ static wf_status no_term(const parser *p) {
 
 static wf_status parse_term(parser *p) {
     const term *t = p->length ? find(p) : NULL;
+    for (int axis = WF_AXIS_TP; axis <= WF_AXIS_CP; axis++)
+        if (has_shares(p, axis)) return parse_shares(p, axis);
     if (!p->length) return refuse(p, "is an empty term between dots");
     if (!t) return no_term(p);
     for (int i = 0; i < TERMS; i++)
@@ -170,12 +194,25 @@ static wf_status check(const char *text, const wf_layout *layout) {
             return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\" needs more than %d ranks", text,
                            LARGEST);
     }
+    for (int axis = WF_AXIS_TP; axis <= WF_AXIS_CP; axis++)
+        if (layout->shares[axis].count && layout->shares[axis].count != layout->size[axis])
+            return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\": %s has %d numbers for %d rank%s", text, share_names[axis],
+                           layout->shares[axis].count, layout->size[axis], layout->size[axis] == 1 ? "" : "s");
+    if (layout->shares[WF_AXIS_CP].count && layout->cp_form == WF_CP_USP)
+        return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\": the ranks of usp share alike; cp-shares is for ring, gather and ulysses", text);
     if (layout->size[WF_AXIS_PP] == 1 && (layout->pipeline || layout->virtual_stages > 1))
         return wf_fail(WF_ERR_ARGUMENT,
                        "layout \"%s\" says how to pipeline, but has no pp of 2 or more", text);
     if (layout->recompute_full && (layout->recompute_attention || layout->recompute_pointwise))
         return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\": recompute-full takes in the others", text);
     return WF_OK;
+}
+
+/* Shares that are all the same are none. */
+static void drop_equal(wf_shares *shares) {
+    for (int32_t i = 1; i < shares->count; i++)
+        if (shares->of[i] != shares->of[0]) return;
+    *shares = (wf_shares){0};
 }
 
 wf_status wf_layout_parse(const char *text, wf_layout *out) {
@@ -190,6 +227,7 @@ wf_status wf_layout_parse(const char *text, wf_layout *out) {
     if (layout.size[WF_AXIS_CP] == 1) layout.cp_form = layout.usp = 0;
     TRY(check(text, &layout));
     if (layout.size[WF_AXIS_PP] > 1 && !layout.pipeline) layout.pipeline = WF_1F1B;
+    for (int axis = WF_AXIS_TP; axis <= WF_AXIS_CP; axis++) drop_equal(&layout.shares[axis]);
     *out = layout;
     return WF_OK;
 }
@@ -202,8 +240,16 @@ static bool is_default(const wf_layout *layout, const term *t) {
     return value != t->value || (t->offset == AT(pipeline) && value == WF_1F1B);
 }
 
+static size_t print_shares(const wf_layout *layout, int axis, char *out, size_t bytes) {
+    const wf_shares *const shares = &layout->shares[axis];
+    size_t used = 0;
+    for (int32_t i = 0; i < shares->count; i++)
+        used += (size_t)snprintf(out + used, bytes - used, "%s%s%d", i ? "-" : ".", i ? "" : share_names[axis], shares->of[i]);
+    return used;
+}
+
 void wf_layout_print(const wf_layout *layout, char *out, size_t out_bytes) {
-    char text[256] = "";
+    char text[WF_LAYOUT_BYTES] = "";
     size_t used = 0;
     for (int i = 0; i < TERMS; i++) {
         const term *t = &terms[i];
@@ -211,10 +257,12 @@ void wf_layout_print(const wf_layout *layout, char *out, size_t out_bytes) {
         used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", used ? "." : "", t->name);
         if (t->largest > 0)
             used += (size_t)snprintf(text + used, sizeof text - used, "%d", get(layout, t));
+        if (t->offset == AT(size[WF_AXIS_TP])) used += print_shares(layout, WF_AXIS_TP, text + used, sizeof text - used);
         if (t->offset != AT(size[WF_AXIS_CP])) continue;
         used += (size_t)snprintf(text + used, sizeof text - used, "%s", cp_forms[layout->cp_form]);
         if (layout->cp_form == WF_CP_USP)
             used += (size_t)snprintf(text + used, sizeof text - used, "%d", layout->usp);
+        used += print_shares(layout, WF_AXIS_CP, text + used, sizeof text - used);
     }
     snprintf(out, out_bytes, "%s", used ? text : "tp1");
 }

@@ -25,11 +25,21 @@ enum {
     WF_RECOMPUTE_FULL = 4       /* all but the layer's input (Chen et al. 2016) */
 };
 
+/* Ranks of unlike speed along an axis: who gets how much of what the axis splits, relative to the others. */
+enum { WF_MOST_SHARES = 16, WF_LARGEST_SHARE = 999 };
+typedef struct wf_shares {
+    int32_t count;              /* 0: all the same */
+    int32_t of[WF_MOST_SHARES];
+} wf_shares;
+
+enum { WF_LAYOUT_BYTES = 384 }; /* enough for any layout's text */
+
 /* "tp4.sp.cp2ring.dp2": terms joined by dots, any order, defaults left out; round-trips. */
 typedef struct wf_layout {
     int32_t size[WF_AXES];      /* ranks along each axis, at least 1 */
     bool sp;
     int32_t cp_form, usp;       /* wf_cp_form; ulysses ranks of usp */
+    wf_shares shares[WF_AXIS_CP + 1]; /* tp-shares2-1: of heads, features, ids and rows; cp-shares2-1: of positions (and, ulysses, heads) */
     int32_t zero;               /* 0..3 */
     int32_t pipeline;           /* wf_pipeline */
     int32_t virtual_stages;     /* vpN, 1 */
@@ -57,11 +67,15 @@ int32_t wf_mesh_group(const wf_layout *, int32_t rank, wf_axis, int32_t *members
  * shards are legal. */
 typedef struct wf_range { int64_t first, count; } wf_range;
 wf_range wf_shard(int64_t extent, int32_t parts, int32_t index);
+/* That of rank `index` along tp or cp: by the axis' shares, where it has some, each part's end being rounded down. */
+wf_range wf_layout_shard(const wf_layout *, wf_axis, int64_t extent, int32_t index);
 
 /* Cp ranks are a ring, each of whose members is a group of neighbours that exchange heads for positions: how many of
  * each. Ring index = cp coordinate / ulysses, place among the neighbours = the rest. */
 int32_t wf_layout_ring(const wf_layout *);
 int32_t wf_layout_ulysses(const wf_layout *);
+/* What neighbour `index` gets of what neighbours divide: positions, or heads. */
+wf_range wf_ulysses_shard(const wf_layout *, int64_t extent, int32_t index);
 
 /* Positions of a sequence, ascending, in two runs of neighbours; either may be empty. layouts/positions.c */
 typedef struct wf_positions { wf_range run[2]; int64_t count; } wf_positions;

@@ -24,7 +24,7 @@ static wf_status check_layout(const wf_layout *layout) {
                    {layout->size[WF_AXIS_PP] > 1, "pipelines (pp, vp)"},
                    {layout->zero > 0, "sharded optimizer state (zero)"},
                    {layout->offload_activations, "offloaded activations (offload-activations)"}};
-    char text[256];
+    char text[WF_LAYOUT_BYTES];
     wf_layout_print(layout, text, sizeof text);
     for (size_t i = 0; i < sizeof missing / sizeof *missing; i++)
         if (missing[i].asked)
@@ -81,7 +81,7 @@ static void set_context(wf_lowering *L, int32_t cp) {
     L->cp = (wf_team){L->layout.size[WF_AXIS_CP], cp, -1};
     L->ring = (wf_team){wf_layout_ring(&L->layout), cp / ulysses, -1};
     L->ulysses = (wf_team){ulysses, cp % ulysses, -1};
-    const wf_range part = wf_shard(L->heads.count, ulysses, L->ulysses.me);
+    const wf_range part = wf_ulysses_shard(&L->layout, L->heads.count, L->ulysses.me);
     L->domain.heads = (wf_range){L->heads.first + part.first, part.count};
     L->domain.kv = wf_model_kv_of(L->model, L->domain.heads);
     L->domain.positions = wf_model_ring_positions(L->model, &L->layout, L->sequence, L->ring.me);
@@ -101,16 +101,16 @@ static void set_sizes(wf_lowering *L, const wf_shape *shape, int32_t rank) {
     L->rows = L->b * L->local.count;
     for (int32_t i = 0; i < L->tp; i++) {
         const wf_range range =
-            L->sp ? wf_shard(L->local.count, L->tp, i) : wf_shard(L->rows, L->tp, i);
+            wf_layout_shard(&L->layout, WF_AXIS_TP, L->sp ? L->local.count : L->rows, i);
         const int64_t each = L->sp ? L->b : 1;
         L->block[i] = (wf_rows){range.first * each, range.count * each};
     }
     L->own = L->sp ? L->block[L->me] : (wf_rows){0, L->rows};
-    L->heads = wf_shard(L->model->heads, L->tp, L->me);
-    L->kv = wf_model_kv_heads(L->model, L->tp, L->me);
+    L->heads = wf_layout_shard(&L->layout, WF_AXIS_TP, L->model->heads, L->me);
+    L->kv = wf_model_kv_heads(L->model, &L->layout, L->me);
     set_context(L, at[WF_AXIS_CP]);
-    L->features = wf_shard(L->model->features, L->tp, L->me);
-    L->ids = wf_shard(L->model->vocabulary, L->tp, L->me);
+    L->features = wf_layout_shard(&L->layout, WF_AXIS_TP, L->model->features, L->me);
+    L->ids = wf_layout_shard(&L->layout, WF_AXIS_TP, L->model->vocabulary, L->me);
     wf_model_parameters(L->model, L->table);
     for (int t = 0; t < WF_TENSORS; t++)
         wf_model_shard(L->model, &L->table[t], &L->layout, rank, &L->shard[t]);
@@ -172,7 +172,7 @@ static void parameter_slots(wf_lowering *L) {
 static wf_range holders_of(const wf_lowering *L, int64_t head) {
     wf_range held = {0, 0};
     for (int32_t i = 0; i < L->tp; i++) {
-        const wf_range kv = wf_model_kv_heads(L->model, L->tp, i);
+        const wf_range kv = wf_model_kv_heads(L->model, &L->layout, i);
         if (head < kv.first || head >= kv.first + kv.count) continue;
         if (held.count++ == 0) held.first = i;
     }

@@ -106,12 +106,12 @@ static void deltas(wf_lowering *L, const wf_attended *a, wf_view o) {
 
 /* What neighbour j has: query heads and the kv heads that they read, and rows among the domain's. */
 static wf_range heads_of(const wf_lowering *L, int32_t j) {
-    const wf_range part = wf_shard(L->heads.count, L->ulysses.ranks, j);
+    const wf_range part = wf_ulysses_shard(&L->layout, L->heads.count, j);
     return (wf_range){L->heads.first + part.first, part.count};
 }
 
 static wf_rows rows_of(const wf_lowering *L, int32_t j) {
-    const wf_range part = wf_shard(L->domain.positions.count, L->ulysses.ranks, j);
+    const wf_range part = wf_ulysses_shard(&L->layout, L->domain.positions.count, j);
     return (wf_rows){part.first * L->b, part.count * L->b};
 }
 

@@ -79,7 +79,11 @@ static top forward(wf_lowering *L) {
  * for the products to take longer than that. */
 static int32_t loss_chunks(const wf_lowering *L) {
     enum { LOGITS = 32 << 20, TOKENS = 512 }; /* at most, at least */
-    const int64_t ids = wf_shard(L->model->vocabulary, L->tp, 0).count;
+    int64_t ids = 0; /* the most that a rank has */
+    for (int32_t i = 0; i < L->tp; i++) {
+        const int64_t of = wf_layout_shard(&L->layout, WF_AXIS_TP, L->model->vocabulary, i).count;
+        if (of > ids) ids = of;
+    }
     const int64_t tokens = ids * TOKENS > LOGITS ? TOKENS : LOGITS / ids, asked = L->layout.loss_chunks;
     const int64_t chunks = asked ? asked : (L->rows + tokens - 1) / tokens, rows = L->rows ? L->rows : 1;
     return (int32_t)(chunks < 1 ? 1 : chunks < rows ? chunks : rows);
@@ -243,12 +247,12 @@ static void gather_logits(wf_lowering *L, wf_view all, wf_view out) {
     const int64_t vocabulary = L->model->vocabulary;
     wf_rows block[L->tp];
     for (int32_t i = 0; i < L->tp; i++) {
-        const wf_range ids = wf_shard(vocabulary, L->tp, i);
+        const wf_range ids = wf_layout_shard(&L->layout, WF_AXIS_TP, vocabulary, i);
         block[i] = (wf_rows){L->rows * ids.first, L->rows * ids.count};
     }
     wf_build_all_gather(L->s, "head.logits.gather", WF_LANE_TP, L->group, &all, block);
     for (int32_t i = 0; i < L->tp; i++) {
-        const wf_range ids = wf_shard(vocabulary, L->tp, i);
+        const wf_range ids = wf_layout_shard(&L->layout, WF_AXIS_TP, vocabulary, i);
         wf_lower_copy(L, "head.logits",
                       wf_matrix(all.buffer, WF_AT_NONE, block[i].first, L->rows, ids.count, ids.count),
                       wf_lower_columns(out, ids.first, ids.count));

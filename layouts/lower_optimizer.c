@@ -129,7 +129,7 @@ static void gather_positions(wf_lowering *L) {
     const wf_view whole = wf_lower_scratch(L, "grad.positions", L->sequence, h);
     wf_rows block[L->tp];
     for (int32_t i = 0; i < L->tp; i++) {
-        const wf_range range = wf_shard(L->sequence, L->tp, i);
+        const wf_range range = wf_layout_shard(&L->layout, WF_AXIS_TP, L->sequence, i);
         block[i] = (wf_rows){range.first, range.count};
     }
     const wf_rows mine = block[L->me];

@@ -18,6 +18,19 @@ int32_t wf_mesh_group(const wf_layout *layout, int32_t rank, wf_axis axis, int32
     return coordinate[axis];
 }
 
+/* Extents are far below 2^63 / (16 * 999), as lowering sees to (lower.c: a batch that can be counted). */
+wf_range wf_layout_shard(const wf_layout *layout, wf_axis axis, int64_t extent, int32_t index) {
+    const wf_shares *const shares = axis <= WF_AXIS_CP ? &layout->shares[axis] : NULL;
+    int64_t before = 0, all = 0;
+    if (!shares || !shares->count) return wf_shard(extent, layout->size[axis], index);
+    for (int32_t i = 0; i < shares->count; i++) {
+        if (i < index) before += shares->of[i];
+        all += shares->of[i];
+    }
+    const int64_t first = extent * before / all;
+    return (wf_range){first, extent * (before + shares->of[index]) / all - first};
+}
+
 wf_range wf_shard(int64_t extent, int32_t parts, int32_t index) {
     const int64_t each = extent / parts, more = extent % parts;
     return (wf_range){.first = each * index + (index < more ? index : more),

@@ -100,8 +100,8 @@ typedef struct wf_shard_map {
     struct { int64_t local, global, count; } piece[3];
     int64_t first_column;       /* global column of local column 0 */
 } wf_shard_map;
-/* The kv heads that part `index` of the query heads reads. */
-wf_range wf_model_kv_heads(const wf_model *, int32_t parts, int32_t index);
+/* The kv heads that tp rank `index` reads. */
+wf_range wf_model_kv_heads(const wf_model *, const wf_layout *, int32_t index);
 /* Those that these query heads read. */
 wf_range wf_model_kv_of(const wf_model *, wf_range heads);
 void wf_model_shard(const wf_model *, const wf_parameter_info *, const wf_layout *, int32_t rank, wf_shard_map *out);

@@ -3,10 +3,10 @@
  * and up. */
 #include "layouts/model.h"
 
-/* The query heads are balanced; the kv heads are those that they read, so that neighbours may hold
+/* The query heads are shared out; the kv heads are those that they read, so that neighbours may hold
  * the same ones: where kv heads are fewer than ranks, and where a shard ends inside a group. */
-wf_range wf_model_kv_heads(const wf_model *m, int32_t parts, int32_t index) {
-    return wf_model_kv_of(m, wf_shard(m->heads, parts, index));
+wf_range wf_model_kv_heads(const wf_model *m, const wf_layout *layout, int32_t index) {
+    return wf_model_kv_of(m, wf_layout_shard(layout, WF_AXIS_TP, m->heads, index));
 }
 
 wf_range wf_model_kv_of(const wf_model *m, wf_range heads) {
@@ -16,10 +16,10 @@ wf_range wf_model_kv_of(const wf_model *m, wf_range heads) {
 }
 
 /* Of neighbours that hold the same kv head, pieces of rows are added up: they must stand together. */
-static bool shares_kv_heads(const wf_model *m, int32_t parts) {
+static bool shares_kv_heads(const wf_model *m, const wf_layout *layout) {
     int64_t next = 0;
-    for (int32_t i = 0; i < parts; i++) {
-        const wf_range kv = wf_model_kv_heads(m, parts, i);
+    for (int32_t i = 0; i < layout->size[WF_AXIS_TP]; i++) {
+        const wf_range kv = wf_model_kv_heads(m, layout, i);
         if (kv.count && kv.first < next) return true;
         if (kv.count) next = kv.first + kv.count;
     }
@@ -29,7 +29,7 @@ static bool shares_kv_heads(const wf_model *m, int32_t parts) {
 wf_order wf_model_order(const wf_model *m, int tensor, const wf_layout *layout) {
     switch (tensor) {
     case WF_T_QKV_WEIGHT:
-        return shares_kv_heads(m, layout->size[WF_AXIS_TP]) ? WF_ORDER_ROWS : (wf_order)layout->order;
+        return shares_kv_heads(m, layout) ? WF_ORDER_ROWS : (wf_order)layout->order;
     case WF_T_PROJ_WEIGHT:
     case WF_T_FC1_WEIGHT:
     case WF_T_FC2_WEIGHT:
@@ -63,17 +63,17 @@ void wf_model_shard(const wf_model *m, const wf_parameter_info *info, const wf_l
                     int32_t rank, wf_shard_map *out) {
     int32_t at[WF_AXES];
     wf_mesh_coordinates(layout, rank, at);
-    const int32_t tp = layout->size[WF_AXIS_TP], index = at[WF_AXIS_TP];
-    const wf_range heads = wf_shard(m->heads, tp, index);
-    const wf_range features = wf_shard(m->features, tp, index);
-    const wf_range ids = wf_shard(m->vocabulary, tp, index);
+    const int32_t index = at[WF_AXIS_TP];
+    const wf_range heads = wf_layout_shard(layout, WF_AXIS_TP, m->heads, index);
+    const wf_range features = wf_layout_shard(layout, WF_AXIS_TP, m->features, index);
+    const wf_range ids = wf_layout_shard(layout, WF_AXIS_TP, m->vocabulary, index);
     *out = (wf_shard_map){.columns = info->columns};
     switch (info->rows ? (wf_split)info->split : WF_REPLICATED) {
     case WF_REPLICATED:
         add_piece(out, 0, info->rows);
         break;
     case WF_SPLIT_HEADS:
-        qkv_pieces(out, m, heads, wf_model_kv_heads(m, tp, index));
+        qkv_pieces(out, m, heads, wf_model_kv_heads(m, layout, index));
         break;
     case WF_SPLIT_HEAD_COLUMNS:
         add_piece(out, 0, info->rows);

@@ -43,7 +43,7 @@ enum { ARITHMETIC = 16 };
 
 /* A candidate of a case; `item` is -1 for what is skipped. */
 typedef struct entry {
-    char case_text[320], candidate[256], sentence[320];
+    char case_text[320], candidate[WF_LAYOUT_BYTES + 80], sentence[320];
     int32_t item;               /* index in bench.items */
     wf_bench_copy *copy;        /* of as many bytes, the item after; NULL: arithmetic is the limit */
     wf_bench_data *data;        /* of the first entry of its case */
@@ -156,7 +156,7 @@ static weft_status open_stack(bench *b, const char *case_text, const char *gemm,
     entry *e = NULL;
     const wf_status added = add_entry(b, &e);
     if (added != WF_OK) return weft_from(added);
-    char layout[128];
+    char layout[WF_LAYOUT_BYTES];
     wf_layout_print(&b->layout->layout, layout, sizeof layout);
     snprintf(e->case_text, sizeof e->case_text, "%s", case_text);
     snprintf(e->candidate, sizeof e->candidate, "%s%s%s", layout, gemm ? ", GEMMs by " : "", gemm ? gemm : "");

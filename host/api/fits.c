@@ -58,12 +58,12 @@ typedef struct search {
     int64_t available;
     int64_t held;               /* of what is planned, there already; then the weights stay as they are split; -1: none */
     int found;
-    char text[560], least_text[128];
+    char text[560], least_text[WF_LAYOUT_BYTES];
     int64_t least;              /* of those that do not fit */
 } search;
 
 static void try_layout(search *s, const wf_layout *layout) {
-    char name[128], size[32];
+    char name[WF_LAYOUT_BYTES], size[32];
     const int64_t planned = would_need(s->plan, layout), need = planned - (s->held > 0 ? s->held : 0);
     if (planned < 0 || s->found == SUGGESTIONS) return;
     wf_layout_print(layout, name, sizeof name);

@@ -38,7 +38,7 @@ static wf_status check_shape(const weft_plan *p) {
 }
 
 static wf_status check_ranks(const weft_plan *p) {
-    char text[128];
+    char text[WF_LAYOUT_BYTES];
     const int32_t ranks = wf_layout_ranks(&p->layout);
     wf_layout_print(&p->layout, text, sizeof text);
     if (p->context && ranks != wf_fabric_ranks(p->context->fabric))
@@ -134,7 +134,7 @@ static wf_status tell(const weft_plan *p) {
                                                 [WF_MODE_LOGITS] = "logits", [WF_MODE_HIDDEN] = "hidden"};
     wf_log of_variable;
     const wf_log *const log = p->context ? &p->context->log : &of_variable;
-    char layout[128];
+    char layout[WF_LAYOUT_BYTES];
     weft_plan_info i;
     if (!p->context) TRY(wf_log_open(NULL, NULL, NULL, &of_variable));
     if (!wf_log_on(log, WF_LOG_PLAN)) return WF_OK;
@@ -177,12 +177,13 @@ void weft_plan_destroy(weft_plan *p) {
     free(p);
 }
 
-/* Microbatches, chunks of the loss and recomputation move no weights: a plan may have others than the one that trains. */
+/* Microbatches, chunks and recomputation move no weights: a plan may have others than the one that trains. */
 static bool same_model(const weft_plan *p, const weft_params *params) {
-    char a[256], b[256];
+    char a[WF_LAYOUT_BYTES], b[WF_LAYOUT_BYTES];
     wf_layout of_plan = p->layout, of_params = params->layout;
     of_plan.microbatches = of_params.microbatches = 1;
     of_plan.loss_chunks = of_params.loss_chunks = 0;
+    of_plan.chunks = of_params.chunks = 1;
     of_plan.recompute_pointwise = of_plan.recompute_attention = of_plan.recompute_full = false;
     of_params.recompute_pointwise = of_params.recompute_attention = of_params.recompute_full = false;
     wf_layout_print(&of_plan, a, sizeof a);

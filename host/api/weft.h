@@ -303,7 +303,7 @@ typedef struct weft_progress {
     int64_t data_position;  /* these two are the caller's */
     uint64_t data_hash;
     uint64_t choices_hash;
-    char layout[128];
+    char layout[384];
 } weft_progress;
 /* Collective, with the same progress on every rank. Writes folder/step-<n> (config, weights, optimizer
  * state where there is any, progress with the SHA-256 of each file) whole or not at all: under another

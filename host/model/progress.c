@@ -95,9 +95,9 @@ static wf_status get_hash(const char *path, const json_t *object, const char *fi
     return WF_OK;
 }
 
-static wf_status get_layout(const char *path, const json_t *root, char out[128]) {
+static wf_status get_layout(const char *path, const json_t *root, char out[WF_LAYOUT_BYTES]) {
     const char *const text = json_string_value(json_object_get(root, "layout"));
-    if (!text || strlen(text) >= 128) return bad(path, "layout");
+    if (!text || strlen(text) >= WF_LAYOUT_BYTES) return bad(path, "layout");
     strcpy(out, text);
     return WF_OK;
 }

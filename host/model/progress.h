@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "host/base/file.h"
+#include "layouts/layout.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -25,7 +26,7 @@ extern const char *const wf_checkpoint_file_names[WF_CHECKPOINT_FILES];
 typedef struct wf_progress {
     int64_t step, data_position;
     uint64_t seed, data_hash, choices_hash;
-    char layout[128];
+    char layout[WF_LAYOUT_BYTES];
     struct {
         bool there;
         int64_t bytes;

@@ -18,7 +18,7 @@ run() { # ranks, mode, layouts...
 }
 run 1 write tp1.mb2
 run 1 compare tp1.mb2
-run 2 compare tp2.mb2 tp2.sp.mb2 tp2.sp.mb2.loss-chunks3 tp2.sp.mb2.chunks3 tp2.sp.mb2.recompute-pointwise cp2ring.mb2 cp2gather.mb2 cp2ulysses.mb2
-run 3 compare tp3.sp.mb2 tp3.sp.mb2.recompute-full cp3ring.mb2
+run 2 compare tp2.mb2 tp2.sp.mb2 tp2.sp.mb2.loss-chunks3 tp2.sp.mb2.chunks3 tp2.tp-shares3-1.sp.mb2 tp2.sp.mb2.recompute-pointwise cp2ring.mb2 cp2gather.mb2 cp2ulysses.mb2
+run 3 compare tp3.sp.mb2 tp3.sp.mb2.recompute-full cp3ring.cp-shares1-2-1.mb2
 run 4 compare tp4.mb2 tp4.sp.mb2.chunks2 tp2.sp.cp2ring.mb2 tp2.cp2ulysses.mb2 cp4usp2.mb2.recompute-attention
 exit $failed

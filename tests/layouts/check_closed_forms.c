@@ -3,6 +3,7 @@
  * 2019; Korthikanti et al. 2022), written here in their exact form for shards that do not divide,
  * from the sizes alone: nothing of lowering is used but its result. */
 #include <check.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -440,6 +441,39 @@ START_TEST(zigzag_is_balanced) {
 }
 END_TEST
 
+/* Ranks of unlike speed: each has flops in proportion to its share, of every kind. */
+START_TEST(shares_share_the_work) {
+    const struct {
+        const char *layout;
+        int32_t ranks, share[3], all;
+    } cases[] = {{"cp3ring.cp-shares1-4-3", 3, {1, 4, 3}, 8}, {"cp3gather.cp-shares1-4-3", 3, {1, 4, 3}, 8},
+                 {"tp2.tp-shares3-1", 2, {3, 1}, 4}, {"tp2.tp-shares3-1.sp", 2, {3, 1}, 4}, {"cp2ulysses.cp-shares1-3", 2, {1, 3}, 4}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        wf_model m = uneven_model(TEST_GPT2);
+        const wf_shape shape = {1, 4096};
+        wf_work work[3];
+        wf_layout layout;
+        double gemm = 0, attention = 0;
+        m.positions = 4096, m.heads = m.kv_heads = 8, m.features = 96, m.vocabulary = 96;
+        ck_assert_msg(wf_layout_parse(cases[i].layout, &layout) == WF_OK, "%s", wf_last_error());
+        for (int32_t r = 0; r < cases[i].ranks; r++) {
+            wf_schedule *s;
+            ck_assert_msg(wf_lower(&m, &shape, &layout, r, WF_MODE_TRAIN, &s) == WF_OK, "%s", wf_last_error());
+            wf_schedule_count(s, &work[r]);
+            gemm += work[r].flops[WF_OP_GEMM], attention += work[r].flops[WF_OP_ATTENTION_BACKWARD];
+            wf_schedule_destroy(s);
+        }
+        for (int32_t r = 0; r < cases[i].ranks; r++) {
+            const double share = (double)cases[i].share[r] / cases[i].all;
+            ck_assert_msg(fabs(work[r].flops[WF_OP_GEMM] / gemm - share) < 0.001 * share, "%s, rank %d: %g of the products", cases[i].layout, r,
+                          work[r].flops[WF_OP_GEMM] / gemm);
+            ck_assert_msg(fabs(work[r].flops[WF_OP_ATTENTION_BACKWARD] / attention - share) < 0.002 * share, "%s, rank %d: %g of attention",
+                          cases[i].layout, r, work[r].flops[WF_OP_ATTENTION_BACKWARD] / attention);
+        }
+    }
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("closed_forms");
     TCase *tests = tcase_create("closed_forms");
@@ -451,6 +485,7 @@ int main(void) {
     tcase_add_loop_test(tests, attention_sends_what_is_seen, 0, CONTEXTS * TEST_FORMS);
     tcase_add_loop_test(tests, attention_sends_no_more_than_others, 0, CONTEXTS * TEST_FORMS);
     tcase_add_test(tests, zigzag_is_balanced);
+    tcase_add_test(tests, shares_share_the_work);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

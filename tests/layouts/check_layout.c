@@ -28,6 +28,9 @@ static const struct {
      "recompute-attention.chunks4.offload-activations"},
     {"loss-chunks8.sp.chunks2.tp2", "tp2.sp.chunks2.loss-chunks8"},
     {"loss-chunks1", "loss-chunks1"},
+    {"tp-shares3-1.sp.tp2", "tp2.tp-shares3-1.sp"},
+    {"cp2ring.cp-shares1-999.tp3.tp-shares5-5-5", "tp3.cp2ring.cp-shares1-999"},
+    {"cp2ulysses.cp-shares2-1", "cp2ulysses.cp-shares2-1"},
 };
 
 START_TEST(text_round_trips) {
@@ -61,6 +64,13 @@ static const struct {
     {"tp99999999999999999999", "\"tp99999999999999999999\"", 1},
     {"tp-1", "\"tp-1\"", 1},
     {"recompute", "\"recompute\"", 1},
+    {"tp2.tp-shares", "\"tp-shares\"", 5},
+    {"tp2.tp-shares3-", "\"tp-shares3-\"", 5},
+    {"tp2.tp-shares3-0", "\"tp-shares3-0\"", 5},
+    {"tp2.tp-shares1000-1", "\"tp-shares1000-1\"", 5},
+    {"tp2.tp-shares3x1", "\"tp-shares3x1\"", 5},
+    {"tp2.tp-shares3-1.tp-shares1-3", "\"tp-shares1-3\"", 18},
+    {"tp17.tp-shares1-1-1-1-1-1-1-1-1-1-1-1-1-1-1-1-2", "\"tp-shares1-", 6},
     {"tp2.loss-chunks0", "\"loss-chunks0\"", 5},
     {"sp2", "\"sp2\"", 1},
     {" tp2", "\" tp2\"", 1},
@@ -82,6 +92,9 @@ START_TEST(terms_that_need_each_other) {
     ck_assert_int_eq(wf_layout_parse("gpipe", &layout), WF_ERR_ARGUMENT);
     ck_assert_int_eq(wf_layout_parse("vp2", &layout), WF_ERR_ARGUMENT);
     ck_assert_int_eq(wf_layout_parse("tp16777216.dp2", &layout), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(wf_layout_parse("tp3.tp-shares2-1", &layout), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(wf_layout_parse("tp2.cp-shares2-1", &layout), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(wf_layout_parse("cp4usp2.cp-shares2-1-1-1", &layout), WF_ERR_ARGUMENT);
 }
 END_TEST
 
@@ -114,6 +127,34 @@ START_TEST(shards_are_balanced_and_cover) {
 }
 END_TEST
 
+/* In proportion, to a unit; all of it; and the longest text has room. */
+START_TEST(shares_are_in_proportion) {
+    wf_layout layout;
+    char text[WF_LAYOUT_BYTES];
+    ck_assert_int_eq(wf_layout_parse("tp3.tp-shares1-5-2", &layout), WF_OK);
+    for (int64_t extent = 0; extent < 99; extent++) {
+        const double of[] = {1 / 8.0, 5 / 8.0, 2 / 8.0};
+        int64_t next = 0;
+        for (int i = 0; i < 3; i++) {
+            const wf_range range = wf_layout_shard(&layout, WF_AXIS_TP, extent, i);
+            ck_assert_int_eq(range.first, next);
+            ck_assert(range.count > (double)extent * of[i] - 1 && range.count < (double)extent * of[i] + 1);
+            next += range.count;
+        }
+        ck_assert_int_eq(next, extent);
+    }
+    layout = (wf_layout){.size = {16, 16, 1048576, 1048577, 1048577}, .sp = true, .cp_form = WF_CP_ULYSSES, .zero = 3, .pipeline = WF_PIPEDREAM,
+                         .virtual_stages = 1048577, .microbatches = 1048577, .chunks = 1048577, .loss_chunks = 1048577,
+                         .recompute_attention = true, .recompute_pointwise = true, .offload_activations = true};
+    for (int axis = 0; axis < 2; axis++) {
+        layout.shares[axis].count = 16;
+        for (int i = 0; i < 16; i++) layout.shares[axis].of[i] = 999;
+    }
+    wf_layout_print(&layout, text, sizeof text);
+    ck_assert_ptr_nonnull(strstr(text, "offload-activations"));
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("layout");
     TCase *tests = tcase_create("layout");
@@ -122,6 +163,7 @@ int main(void) {
     tcase_add_test(tests, terms_that_need_each_other);
     tcase_add_test(tests, mesh_counts_tp_fastest);
     tcase_add_test(tests, shards_are_balanced_and_cover);
+    tcase_add_test(tests, shares_are_in_proportion);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -73,6 +73,8 @@ static const char *const layouts[] = {"tp1.mb2",    "tp2.mb2",    "tp2.sp.mb2", 
                                       "cp3ring.mb2", "cp2gather.mb2", "cp8ulysses", "cp4usp2.mb2", "tp2.sp.cp3ring.mb2", "tp3.sp.cp2gather",
                                       "tp2.sp.cp2ulysses.mb2.recompute-full", "tp2.cp4usp2.recompute-attention",
                                       "tp2.sp.chunks2.mb2", "tp8.sp.chunks3.mb2", "tp4.chunks2", "tp3.sp.cp2gather.chunks2",
+                                      "tp2.tp-shares3-1.sp.mb2", "tp3.tp-shares1-9-3.mb2", "cp3ring.cp-shares1-4-2", "cp2ulysses.cp-shares1-3",
+                                      "tp2.tp-shares1-9.sp.cp2gather.cp-shares2-1.mb2",
                                       "tp1.mb2.loss-chunks3", "tp3.sp.mb2.loss-chunks4", "tp2.loss-chunks99",
                                       "tp1.recompute-pointwise", "tp3.sp.mb2.recompute-pointwise", "tp2.sp.recompute-attention",
                                       "tp4.mb2.recompute-attention.recompute-pointwise", "tp2.recompute-full", "tp3.sp.mb2.recompute-full"};
