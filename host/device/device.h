@@ -80,8 +80,19 @@ void wf_memory_destroy(wf_memory *);
 int64_t wf_memory_bytes(const wf_memory *);
 /* The wrapped host pointer; NULL for device memory. */
 void *wf_memory_host(const wf_memory *);
+/* Where the host reads and writes the device's own bytes without a command, once what wrote or reads them is complete. NULL:
+ * only commands reach them. So it is on CPU devices that were seen to have no other memory; never assumed of what is the caller's. */
+void *wf_memory_direct(const wf_memory *);
+/* For who uses its bytes at that address beyond a call: the memory stays until it has been destroyed once more. */
+void wf_memory_hold(wf_memory *);
 /* Its cl_mem, borrowed; NULL when it has no bytes. */
 void *wf_memory_cl(const wf_memory *);
+/* Host memory that copies of the device are fastest from and to: what the driver has locked, or else pages as
+ * any. It is no device memory, and is not counted as such. */
+typedef struct wf_pinned wf_pinned;
+wf_status wf_pinned_create(wf_opencl *, int64_t bytes, wf_pinned **out);
+void wf_pinned_destroy(wf_pinned *);
+void *wf_pinned_host(const wf_pinned *);
 /* Bytes of all buffers alive / ever at once, counted at every buffer creation, CLBlast's included. */
 int64_t wf_opencl_allocated_bytes(const wf_opencl *);
 int64_t wf_opencl_peak_bytes(const wf_opencl *);

@@ -144,6 +144,7 @@ static wf_status make_queues(wf_opencl *opencl) {
         TRY(make_queue(opencl, &opencl->clock_queue));
         TRY(wf_clock_measure(opencl));
     }
+    TRY(wf_memory_probe(opencl));
     return WF_CL(&opencl->calls, clGetDeviceInfo,
                  (opencl->id, CL_DEVICE_MAX_WORK_ITEM_SIZES, sizeof opencl->max_items, opencl->max_items, NULL));
 }

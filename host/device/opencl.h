@@ -26,6 +26,7 @@ struct wf_opencl {
     int64_t owned_bytes;        /* buffers that take device memory, wrapped host memory not counted */
     size_t max_items[3];        /* CL_DEVICE_MAX_WORK_ITEM_SIZES */
     bool profile;
+    bool direct;                /* host and device see the same bytes at the same address: memory.c, which has asked */
     cl_command_queue clock_queue;   /* only when profiling: always idle, to read the device's clock */
     double clock_offset_s, clock_read_s; /* host = device + offset; when this was measured */
     wf_program *programs;       /* list */
@@ -44,8 +45,10 @@ struct wf_memory {
     wf_opencl *opencl;
     cl_mem mem;                 /* NULL when bytes is 0 */
     int64_t bytes;
-    void *host;
+    void *host;                 /* wrapped */
+    void *direct;               /* where the host finds these bytes; NULL: only by commands */
     bool borrowed;              /* mem is the caller's, retained */
+    int32_t holds;              /* it is gone after so many more destructions */
 };
 
 struct wf_event {
@@ -72,6 +75,9 @@ void wf_event_free_all(wf_opencl *);
 /* What wf_event_ring rings (bell.c). */
 wf_status wf_bell_create(wf_bell **out);
 void wf_bell_destroy(wf_bell *);
+
+/* Finds out whether this device's memory is the host's, and sets `direct`. */
+wf_status wf_memory_probe(wf_opencl *);
 
 /* Measures clock_offset_s; needs profiling. */
 wf_status wf_clock_measure(wf_opencl *);

@@ -89,6 +89,69 @@ START_TEST(wrapped_memory_is_the_hosts) {
 }
 END_TEST
 
+/* Kernels and the host use the same bytes, of small and of large buffers; a hold keeps them. */
+START_TEST(direct_memory_is_what_kernels_see) {
+    const int64_t counts[] = {1, 1000, 3 << 20};
+    const wf_device *const device = wf_opencl_device(opencl);
+    for (int c = 0; c < 3; c++) {
+        const int64_t n = counts[c], bytes = 4 * n;
+        const wf_problem problem = scale_problem(n);
+        const wf_candidate candidate = {.value = {16}};
+        wf_run_number run[WF_RUN_VALUES] = {0};
+        wf_memory *a = NULL, *b = NULL;
+        wf_kernel *kernel = NULL;
+        wf_event *event = NULL;
+        run[WF_RUN_LR].f = 0.25f;
+        ck_ok(wf_memory_create(opencl, bytes, &a));
+        ck_ok(wf_memory_create(opencl, bytes, &b));
+        float *const in = wf_memory_direct(a), *const out = wf_memory_direct(b);
+        ck_assert((in != NULL) == (out != NULL) && (!in || (device->type == WF_DEVICE_CPU && device->host_unified)));
+        for (int64_t i = 0; in && i < n; i++) in[i] = (float)(i % 1000);
+        ck_ok(wf_kernel_prepare_as(opencl, &scale_operation, &problem, &candidate, scale_source, "-DFACTOR=3 -DGROUP=16", &kernel));
+        const wf_bound_view views[] = {{a, 0, {1}}, {b, 0, {1}}};
+        for (int time = 0; in && time < 2; time++) {
+            ck_ok(wf_kernel_enqueue(kernel, WF_QUEUE_COMPUTE, views, 2, NULL, run, &event));
+            ck_ok(wf_event_wait(event));
+            wf_event_release(event);
+            int64_t wrong = 0;
+            for (int64_t i = 0; i < n; i++) wrong += out[i] != 3 * (float)(i % 1000 + time) + 0.75f;
+            for (int64_t i = 0; i < n; i++) in[i] += 1;
+            ck_assert_int_eq(wrong, 0);
+        }
+        wf_kernel_destroy(kernel);
+        wf_memory_hold(a);
+        wf_memory_destroy(a);
+        ck_assert(!in || in[n - 1] == (float)((n - 1) % 1000 + 2));
+        wf_memory_destroy(a);
+        wf_memory_destroy(b);
+        ck_assert_int_eq(wf_opencl_allocated_bytes(opencl), 0);
+    }
+}
+END_TEST
+
+START_TEST(pinned_memory_takes_copies) {
+    enum { N = 5000 };
+    for (int direct = 0; direct < 2; direct++) { /* pages as any, and what the driver has */
+        const bool was = opencl->direct;
+        wf_pinned *pinned = NULL;
+        wf_memory *memory = NULL;
+        opencl->direct = direct && was;
+        ck_ok(wf_memory_create(opencl, N, &memory));
+        ck_ok(wf_pinned_create(opencl, 2 * N, &pinned));
+        ck_assert_int_eq(wf_opencl_allocated_bytes(opencl), N);
+        unsigned char *const host = wf_pinned_host(pinned);
+        for (int i = 0; i < 2 * N; i++) host[i] = (unsigned char)(i < N ? i * 7 : 0);
+        ck_ok(wf_queue_write(opencl, WF_QUEUE_SEND, memory, 0, N, host, NULL));
+        ck_ok(wf_queue_read(opencl, WF_QUEUE_SEND, memory, 0, N, host + N, NULL));
+        ck_ok(wf_queue_finish(opencl, WF_QUEUE_SEND));
+        ck_assert(memcmp(host, host + N, N) == 0);
+        wf_pinned_destroy(pinned);
+        wf_memory_destroy(memory);
+        opencl->direct = was;
+    }
+}
+END_TEST
+
 START_TEST(copies_move_bytes_between_queues_in_order) {
     enum { N = 1000 };
     float in[N], out[N];
@@ -419,6 +482,8 @@ int main(void) {
     tcase_add_test(plain, memory_is_counted);
     tcase_add_test(plain, memory_above_the_limits_is_refused);
     tcase_add_test(plain, wrapped_memory_is_the_hosts);
+    tcase_add_test(plain, direct_memory_is_what_kernels_see);
+    tcase_add_test(plain, pinned_memory_takes_copies);
     tcase_add_test(plain, copies_move_bytes_between_queues_in_order);
     tcase_add_test(plain, kernel_runs_with_offsets_strides_and_run_values);
     tcase_add_test(plain, programs_are_built_once_per_options);
