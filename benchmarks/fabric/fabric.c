@@ -13,14 +13,16 @@
 #include <string.h>
 
 #include "benchmarks/fabric/collectives.h"
+#include "host/device/opencl.h"
 #include "host/fabric/internal.h"
 
 enum { COPY, THEIRS, FIRST_TRANSPORT, WAYS = FIRST_TRANSPORT + WF_TRANSPORTS, MOST_SIZES = 32 };
 
 typedef struct options {
-    bool json, best, transport[WF_TRANSPORTS], collective[COLLECTIVES];
+    bool json, best, commands, transport[WF_TRANSPORTS], collective[COLLECTIVES];
     int64_t size[MOST_SIZES], chunk_bytes;
     int sizes;
+    wf_link link;
     wf_bench_options bench;
 } options;
 
@@ -35,10 +37,12 @@ typedef struct bench {
 /* ---- options ---- */
 
 static const char help[] =
-    "mpirun -np N fabric [--json] [--best] [--seconds S] [--sizes 64K,16M] [--transports mpi,staged,window]\n"
-    "       [--collectives all-gather,...] [--chunk BYTES]\n"
+    "mpirun -np N fabric [--json] [--best] [--commands] [--seconds S] [--sizes 64K,16M] [--transports mpi,staged,window]\n"
+    "       [--collectives all-gather,...] [--chunk BYTES] [--link GB/S] [--latency US]\n"
     "best: of each way the fastest sample instead of the median, where others use the machine;\n"
-    "S: to spend on each way of a case, 0.3; sizes: bytes that a rank contributes; chunk: of staged and mpi.\n";
+    "commands: the fabric reaches the device's memory by commands only, as it does that of a discrete device;\n"
+    "S: to spend on each way of a case, 0.3; sizes: bytes that a rank contributes; chunk: of staged and mpi;\n"
+    "link, latency: of an emulated one, for weft's transports only.\n";
 
 static int64_t parse_bytes(const char *text) {
     char *end;
@@ -76,17 +80,20 @@ static bool parse_list(options *o, int option, char *list) {
 }
 
 static bool parse(int argc, char **argv, options *o) {
-    static const struct option table[] = {{"json", 0, 0, 'j'},       {"best", 0, 0, 'b'},        {"seconds", 1, 0, 's'},
-                                          {"sizes", 1, 0, 'z'},      {"transports", 1, 0, 't'}, {"collectives", 1, 0, 'c'}, {"chunk", 1, 0, 'k'},
-                                          {0}};
+    static const struct option table[] = {{"json", 0, 0, 'j'},       {"best", 0, 0, 'b'},    {"commands", 0, 0, 'd'}, {"seconds", 1, 0, 's'},
+                                          {"sizes", 1, 0, 'z'},      {"chunk", 1, 0, 'k'},   {"link", 1, 0, 'l'},     {"latency", 1, 0, 'L'},
+                                          {"transports", 1, 0, 't'}, {"collectives", 1, 0, 'c'}, {0}};
     *o = (options){.size = {64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20}, .sizes = 6, .bench.seconds = 0.3};
     memset(o->collective, 1, sizeof o->collective);
     memset(o->transport + 1, 1, sizeof o->transport - 1);
     for (int c; (c = getopt_long(argc, argv, "", table, NULL)) != -1;) {
         if (c == 'j') o->json = true;
         else if (c == 'b') o->best = true;
+        else if (c == 'd') o->commands = true;
         else if (c == 's') o->bench.seconds = strtod(optarg, NULL);
         else if (c == 'k') o->chunk_bytes = parse_bytes(optarg);
+        else if (c == 'l') o->link.bytes_per_s = 1e9 * strtod(optarg, NULL);
+        else if (c == 'L') o->link.latency_s = 1e-6 * strtod(optarg, NULL);
         else if (c == '?' || !parse_list(o, c, optarg)) return false;
     }
     return optind == argc && o->bench.seconds > 0;
@@ -223,7 +230,8 @@ static wf_status run(const options *o) {
     wf_status status;
     TRY_GOTO(boot.ranks > 1 ? WF_OK : wf_fail(WF_ERR_ARGUMENT, "one rank has nobody to talk to: mpirun -np 2"), destroy_boot);
     TRY_GOTO(wf_opencl_create(&(wf_opencl_options){.node_rank = boot.node_rank, .node_ranks = boot.node_ranks}, &b.device), destroy_boot);
-    TRY_GOTO(wf_fabric_create(&boot, b.device, &(wf_fabric_options){.chunk_bytes = o->chunk_bytes}, &b.fabric), destroy_device);
+    if (o->commands) b.device->direct = false;
+    TRY_GOTO(wf_fabric_create(&boot, b.device, &(wf_fabric_options){.chunk_bytes = o->chunk_bytes, .link = o->link}, &b.fabric), destroy_device);
     TRY_GOTO(open_ways(&b), close_ways);
     TRY_GOTO(introduce(&b), close_ways);
     if (boot.rank == 0) print_head(&b);

@@ -102,6 +102,9 @@ static wf_status configure(wf_fabric *fabric, wf_opencl *device, const wf_fabric
                        (long long)fabric->chunk_bytes);
     if ((int)fabric->force < 0 || fabric->force >= WF_TRANSPORTS)
         return wf_fail(WF_ERR_ARGUMENT, "there is no transport %d to force", (int)fabric->force);
+    if (!(given->link.latency_s >= 0 && given->link.bytes_per_s >= 0))
+        return wf_fail(WF_ERR_ARGUMENT, "there is no link of %g s and %g bytes per second to emulate", given->link.latency_s,
+                       given->link.bytes_per_s);
     return WF_OK;
 }
 
@@ -262,6 +265,7 @@ wf_status wf_fabric_create(const wf_bootstrap *boot, wf_opencl *device,
     TRY_GOTO(gather_verdicts(fabric), destroy_fabric);
     TRY_GOTO(wf_fabric_agree(fabric, choose(fabric)), destroy_fabric);
     tell_pairs(fabric);
+    if (options) fabric->link = options->link;
     *out = fabric;
     return WF_OK;
 

@@ -65,10 +65,20 @@ wf_status wf_bootstrap_agree(const wf_bootstrap *, double timeout_s, wf_status m
 
 typedef struct wf_fabric wf_fabric;
 
+/* A link that is emulated, so that what hides behind exchanges can be measured where there is no network: a message is over no
+ * sooner than `latency_s` after the link has carried it and those that began before it, at `bytes_per_s`, each direction of
+ * a rank by itself. Bytes are moved as ever, by the transport; a link that is faster than that changes nothing. Nobody
+ * waits in a loop for it: the message is only not over yet. */
+typedef struct wf_link {
+    double latency_s;
+    double bytes_per_s; /* 0: no link is emulated */
+} wf_link;
+
 typedef struct wf_fabric_options {
     wf_transport_kind force; /* WF_TRANSPORT_NONE: the fastest whose self-test passes, per pair */
     double timeout_s;        /* deadline of every wait; 0: 60 */
     int64_t chunk_bytes;     /* of staged and mpi; 0: 1 MiB */
+    wf_link link;            /* for tests and benchmarks */
     const wf_log *log;       /* NULL: nothing is said; borrowed */
     wf_board *board;         /* this rank's; NULL: the fabric's own; borrowed */
     struct wf_watchdog *watchdog; /* that is shown the boards of the node's ranks; NULL; borrowed */
@@ -116,6 +126,9 @@ wf_status wf_fabric_start(wf_fabric *, wf_lane, wf_transport_kind send_transport
 wf_status wf_fabric_test(wf_fabric *, wf_transfer **transfer, bool *done);
 /* For a caller whose own deadline has passed: WF_ERR_TIMEOUT with the same sentence; WF_OK: the transfer waits for nobody. */
 wf_status wf_fabric_overdue(const wf_fabric *, const wf_transfer *);
+
+/* Changes with each part of a message that has moved: who waits has reason to look again soon. */
+int64_t wf_fabric_moves(const wf_fabric *);
 
 /* For loops around wf_fabric_test. idle_iterations: rounds in which nothing was done, 0 after one
  * that did something. Spins briefly, then yields the core, then sleeps some 50 us (begins anew when

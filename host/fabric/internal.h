@@ -86,6 +86,7 @@ typedef struct wf_end {
 
 typedef struct wf_note {
     int64_t sequence, bytes;
+    int64_t chunk_bytes; /* the most that this side can send or take at once */
 } wf_note; /* what the mpi transport tells the other side */
 
 struct wf_half {
@@ -93,6 +94,8 @@ struct wf_half {
     const wf_transport *transport;
     wf_end *end;
     bool sends, done;
+    bool over;  /* for the transport; done is it when an emulated link lets it */
+    double due; /* host's clock; 0: no link is emulated */
     int32_t peer;
     wf_lane lane;
     int64_t sequence;
@@ -101,11 +104,13 @@ struct wf_half {
     int64_t issued, moved; /* bytes handed on; bytes that are through */
     bool announced;        /* the other side can see that this half has started */
     bool matched;          /* the other side has started its half, of the same length */
+    bool pulled;           /* staged: the receiver reads the sender's memory, as far as this side goes; once matched, both */
     double since;          /* fabric clock when something last moved */
     double left_since;     /* ... when the peer was first seen to have left after that */
     wf_event *event;       /* window */
     wf_note note, reply;   /* mpi: what is sent and what is received about this message */
     void *note_request, *reply_request;
+    int64_t chunk_bytes; /* mpi: both sides' */
     bool credit; /* mpi: the other side has room for the next chunk */
 };
 
@@ -189,7 +194,10 @@ struct wf_fabric {
     double clock_s, seen_s; /* see tick in transfer.c */
     bool may_move;          /* opened so far that transfers may be under way, each with its own deadline */
     int64_t quiet;          /* tests since something last moved */
-    bool refresh_windows;   /* see window.c */
+    int64_t moves;          /* how often something has moved */
+    wf_link link;           /* emulated */
+    double link_free_s[2];  /* when it has carried all so far: what is received, what is sent */
+    bool refresh_windows;   /* always (tests); see window.c */
     wf_status failed;       /* further work is refused */
     char *why_failed;
 };

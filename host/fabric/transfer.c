@@ -18,6 +18,14 @@ wf_lane wf_channel_lane(wf_lane lane) {
                                        : lane;
 }
 
+/* Both sides have started: the emulated link takes the message up when it has carried those before. */
+static double time_on_link(wf_fabric *fabric, const wf_half *half) {
+    double *const free_s = &fabric->link_free_s[half->sends];
+    const double now_s = wf_clock_s();
+    *free_s = (*free_s > now_s ? *free_s : now_s) + (double)half->bytes / fabric->link.bytes_per_s;
+    return *free_s + fabric->link.latency_s;
+}
+
 wf_status wf_half_match(wf_fabric *fabric, wf_half *half, int64_t their_bytes) {
     const int64_t sent = half->sends ? half->bytes : their_bytes,
                   expected = half->sends ? their_bytes : half->bytes;
@@ -30,6 +38,7 @@ wf_status wf_half_match(wf_fabric *fabric, wf_half *half, int64_t their_bytes) {
                        from, (long long)sent, to, (long long)expected, wf_lane_name(half->lane),
                        (long long)half->sequence, half->transport->name);
     half->matched = true;
+    if (fabric->link.bytes_per_s > 0) half->due = time_on_link(fabric, half);
     wf_half_moved(fabric, half, 0);
     return WF_OK;
 }
@@ -38,6 +47,11 @@ void wf_half_moved(wf_fabric *fabric, wf_half *half, int64_t bytes) {
     half->moved += bytes;
     half->since = fabric->clock_s;
     fabric->quiet = 0;
+    fabric->moves++;
+}
+
+int64_t wf_fabric_moves(const wf_fabric *fabric) {
+    return fabric->moves;
 }
 
 /* ---- failure and deadlines ---- */
@@ -206,11 +220,13 @@ static wf_status advance(wf_fabric *fabric) {
             TRY(wf_transports[kind]->poll(fabric));
     for (wf_half *half = fabric->active, *next; half; half = next) {
         next = half->next;
-        TRY(half->transport->advance(fabric, half));
+        if (!half->over) TRY(half->transport->advance(fabric, half));
+        half->over = half->over || half->done;
+        half->done = half->over && (half->due == 0 || wf_clock_s() >= half->due);
         if (half->done) {
             count(fabric, half);
             unlink_half(fabric, half);
-        } else if (is_overdue(fabric, half)) {
+        } else if (!half->over && is_overdue(fabric, half)) {
             return overdue(fabric, half);
         }
     }
