@@ -66,10 +66,7 @@ bool wf_mail_announce(const wf_fabric *fabric, wf_half *half, const wf_post *pos
     if (half->announced) return true;
     if (atomic_load_explicit(mine, memory_order_relaxed) != half->sequence) return false;
     if (half->sequence - atomic_load_explicit(read, memory_order_acquire) >= WF_POSTS) return false;
-    if (half->sends)
-        mail->sent[half->sequence % WF_POSTS] = *post;
-    else
-        mail->expected[half->sequence % WF_POSTS] = half->bytes;
+    (half->sends ? mail->sent : mail->expected)[half->sequence % WF_POSTS] = *post;
     atomic_store_explicit(mine, half->sequence + 1, memory_order_release);
     return half->announced = true;
 }
@@ -79,9 +76,9 @@ wf_status wf_mail_match(wf_fabric *fabric, wf_half *half) {
     _Atomic int64_t *const theirs = half->sends ? &mail->posted : &mail->announced;
     if (half->matched || atomic_load_explicit(theirs, memory_order_acquire) <= half->sequence)
         return WF_OK;
-    const int64_t entry = half->sequence % WF_POSTS;
-    return wf_half_match(fabric, half,
-                         half->sends ? mail->expected[entry] : mail->sent[entry].bytes);
+    const wf_post *const post = &(half->sends ? mail->expected : mail->sent)[half->sequence % WF_POSTS];
+    half->pulled = half->pulled && post->pulled;
+    return wf_half_match(fabric, half, post->bytes);
 }
 
 /* Strictly in order, for a counter must not fall: of two copies that end between two looks at them,

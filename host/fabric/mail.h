@@ -15,12 +15,14 @@
 
 #include "host/fabric/internal.h"
 
-enum { WF_POSTS = 8, WF_STAGED_SLOTS = 2, WF_CACHE_LINE = 64 };
+enum { WF_POSTS = 8, WF_STAGED_SLOTS = 4, WF_CACHE_LINE = 64 };
 
 typedef struct wf_post {
     int64_t bytes, offset;
-    int32_t window;
-} wf_post; /* offset, window: of WINDOW */
+    int32_t window;  /* offset, window: of WINDOW */
+    int32_t pulled;  /* STAGED: this side would have the receiver read the sender's memory itself ... */
+    int64_t address; /* ... which is here, in the sender's process */
+} wf_post;
 
 typedef struct wf_mail {
     _Alignas(WF_CACHE_LINE) _Atomic int64_t announced; /* written by the sender */
@@ -28,7 +30,7 @@ typedef struct wf_mail {
     wf_post sent[WF_POSTS];                         /* message n at n % WF_POSTS */
     _Alignas(WF_CACHE_LINE) _Atomic int64_t posted; /* written by the receiver */
     _Atomic int64_t completed;                      /* received wholly */
-    int64_t expected[WF_POSTS];
+    wf_post expected[WF_POSTS];
 } wf_mail;
 
 typedef struct wf_ring { /* counters only rise; slot n at n % WF_STAGED_SLOTS */
@@ -40,9 +42,16 @@ typedef struct wf_ring { /* counters only rise; slot n at n % WF_STAGED_SLOTS */
     _Alignas(WF_CACHE_LINE) _Atomic int64_t emptied; /* written by the receiver */
 } wf_ring;
 
+/* Who wants to read the sender's memory finds the word there that is written here, or better does without. */
+typedef struct wf_reach {
+    int64_t process, address;
+    uint64_t word;
+} wf_reach;
+
 typedef struct wf_wire {
     wf_mail staged[WF_LANES], window[WF_LANES];
     wf_ring ring;
+    wf_reach reach; /* written before the ranks agree that transports are there */
 } wf_wire;
 
 /* Bytes of one slot of a ring: a chunk, or less where a node's ranks are so many that their rings

@@ -1,6 +1,8 @@
-/* mpi.c: between any two ranks. Device memory never meets MPI: chunks go device -> staging ->
- * message
- * -> staging -> device, several of them at once, in both directions at once.
+/* mpi.c: between any two ranks. Memory of a device never meets MPI: chunks go device -> staging -> message -> staging ->
+ * device, several of them at once, in both directions at once. What the host reaches itself (wf_memory_direct) is host
+ * memory as any: MPI sends from it and receives into it, and it is held meanwhile, for after a failure its owner may be
+ * gone before MPI lets go. Windows cannot be held, and are staged. Where neither side stages, chunks are larger: each costs
+ * both hosts a word with the other, who may be busy.
  *
  *     sender                      receiver
  *     announce(n, bytes) ------->           compares the lengths
@@ -12,11 +14,14 @@
  * tags per lane; MPI keeps the order of each. Named for its usual bootstrap; any bootstrap's
  * messages will do. */
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "host/fabric/internal.h"
 
-enum { SLOTS = 4 }; /* each way: two on the device's queue, two on the wire */
+enum {
+    SLOTS = 4,          /* each way: two on the device's queue, two on the wire */
+    DIRECT_CHUNKS = 16, /* benchmarks/NOTES.md */
+    MOST_CHUNK_BYTES = 1 << 30
+};
 enum { ANNOUNCE, CREDIT, CHUNK, TAGS };
 
 typedef enum slot_state {
@@ -28,6 +33,8 @@ typedef enum slot_state {
 
 typedef struct slot {
     slot_state state;
+    wf_pinned *staging;
+    wf_memory *held; /* whose own bytes are sent or received into; NULL: staging's */
     char *data;
     wf_half *half;
     int64_t at, bytes; /* of the message */
@@ -47,19 +54,14 @@ static wf_verdict_code ok(const wf_fabric *fabric, int32_t rank, int32_t peer) {
     return WF_PAIR_PASSED;
 }
 
-static char *staging(const wf_fabric *fabric) {
-    const int64_t page = sysconf(_SC_PAGESIZE);
-    return aligned_alloc((size_t)page, (size_t)((fabric->chunk_bytes + page - 1) / page * page));
-}
-
 static void destroy(wf_fabric *fabric) {
     mpi *const m = fabric->state[WF_TRANSPORT_MPI];
     bool lost = false;
     for (int i = 0; m && i < SLOTS; i++) {
         void **const credit = &m->in[i].credit_request;
         if (*credit && !fabric->boot->cancel(fabric->boot->self, credit)) lost = true;
-        free(m->out[i].data);
-        free(m->in[i].data);
+        wf_pinned_destroy(m->out[i].staging);
+        wf_pinned_destroy(m->in[i].staging);
     }
     if (!lost) free(m); /* else MPI may still read a credit */
     fabric->state[WF_TRANSPORT_MPI] = NULL;
@@ -67,14 +69,14 @@ static void destroy(wf_fabric *fabric) {
 
 static wf_status create(wf_fabric *fabric) {
     mpi *const m = calloc(1, sizeof *m);
-    bool all = m != NULL;
     fabric->state[WF_TRANSPORT_MPI] = m;
-    for (int i = 0; all && fabric->ranks > 1 && i < SLOTS; i++)
-        all = (m->out[i].data = staging(fabric)) && (m->in[i].data = staging(fabric));
-    if (all) return WF_OK;
-    destroy(fabric);
-    return wf_fail(WF_ERR_MEMORY, "no memory for %d staging buffers of %lld bytes", 2 * SLOTS,
-                   (long long)fabric->chunk_bytes);
+    wf_status status = m ? WF_OK : wf_fail(WF_ERR_MEMORY, "no memory for the slots of MPI's messages");
+    for (int i = 0; fabric->ranks > 1 && status == WF_OK && i < SLOTS; i++) {
+        status = wf_pinned_create(fabric->device, fabric->chunk_bytes, &m->out[i].staging);
+        if (status == WF_OK) status = wf_pinned_create(fabric->device, fabric->chunk_bytes, &m->in[i].staging);
+    }
+    if (status != WF_OK) destroy(fabric);
+    return status;
 }
 
 static int32_t tag_of(const wf_half *half, int32_t what) {
@@ -99,8 +101,16 @@ static wf_status test(const wf_fabric *fabric, void **request, bool *done_out) {
     return *request ? fabric->boot->test(fabric->boot->self, request, done_out) : WF_OK;
 }
 
+/* NULL: it is staged. */
+static char *direct_bytes(const wf_half *half) {
+    char *const direct = wf_memory_host(half->memory) ? NULL : wf_memory_direct(half->memory);
+    return direct ? direct + half->offset : NULL;
+}
+
 static wf_status start(wf_fabric *fabric, wf_half *half) {
-    half->note = (wf_note){.sequence = half->sequence, .bytes = half->bytes};
+    const int64_t wanted = direct_bytes(half) ? DIRECT_CHUNKS * fabric->chunk_bytes : fabric->chunk_bytes;
+    half->chunk_bytes = wanted < MOST_CHUNK_BYTES ? wanted : MOST_CHUNK_BYTES;
+    half->note = (wf_note){.sequence = half->sequence, .bytes = half->bytes, .chunk_bytes = half->chunk_bytes};
     if (half->sends)
         return send(fabric, half, ANNOUNCE, &half->note, sizeof half->note, &half->note_request);
     return receive(fabric, half, ANNOUNCE, &half->reply, sizeof half->reply, &half->reply_request);
@@ -108,15 +118,26 @@ static wf_status start(wf_fabric *fabric, wf_half *half) {
 
 /* ---- slots ---- */
 
-static slot *claim(slot *slots, wf_half *half, int64_t chunk_bytes) {
+static slot *claim(slot *slots, wf_half *half) {
     slot *s = slots;
-    while (s < slots + SLOTS && (s->state != FREE || !s->data)) s++;
+    while (s < slots + SLOTS && (s->state != FREE || !s->staging)) s++;
     if (s == slots + SLOTS) return NULL;
     const int64_t left = half->bytes - half->issued;
+    char *const direct = direct_bytes(half);
     s->half = half;
     s->at = half->issued;
-    s->bytes = left < chunk_bytes ? left : chunk_bytes;
+    s->bytes = left < half->chunk_bytes ? left : half->chunk_bytes;
+    s->held = direct ? half->memory : NULL;
+    s->data = direct ? direct + s->at : wf_pinned_host(s->staging);
+    if (direct) wf_memory_hold(s->held);
     return s;
+}
+
+/* The chunk is through: neither the device nor MPI uses its bytes. */
+static void let_go(slot *s) {
+    wf_memory_destroy(s->held);
+    s->held = NULL;
+    s->half = NULL;
 }
 
 static void issued(wf_half *half, int64_t bytes) {
@@ -125,6 +146,8 @@ static void issued(wf_half *half, int64_t bytes) {
 }
 
 static wf_status device_done(slot *s, bool *done_out) {
+    *done_out = !s->event;
+    if (*done_out) return WF_OK;
     TRY(wf_event_done(s->event, done_out));
     if (!*done_out) return WF_OK;
     wf_event_release(s->event);
@@ -145,6 +168,7 @@ static wf_status poll_out(wf_fabric *fabric, mpi *m, slot *s) {
     TRY(test(fabric, &s->request, &done));
     if (!done) return WF_OK;
     wf_half_moved(fabric, s->half, s->bytes);
+    let_go(s);
     s->state = FREE;
     return WF_OK;
 }
@@ -154,8 +178,9 @@ static wf_status poll_in(wf_fabric *fabric, slot *s) {
     if (s->state == ON_WIRE) {
         TRY(test(fabric, &s->request, &done));
         if (!done) return WF_OK;
-        TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, s->half->memory,
-                           s->half->offset + s->at, s->bytes, s->data, &s->event));
+        if (!s->held)
+            TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, s->half->memory, s->half->offset + s->at, s->bytes, s->data,
+                               &s->event));
         s->state = ON_DEVICE;
         TRY(wf_queue_flush(fabric->device, WF_QUEUE_RECEIVE));
     }
@@ -163,7 +188,7 @@ static wf_status poll_in(wf_fabric *fabric, slot *s) {
         TRY(device_done(s, &done));
         if (!done) return WF_OK;
         wf_half_moved(fabric, s->half, s->bytes);
-        s->half = NULL;
+        let_go(s);
         s->state = SETTLING;
     }
     if (s->state == SETTLING) {
@@ -186,6 +211,11 @@ static wf_status poll(wf_fabric *fabric) {
 
 /* ---- halves ---- */
 
+static wf_status match(wf_fabric *fabric, wf_half *half) {
+    if (half->reply.chunk_bytes < half->chunk_bytes) half->chunk_bytes = half->reply.chunk_bytes;
+    return wf_half_match(fabric, half, half->reply.bytes);
+}
+
 /* A credit says what its rank expects, so the sender finds a mismatch too. */
 static wf_status await_credit(wf_fabric *fabric, wf_half *half) {
     bool done = false;
@@ -194,22 +224,23 @@ static wf_status await_credit(wf_fabric *fabric, wf_half *half) {
     TRY(test(fabric, &half->reply_request, &done));
     if (!done) return WF_OK;
     half->credit = true;
-    return half->matched ? WF_OK : wf_half_match(fabric, half, half->reply.bytes);
+    return half->matched ? WF_OK : match(fabric, half);
 }
 
 static wf_status issue_sends(wf_fabric *fabric, wf_half *half) {
     mpi *const m = fabric->state[WF_TRANSPORT_MPI];
     while (half->issued < half->bytes) {
         if (!half->credit) TRY(await_credit(fabric, half));
-        slot *const s = half->credit ? claim(m->out, half, fabric->chunk_bytes) : NULL;
+        slot *const s = half->credit ? claim(m->out, half) : NULL;
         if (!s) return WF_OK;
-        TRY(wf_queue_read(fabric->device, WF_QUEUE_SEND, half->memory, half->offset + s->at,
-                          s->bytes, s->data, &s->event));
+        if (!s->held)
+            TRY(wf_queue_read(fabric->device, WF_QUEUE_SEND, half->memory, half->offset + s->at, s->bytes, s->data, &s->event));
         s->state = ON_DEVICE;
         s->order = m->claimed++;
         half->credit = false;
         issued(half, s->bytes);
-        TRY(wf_queue_flush(fabric->device, WF_QUEUE_SEND));
+        if (s->held) TRY(poll_out(fabric, m, s));
+        else TRY(wf_queue_flush(fabric->device, WF_QUEUE_SEND));
     }
     return WF_OK;
 }
@@ -227,7 +258,7 @@ static wf_status await_announcement(wf_fabric *fabric, wf_half *half) {
     bool done = false;
     TRY(test(fabric, &half->reply_request, &done));
     if (!done) return WF_OK;
-    const wf_status status = wf_half_match(fabric, half, half->reply.bytes);
+    const wf_status status = match(fabric, half);
     if (status != WF_OK && !half->note_request)
         (void)send(fabric, half, CREDIT, &half->note, sizeof half->note, &half->note_request);
     return status;
@@ -238,7 +269,7 @@ static wf_status advance_receive(wf_fabric *fabric, wf_half *half) {
     if (half->end->issuing == half->sequence && !half->matched)
         TRY(await_announcement(fabric, half));
     while (half->matched && half->issued < half->bytes) {
-        slot *const s = claim(m->in, half, fabric->chunk_bytes);
+        slot *const s = claim(m->in, half);
         if (!s) break;
         TRY(receive(fabric, half, CHUNK, s->data, s->bytes, &s->request));
         s->state = ON_WIRE;
@@ -254,13 +285,15 @@ static wf_status advance(wf_fabric *fabric, wf_half *half) {
     return half->sends ? advance_send(fabric, half) : advance_receive(fabric, half);
 }
 
-/* A buffer that MPI may still use is left behind and replaced. */
+/* What MPI may still use is left behind; staging is replaced, and where that fails the slot has none. */
 static void abandon_slot(wf_fabric *fabric, slot *s, bool sends) {
     const wf_bootstrap *const boot = fabric->boot;
     if (s->event) wf_event_release(s->event);
     s->event = NULL;
-    if (s->request && !boot->cancel(boot->self, &s->request)) s->data = staging(fabric);
-    s->half = NULL;
+    const bool free = !s->request || boot->cancel(boot->self, &s->request);
+    if (!free && s->held) s->held = NULL;
+    else if (!free && wf_pinned_create(fabric->device, fabric->chunk_bytes, &s->staging) != WF_OK) s->staging = NULL;
+    let_go(s);
     s->state = sends ? FREE : SETTLING;
 }
 
@@ -269,7 +302,7 @@ static bool abandon(wf_fabric *fabric, wf_half *half) {
     mpi *const m = fabric->state[WF_TRANSPORT_MPI];
     for (int i = 0; i < SLOTS; i++) {
         slot *const s = half->sends ? &m->out[i] : &m->in[i];
-        if (s->half == half && s->state != FREE) abandon_slot(fabric, s, half->sends);
+        if (s->half == half) abandon_slot(fabric, s, half->sends);
     }
     m->sent = m->claimed;
     const bool noted = !half->note_request || boot->cancel(boot->self, &half->note_request);

@@ -5,11 +5,14 @@
  *
  * Refreshing: the sender first reads its own bytes onto themselves. By the OpenCL specification
  * (clEnqueueReadBuffer, CL_MEM_USE_HOST_PTR) that is what makes the wrapped memory hold what
- * kernels wrote. A CPU device has no other memory to keep them in, and is spared the wait. */
+ * kernels wrote. A device that was seen to have no other memory to keep them in (wf_memory_direct) is spared the wait. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/fabric/copy.h"
 #include "host/fabric/mail.h"
+
+enum { DIRECT_BYTES = 1 << 20 }; /* that the host copies in one visit */
 
 /* ---- window memory ---- */
 
@@ -109,8 +112,6 @@ static wf_verdict_code ok(const wf_fabric *fabric, int32_t rank, int32_t peer) {
 }
 
 static wf_status create(wf_fabric *fabric) {
-    fabric->refresh_windows =
-        fabric->device && wf_opencl_device(fabric->device)->type != WF_DEVICE_CPU;
     return WF_OK;
 }
 
@@ -133,7 +134,7 @@ static wf_status start(wf_fabric *fabric, wf_half *half) {
                        "the %lld bytes that rank %d sends to rank %d on lane %s by window do not "
                        "lie in window memory",
                        (long long)half->bytes, fabric->rank, half->peer, wf_lane_name(half->lane));
-    if (!fabric->refresh_windows) return WF_OK;
+    if (!fabric->refresh_windows && wf_memory_direct(half->memory)) return WF_OK;
     char *const host = window->share->piece[window->share->mine];
     TRY(wf_queue_read(fabric->device, WF_QUEUE_SEND, half->memory, half->offset, half->bytes,
                       host + half->offset, &half->event));
@@ -158,6 +159,7 @@ static wf_status advance_send(wf_fabric *fabric, wf_half *half) {
     return WF_OK;
 }
 
+/* By the host, a piece in each visit, or by the device at once. */
 static wf_status copy_in(wf_fabric *fabric, wf_half *half) {
     const wf_post *const post = &wf_half_mail(fabric, half)->sent[half->sequence % WF_POSTS];
     const wf_window *const window = wf_window_by_id(fabric, post->window);
@@ -169,6 +171,15 @@ static wf_status copy_in(wf_fabric *fabric, wf_half *half) {
             half->peer, (long long)half->bytes, (long long)post->offset, post->window,
             fabric->rank);
     const char *const from = (const char *)window->share->piece[place] + post->offset;
+    char *const direct = wf_memory_direct(half->memory);
+    if (direct) {
+        const int64_t left = half->bytes - half->issued, bytes = left < DIRECT_BYTES ? left : DIRECT_BYTES;
+        wf_copy_part(direct + half->offset + half->issued, from + half->issued, bytes, half->bytes);
+        half->issued += bytes;
+        if (half->issued == half->bytes) half->end->issuing++;
+        wf_half_moved(fabric, half, bytes);
+        return WF_OK;
+    }
     TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, half->memory, half->offset, half->bytes,
                        from, &half->event));
     half->issued = half->bytes;
@@ -177,10 +188,10 @@ static wf_status copy_in(wf_fabric *fabric, wf_half *half) {
 }
 
 static wf_status advance_receive(wf_fabric *fabric, wf_half *half) {
-    if (!wf_mail_announce(fabric, half, NULL)) return WF_OK;
+    if (!wf_mail_announce(fabric, half, &(wf_post){.bytes = half->bytes})) return WF_OK;
     TRY(wf_mail_match(fabric, half));
     if (!half->matched) return WF_OK;
-    if (half->issued == 0 && half->end->issuing == half->sequence) TRY(copy_in(fabric, half));
+    if (half->issued < half->bytes && half->end->issuing == half->sequence) TRY(copy_in(fabric, half));
     bool arrived = false;
     if (half->event) TRY(finished(half, &arrived));
     if (arrived) wf_half_moved(fabric, half, half->bytes);

@@ -2,6 +2,7 @@
  * check_fabric.sh on 1 to 4 ranks, with a seed. */
 #include <unistd.h>
 
+#include "host/device/opencl.h"
 #include "host/fabric/mail.h"
 #include "tests/host/fabric_support.h"
 
@@ -16,13 +17,15 @@ typedef struct message {
 } message; /* at: in this rank's memory */
 
 static int64_t random_bytes(uint32_t *state) {
-    switch (next_random(state) % 5) {
+    switch (next_random(state) % 6) {
     case 0:
         return 1 + next_random(state) % 7;
     case 1:
         return 4096;
     case 2:
         return CHUNK - 1 + next_random(state) % 3;
+    case 3:
+        return 16 * CHUNK - 1 + next_random(state) % 3; /* of what the host copies itself, a chunk is so much */
     default:
         return 1 + next_random(state) % (3 * CHUNK + 77);
     }
@@ -162,7 +165,7 @@ static void check_counters(const wf_fabric *fabric, wf_transport_kind kind, cons
     verdict(right);
 }
 
-static void random_traffic(wf_transport_kind kind, bool refresh) {
+static void random_traffic(wf_transport_kind kind, bool refresh, double link_bytes_per_s) {
     traffic *const t = calloc(1, sizeof *t);
     uint32_t state = seed + (uint32_t)kind;
     if (world_ranks == 1) {
@@ -171,6 +174,7 @@ static void random_traffic(wf_transport_kind kind, bool refresh) {
     }
     t->fabric = open_fabric(kind);
     t->fabric->refresh_windows = refresh;
+    t->fabric->link = (wf_link){.latency_s = 1e-4, .bytes_per_s = link_bytes_per_s};
     make_messages(&state, t->sent);
     memcpy(t->received, t->sent, sizeof t->sent);
     t->random = seed * 31u + (uint32_t)world_rank;
@@ -206,13 +210,62 @@ static void random_traffic(wf_transport_kind kind, bool refresh) {
 }
 
 START_TEST(random_traffic_arrives) {
-    random_traffic((wf_transport_kind)_i, false);
+    random_traffic((wf_transport_kind)_i, false, 0);
 }
 END_TEST
 
 /* As on a device that may keep buffers elsewhere. */
 START_TEST(random_traffic_arrives_from_refreshed_windows) {
-    random_traffic(WF_TRANSPORT_WINDOW, true);
+    random_traffic(WF_TRANSPORT_WINDOW, true, 0);
+}
+END_TEST
+
+/* As on a device whose memory only commands reach: all ranks', or every other one's. */
+START_TEST(random_traffic_arrives_by_commands) {
+    const bool direct = device->direct;
+    device->direct = false;
+    random_traffic((wf_transport_kind)_i, false, 0);
+    device->direct = direct && world_rank % 2 == 0;
+    random_traffic((wf_transport_kind)_i, false, 0);
+    device->direct = direct;
+}
+END_TEST
+
+START_TEST(random_traffic_arrives_over_an_emulated_link) {
+    random_traffic((wf_transport_kind)_i, false, 1e9);
+}
+END_TEST
+
+/* Two messages at once share a direction of the link, not the other one; the bytes themselves take no such time. */
+START_TEST(an_emulated_link_takes_its_time) {
+    enum { BYTES = 100000, MESSAGES_EACH = 2 };
+    const double latency_s = 0.02, each_s = 0.05;
+    const wf_transport_kind kind = (wf_transport_kind)_i;
+    if (world_ranks < 2) return;
+    wf_fabric *const fabric = open_fabric(kind);
+    wf_memory *const out = outgoing(fabric, kind, BYTES), *const in = outgoing(fabric, WF_TRANSPORT_MPI, MESSAGES_EACH * BYTES);
+    wf_transfer *transfer[MESSAGES_EACH] = {0};
+    fabric->link = (wf_link){.latency_s = latency_s, .bytes_per_s = BYTES / each_s};
+    wf_status status = WF_OK;
+    MPI_Barrier(MPI_COMM_WORLD);
+    const double start_s = wf_clock_s();
+    for (int i = 0; i < MESSAGES_EACH && world_rank < 2 && status == WF_OK; i++) {
+        const wf_message send = {out, 0, BYTES, 1 - world_rank}, receive = {in, i * BYTES, BYTES, 1 - world_rank};
+        status = wf_fabric_start(fabric, WF_LANE_CP, kind, &send, kind, &receive, &transfer[i]);
+    }
+    for (int left = world_rank < 2 ? MESSAGES_EACH : 0; left > 0 && status == WF_OK; wf_fabric_pause(fabric, 100)) {
+        left = 0;
+        for (int i = 0; i < MESSAGES_EACH && status == WF_OK; i++) {
+            bool done = !transfer[i];
+            if (!done) status = wf_fabric_test(fabric, &transfer[i], &done);
+            left += !done;
+        }
+    }
+    const double took_s = wf_clock_s() - start_s, least_s = latency_s + MESSAGES_EACH * each_s;
+    verdict(status == WF_OK && (world_rank > 1 || took_s >= least_s));
+    give_back(fabric, kind, out);
+    wf_memory_destroy(in);
+    wf_fabric_destroy(fabric);
 }
 END_TEST
 
@@ -316,6 +369,9 @@ static TCase *tests(void) {
     TCase *const all = fabric_case("traffic");
     tcase_add_loop_test(all, random_traffic_arrives, WF_TRANSPORT_MPI, WF_TRANSPORTS);
     tcase_add_test(all, random_traffic_arrives_from_refreshed_windows);
+    tcase_add_loop_test(all, random_traffic_arrives_by_commands, WF_TRANSPORT_MPI, WF_TRANSPORTS);
+    tcase_add_loop_test(all, random_traffic_arrives_over_an_emulated_link, WF_TRANSPORT_MPI, WF_TRANSPORTS);
+    tcase_add_loop_test(all, an_emulated_link_takes_its_time, WF_TRANSPORT_MPI, WF_TRANSPORTS);
     tcase_add_loop_test(all, a_sender_may_look_late, WF_TRANSPORT_MPI, WF_TRANSPORTS);
     tcase_add_loop_test(all, messages_are_over_in_their_order, WF_TRANSPORT_STAGED, WF_TRANSPORTS);
     return all;
