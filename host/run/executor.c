@@ -10,7 +10,7 @@
  *     event, and every WF_MARK_EVERY-th, which bounds the run ahead.
  * When nothing moves, the host sleeps: on a machine whose device is its CPU, a host that polls in a loop takes the core
  * that computes, and one that sleeps for long makes everybody wait. The kernels that somebody waits for wake it. A message
- * does not: while one is on its way, the host sleeps for a sixteenth of the time that it has waited so far, so
+ * does not: while one is on its way, the host sleeps for a sixteenth of the time that none of its bytes has moved, so
  * a wait of length T costs a few dozen polls, and ends at most T/16 late.
  *
  * Nothing is allocated in a run (traced runs excepted, before they start). */
@@ -277,7 +277,7 @@ static wf_status advance_lane(wf_runner *r, wf_lane_state *lane, bool *moved) {
 static void rewind_all(wf_runner *r) {
     wf_cursor_rewind_to(r->cursor, r->now->piece);
     r->holding = r->exhausted = r->unflushed = false;
-    r->idle_s = r->quiet_s = 0;
+    r->idle_s = r->quiet_s = r->still_s = 0;
     r->seen_s = wf_clock_s();
     for (int l = 0; l < WF_LANES; l++) {
         wf_lane_state *const lane = &r->lane[l];
@@ -343,8 +343,11 @@ static wf_status count_quiet(wf_runner *r, bool moved) {
     enum { MOST_AWAY_S = 1 };
     const double limit_s = wf_runner_limit_s(r), now_s = wf_clock_s();
     const double away_s = now_s - r->seen_s;
+    const int64_t moves = wf_fabric_moves(r->fabric);
     r->seen_s = now_s;
     r->quiet_s = moved ? 0 : r->quiet_s + (away_s < MOST_AWAY_S ? away_s : MOST_AWAY_S);
+    r->still_s = moved || moves != r->moves ? 0 : r->still_s + away_s;
+    r->moves = moves;
     return r->quiet_s > limit_s ? stuck(r, limit_s) : WF_OK;
 }
 
@@ -402,8 +405,8 @@ static bool waits_for_messages(const wf_runner *r) {
 
 void wf_runner_rest(wf_runner *r) {
     enum { LEAST_NS = 10000, MOST_NS = 1000000, MOST_UNTIL_WOKEN_NS = 5000000 };
-    if (r->quiet_s == 0) return;
-    const double begin = wf_clock_s(), want_ns = r->quiet_s * 1e9 / 16;
+    if (r->still_s == 0) return;
+    const double begin = wf_clock_s(), want_ns = r->still_s * 1e9 / 16;
     const struct timespec nap = {0, want_ns < LEAST_NS ? LEAST_NS : want_ns > MOST_NS ? MOST_NS : (long)want_ns};
     if (waits_for_messages(r)) nanosleep(&nap, NULL);
     else wf_opencl_sleep(r->opencl, &r->heard, MOST_UNTIL_WOKEN_NS);

@@ -74,6 +74,8 @@ struct wf_runner {
     bool holding, exhausted, unflushed;
     wf_status broken;           /* a run failed: what it failed with; further runs are refused */
     int64_t heard;              /* events that have rung */
+    int64_t moves;              /* of the fabric, when last looked at */
+    double still_s;             /* how long nothing has moved, no part of a message either */
     double idle_s;              /* of the last run: time in which the host had nothing to do */
     wf_trace trace;
 };
