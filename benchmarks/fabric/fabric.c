@@ -125,27 +125,28 @@ static double half_range(const wf_spread *s) {
     return 0.5 * (s->quartile3 - s->quartile1) / s->median;
 }
 
-static void print_text(const task *t, const wf_spread *spread, const bool *there) {
+static void print_text(const options *o, const task *t, const wf_spread *spread, const bool *there) {
     const double bytes = (double)task_written_bytes(t);
     printf("%-15s %10lld", collective_names[t->what], (long long)task_size_bytes(t));
     for (int way = 0; way < WAYS; way++) {
         if (!there[way]) continue;
         const double share = 100 * spread[COPY].median / spread[way].median;
         printf(" | %7.2f", 1e-9 * bytes / spread[way].median);
-        if (way != COPY) printf("  %4.0f +-%2.0f", share, share * half_range(&spread[way]));
+        if (way != COPY && o->best) printf("  %9.0f", share);
+        if (way != COPY && !o->best) printf("  %4.0f +-%3.0f", share, share * half_range(&spread[way]));
         if (way >= FIRST_TRANSPORT) printf("  %5.2f", spread[THEIRS].median / spread[way].median);
     }
     printf("\n");
 }
 
-static void print_json(const task *t, const wf_spread *spread, const bool *there) {
+static void print_json(const options *o, const task *t, const wf_spread *spread, const bool *there) {
     printf("{\"collective\": \"%s\", \"ranks\": %d, \"bytes\": %lld, \"written_bytes\": %lld", collective_names[t->what], t->ranks,
            (long long)task_size_bytes(t), (long long)task_written_bytes(t));
     for (int way = 0; way < WAYS; way++) {
         if (!there[way]) continue;
         const wf_spread *const s = &spread[way];
-        printf(", \"%s\": {\"seconds\": %.4g, \"quartiles\": [%.4g, %.4g], \"samples\": %d, \"gb_per_s\": %.4g", way_name(way), s->median,
-               s->quartile1, s->quartile3, s->samples, 1e-9 * (double)task_written_bytes(t) / s->median);
+        printf(", \"%s\": {\"seconds\": %.4g, \"minimum\": %.4g, \"quartiles\": [%.4g, %.4g], \"samples\": %d, \"gb_per_s\": %.4g", way_name(way), s->median,
+               s->minimum, s->quartile1, s->quartile3, s->samples, 1e-9 * (double)task_written_bytes(t) / s->median);
         if (way != COPY) printf(", \"of_copy\": %.4g", spread[COPY].median / s->median);
         if (way >= FIRST_TRANSPORT) printf(", \"of_open_mpi\": %.4g", spread[THEIRS].median / s->median);
         printf("}");
@@ -173,7 +174,7 @@ static wf_status measure(bench *b, const task *t) {
     for (int way = THEIRS; way < WAYS && t->what == SEND_RECEIVE; way++) halve(&spread[way]);
     for (int way = 0; way < WAYS && b->options->best; way++) spread[way].median = spread[way].minimum;
     if (t->rank > 0) return WF_OK;
-    (b->options->json ? print_json : print_text)(t, spread, there);
+    (b->options->json ? print_json : print_text)(b->options, t, spread, there);
     fflush(stdout);
     return WF_OK;
 }

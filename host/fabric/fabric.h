@@ -1,7 +1,7 @@
 /* fabric.h: moves shards between ranks. A rank is a context, not a process. Bootstrap and
  * transports are const tables of functions. After creation only nonblocking point-to-point calls,
- * tests and shared-memory flags, from the caller's thread (MPI_THREAD_FUNNELED is enough). Device
- * memory is never handed to MPI. Exchanges move bytes; they never add. */
+ * tests and shared-memory flags, from the caller's thread (MPI_THREAD_FUNNELED is enough). Memory that
+ * only commands reach is never handed to MPI. Exchanges move bytes; they never add. */
 #ifndef WF_FABRIC_FABRIC_H
 #define WF_FABRIC_FABRIC_H
 
