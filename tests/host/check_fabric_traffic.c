@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "host/device/opencl.h"
+#include "host/fabric/copy.h"
 #include "host/fabric/mail.h"
 #include "tests/host/fabric_support.h"
 
@@ -269,6 +270,28 @@ START_TEST(an_emulated_link_takes_its_time) {
 }
 END_TEST
 
+/* ---- what the host copies ---- */
+
+/* Of small messages and of those that are written past the caches; nothing around a part is touched. */
+START_TEST(parts_are_copied_wherever_they_begin_and_end) {
+    enum { MOST = 400, ROOM = MOST + 2 * GUARD + 128 };
+    const int64_t wholes[] = {MOST, 64 << 20};
+    uint8_t *const from = aligned_alloc(64, 1024), *const to = aligned_alloc(64, 1024);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < ROOM; i++) from[i] = content(1, i);
+    for (int trial = 0; trial < 4000; trial++) {
+        uint32_t state = seed + (uint32_t)trial;
+        const int64_t bytes = next_random(&state) % (MOST + 1), source = next_random(&state) % 64, place = GUARD + next_random(&state) % 64;
+        memset(to, 0xEE, ROOM);
+        wf_copy_part(to + place, from + source, bytes, wholes[trial % 2]);
+        for (int64_t i = 0; i < ROOM; i++) wrong += to[i] != (i < place || i >= place + bytes ? 0xEE : from[source + i - place]);
+    }
+    free(from);
+    free(to);
+    verdict(wrong == 0);
+}
+END_TEST
+
 /* ---- an entry of a mail is read before it is written anew ---- */
 
 static int64_t burst_bytes(int i) {
@@ -372,6 +395,7 @@ static TCase *tests(void) {
     tcase_add_loop_test(all, random_traffic_arrives_by_commands, WF_TRANSPORT_MPI, WF_TRANSPORTS);
     tcase_add_loop_test(all, random_traffic_arrives_over_an_emulated_link, WF_TRANSPORT_MPI, WF_TRANSPORTS);
     tcase_add_loop_test(all, an_emulated_link_takes_its_time, WF_TRANSPORT_MPI, WF_TRANSPORTS);
+    tcase_add_test(all, parts_are_copied_wherever_they_begin_and_end);
     tcase_add_loop_test(all, a_sender_may_look_late, WF_TRANSPORT_MPI, WF_TRANSPORTS);
     tcase_add_loop_test(all, messages_are_over_in_their_order, WF_TRANSPORT_STAGED, WF_TRANSPORTS);
     return all;
