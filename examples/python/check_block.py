@@ -46,7 +46,7 @@ class ContextOptions(Structure):
     _fields_ = [("device", c_char_p), ("transport", c_char_p), ("cache_dir", c_char_p), ("timeout_s", c_double),
                 ("profile", c_bool), ("stuck", c_void_p), ("stuck_user", c_void_p),
                 ("cl_context", c_void_p), ("cl_device", c_void_p), ("cl_queue", c_void_p), ("cache", c_char_p),
-                ("kernel_dir", c_char_p), ("log", c_void_p), ("log_user", c_void_p), ("log_categories", c_char_p)]
+                ("link", c_char_p), ("kernel_dir", c_char_p), ("log", c_void_p), ("log_user", c_void_p), ("log_categories", c_char_p)]
 
 
 class PlanOptions(Structure):

@@ -28,6 +28,20 @@ static wf_status find_transport(const char *name, wf_transport_kind *out) {
     return wf_fail(WF_ERR_ARGUMENT, "no transport \"%s\"; known: mpi, staged, window", name);
 }
 
+static wf_status find_link(const char *text, wf_link *out) {
+    double us = 0, gb_per_s = 0;
+    int length = -1;
+    if (strcmp(text, "cut") == 0) {
+        out->cut = true;
+        return WF_OK;
+    }
+    sscanf(text, "%lfus,%lfGB/s%n", &us, &gb_per_s, &length);
+    if (length < 0 || text[length] || !(us >= 0 && us <= 1e9) || !(gb_per_s > 0 && gb_per_s <= 1e6))
+        return wf_fail(WF_ERR_ARGUMENT, "\"%s\" is no link: say it as in 20us,1.5GB/s, or cut", text);
+    *out = (wf_link){.latency_s = us * 1e-6, .bytes_per_s = gb_per_s * 1e9};
+    return WF_OK;
+}
+
 static wf_status complete(const weft_context_options *given, const wf_log *log, wf_opencl_options *device,
                           wf_fabric_options *fabric) {
     weft_context_options o;
@@ -46,6 +60,8 @@ static wf_status complete(const weft_context_options *given, const wf_log *log, 
                                   .device_id = o.cl_device,
                                   .queue = o.cl_queue};
     *fabric = (wf_fabric_options){.timeout_s = o.timeout_s, .log = log};
+    if (!o.link) o.link = wf_env(WF_ENV_LINK);
+    if (o.link) TRY(find_link(o.link, &fabric->link));
     return o.transport ? find_transport(o.transport, &fabric->force) : WF_OK;
 }
 

@@ -135,6 +135,11 @@ typedef struct weft_context_options {
      * he enqueues later, and is never finished; without it, he orders runs by events. */
     void *cl_context, *cl_device, *cl_queue;
     const char *cache;      /* program cache: "on", "off", "auto" (off, or what the driver's own lacks); NULL: WEFT_CACHE, else auto */
+    /* For experiments. "20us,1.5GB/s": a message between ranks is not over before a link of this latency and rate, each
+     * direction of a rank by itself, would have carried it; nobody is kept busy by that, so what runs meanwhile hides it.
+     * "cut": exchanges move nothing, which shows what all else takes; results are wrong, so only block stacks
+     * run. The same on every rank. NULL: WEFT_LINK, else neither. */
+    const char *link;
     const char *kernel_dir; /* for kernel authors: .cl files are read from here; NULL: WEFT_KERNEL_DIR, else the embedded ones */
     /* What is said beside results, one line each, by category: "plan" (each plan that is made), "fabric"
      * (each pair of ranks, its transport and why it has no other), "device", "cache", "build", "checkpoint".

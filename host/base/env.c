@@ -15,6 +15,7 @@ static const struct {
     [WF_ENV_CACHE] = {"WEFT_CACHE", "cache", "program cache: on, off, or auto (where the driver has its own: off, or what that lacks)"},
     [WF_ENV_LOG] = {"WEFT_LOG", "log_categories", "what to log on stderr, joined by commas: plan, fabric, device, cache, build, checkpoint, or all"},
     [WF_ENV_KERNEL_DIR] = {"WEFT_KERNEL_DIR", "kernel_dir", "for kernel authors: read .cl files from here, not the embedded ones"},
+    [WF_ENV_LINK] = {"WEFT_LINK", "link", "for experiments: emulate a link between ranks, as in 20us,1.5GB/s; or cut: exchange nothing"},
 };
 
 const char *wf_env_name(wf_env_id id) {

@@ -21,6 +21,7 @@ typedef enum wf_env_id {
     WF_ENV_CACHE,
     WF_ENV_LOG,
     WF_ENV_KERNEL_DIR,
+    WF_ENV_LINK,
     WF_ENVS
 } wf_env_id;
 

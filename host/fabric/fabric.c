@@ -19,6 +19,10 @@ wf_transport_kind wf_fabric_transport(const wf_fabric *fabric, int32_t peer) {
     return peer < 0 || peer >= fabric->ranks ? WF_TRANSPORT_NONE : fabric->peers[peer].chosen;
 }
 
+bool wf_fabric_is_cut(const wf_fabric *fabric) {
+    return fabric->link.cut;
+}
+
 wf_board *wf_fabric_board(const wf_fabric *fabric) {
     return fabric->board;
 }

@@ -72,6 +72,7 @@ typedef struct wf_fabric wf_fabric;
 typedef struct wf_link {
     double latency_s;
     double bytes_per_s; /* 0: no link is emulated */
+    bool cut;           /* a schedule's exchanges move nothing and are over at once: what the rest of it takes. Results are wrong */
 } wf_link;
 
 typedef struct wf_fabric_options {
@@ -98,6 +99,8 @@ wf_transport_kind wf_fabric_transport(const wf_fabric *, int32_t peer);
  * long on its own between two collective calls (a file is written) says so now and then, with
  * wf_board_enter, and is not taken for lost. */
 wf_board *wf_fabric_board(const wf_fabric *);
+/* What was asked for: do a schedule's exchanges move nothing? */
+bool wf_fabric_is_cut(const wf_fabric *);
 /* Which transports passed between the ranks and why others did not: lines of text, malloc'ed. */
 wf_status wf_fabric_describe(wf_fabric *, char **text_out);
 

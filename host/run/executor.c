@@ -246,6 +246,7 @@ static wf_status start(wf_runner *r, wf_lane_state *lane, const wf_instance *i) 
         TRY(message(r, i, view, x->from, &receive));
         receive_by = x->receive_transport ? (wf_transport_kind)x->receive_transport : wf_fabric_transport(r->fabric, x->from);
     }
+    if (wf_fabric_is_cut(r->fabric)) send.bytes = receive.bytes = 0;
     lane->record = wf_trace_start(r, i);
     wf_runner_at(r, i);
     TRY(wf_fabric_start(r->fabric, (wf_lane)i->step->lane, send_by, &send, receive_by, &receive, &lane->transfer));

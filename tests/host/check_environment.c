@@ -28,6 +28,7 @@ static const char **text_of(weft_context_options *o, const char *option) {
            : strcmp(option, "cache") == 0          ? &o->cache
            : strcmp(option, "cache_dir") == 0      ? &o->cache_dir
            : strcmp(option, "kernel_dir") == 0     ? &o->kernel_dir
+           : strcmp(option, "link") == 0           ? &o->link
            : strcmp(option, "log_categories") == 0 ? &o->log_categories
                                                    : NULL;
 }
@@ -56,6 +57,7 @@ static const row rows[WF_ENVS] = {
     [WF_ENV_CACHE] = {"perhaps", "perhaps", "auto", WEFT_ERR_ARGUMENT},
     [WF_ENV_LOG] = {"planets", "planets", "plan", WEFT_ERR_ARGUMENT},
     [WF_ENV_KERNEL_DIR] = {"/no/such/folder", "/no/such/folder", "/tmp", WEFT_ERR_FILE},
+    [WF_ENV_LINK] = {"20us,0GB/s", "20us,0GB/s", "0.5us,12.5GB/s", WEFT_ERR_ARGUMENT},
 };
 
 static weft_status open_with(const char *option, const char *value) {
