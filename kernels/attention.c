@@ -6,7 +6,8 @@
  * their own, so that nothing is summed by atomics.
  *
  * Masks are two numbers: query i sees the keys clamp(i + low) <= j < clamp(i + high), from the causal
- * flag, the window and both global positions; blocks outside of it are skipped, not computed.
+ * flag, the window and both global positions; blocks outside of it are skipped, not computed. Packed documents cut this
+ * interval per row, by an operand: a build option, so that without them nothing is paid.
  *
  *     variant  for       a group                                     source
  *     simple   anything  16 lanes x teams, tiles in local memory     attention_simple.cl, ...
@@ -18,7 +19,7 @@
  * Keys may come in pieces (Liu, Zaharia, Abbeel 2023, "Ring attention"): with ACCUMULATE the result of a piece is
  * merged with what O and lse hold when it is stored, so that the loops over tiles know nothing of it.
  *
- * What it does not do: other dtypes, packed documents. */
+ * What it does not do: other dtypes. */
 #include "kernels/attention.h"
 
 #include <math.h>
@@ -40,7 +41,11 @@ wf_attention wf_attention_sizes(const wf_problem *p) {
                       .per_kv = n[GROUP] ? n[GROUP] : n[HKV] ? n[HQ] / n[HKV] : 1,
                       .lead = n[GROUP] ? n[HEAD0] % n[GROUP] : 0,
                       .dropout = (p->flags & WF_DROPOUT) != 0,
-                      .accumulate = (p->flags & WF_ACCUMULATE) != 0, .p = p->real[0]};
+                      .accumulate = (p->flags & WF_ACCUMULATE) != 0,
+                      .documents = (p->flags & WF_DOCUMENTS) != 0, .p = p->real[0]};
+    const bool backward = p->op == WF_OP_ATTENTION_BACKWARD;
+    a.qspan = backward ? 6 : 3;
+    a.output = a.qspan + (a.documents ? 1 + backward : 0);
     const int64_t shift = a.pos0 - a.kpos0, everything = (int64_t)1 << 40;
     a.low = a.window ? shift - a.window + 1 : -everything;
     a.high = p->flags & WF_CAUSAL ? shift + 1 : a.window ? shift + a.window : everything;
@@ -76,6 +81,9 @@ static wf_status check(const wf_problem *p) {
     if (a.s > longest || a.kv > longest)
         return wf_fail(WF_ERR_UNSUPPORTED, "attention: %lld queries and %lld keys, at most %lld",
                        (long long)a.s, (long long)a.kv, (long long)longest);
+    if (a.documents && (a.pos0 + a.s > INT32_MAX || a.kpos0 + a.kv > INT32_MAX))
+        return wf_fail(WF_ERR_UNSUPPORTED, "attention: documents need positions of 31 bits, not %lld and %lld",
+                       (long long)(a.pos0 + a.s), (long long)(a.kpos0 + a.kv));
     if (!a.dropout) return WF_OK;
     if (!(a.p >= 0 && a.p < 1))
         return wf_fail(WF_ERR_ARGUMENT, "attention: dropout p = %g, legal is 0 <= p < 1", a.p);
@@ -106,19 +114,24 @@ static wf_operand numbers_operand(const char *name, wf_access access, const wf_a
     return (wf_operand){name, (uint8_t)access, WF_F32, 3, {a->b, a->hq, a->s}};
 }
 
+static wf_operand spans_operand(const char *name, int64_t positions, const wf_attention *a) {
+    return (wf_operand){name, WF_READ, WF_I32, 3, {positions, a->b, 2}};
+}
+
 static wf_access written(const wf_attention *a) {
     return a->accumulate ? WF_UPDATE : WF_WRITE;
 }
 
-enum { Q, K, V, O, LSE, FORWARD_OPERANDS };
+enum { Q, K, V };
 static int forward_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
     const wf_attention a = wf_attention_sizes(p);
     out[Q] = rows_operand("Q", WF_READ, a.s, a.hq, &a);
     out[K] = rows_operand("K", WF_READ, a.kv, a.hkv, &a);
     out[V] = rows_operand("V", WF_READ, a.kv, a.hkv, &a);
-    out[O] = rows_operand("O", written(&a), a.s, a.hq, &a);
-    out[LSE] = numbers_operand("lse", written(&a), &a);
-    return FORWARD_OPERANDS;
+    if (a.documents) out[a.qspan] = spans_operand("qspan", a.s, &a);
+    out[a.output] = rows_operand("O", written(&a), a.s, a.hq, &a);
+    out[a.output + 1] = numbers_operand("lse", written(&a), &a);
+    return a.output + 2;
 }
 
 static int delta_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
@@ -129,19 +142,23 @@ static int delta_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
     return 3;
 }
 
-enum { DO = 3, BACKWARD_LSE, DELTA, DQ, DK, DV, BACKWARD_OPERANDS };
+enum { DO = 3, LSE, DELTA };
 static int backward_operands(const wf_problem *p, wf_operand out[WF_OPERANDS]) {
     const wf_attention a = wf_attention_sizes(p);
     out[Q] = rows_operand("Q", WF_READ, a.s, a.hq, &a);
     out[K] = rows_operand("K", WF_READ, a.kv, a.hkv, &a);
     out[V] = rows_operand("V", WF_READ, a.kv, a.hkv, &a);
     out[DO] = rows_operand("dO", WF_READ, a.s, a.hq, &a);
-    out[BACKWARD_LSE] = numbers_operand("lse", WF_READ, &a);
+    out[LSE] = numbers_operand("lse", WF_READ, &a);
     out[DELTA] = numbers_operand("delta", WF_READ, &a);
-    out[DQ] = rows_operand("dQ", written(&a), a.s, a.hq, &a);
-    out[DK] = rows_operand("dK", written(&a), a.kv, a.hkv, &a);
-    out[DV] = rows_operand("dV", written(&a), a.kv, a.hkv, &a);
-    return BACKWARD_OPERANDS;
+    if (a.documents) {
+        out[a.qspan] = spans_operand("qspan", a.s, &a);
+        out[a.qspan + 1] = spans_operand("kspan", a.kv, &a);
+    }
+    out[a.output] = rows_operand("dQ", written(&a), a.s, a.hq, &a);
+    out[a.output + 1] = rows_operand("dK", written(&a), a.kv, a.hkv, &a);
+    out[a.output + 2] = rows_operand("dV", written(&a), a.kv, a.hkv, &a);
+    return a.output + 3;
 }
 
 /* ---- operations ------------------------------------------------------------------------------ */
@@ -190,6 +207,15 @@ static void view_3d(wf_launch *launch, int view) {
     for (int dim = 0; dim < 2; dim++) wf_launch_stride(launch, view, dim);
 }
 
+/* Matches READ_SPANS of attention.clh: the operands qspan and kspan, each with the first position of the other side. */
+static void launch_spans(wf_launch *launch, const wf_attention *a, bool of_queries, bool of_keys) {
+    for (int i = 0; i < 2 && a->documents; i++) {
+        if (!(i ? of_keys : of_queries)) continue;
+        view_3d(launch, a->qspan + i);
+        wf_launch_i32(launch, i ? a->pos0 : a->kpos0);
+    }
+}
+
 /* Differences of two rows of a shard fit 32 bits; what is beyond is as good as infinite. */
 static int64_t clip(int64_t x) {
     return x < INT32_MIN ? INT32_MIN : x > INT32_MAX ? INT32_MAX : x;
@@ -225,8 +251,8 @@ static void common_arguments(wf_launch *launch, const wf_attention *a) {
 }
 
 static void options(const wf_problem *p, const wf_candidate *c, char *out, size_t out_bytes) {
-    wf_append(out, out_bytes, " -DHEAD_DIM=%d -DDROPOUT=%d", (int)p->size[D],
-              p->flags & WF_DROPOUT ? 1 : 0);
+    wf_append(out, out_bytes, " -DHEAD_DIM=%d -DDROPOUT=%d -DDOCUMENTS=%d", (int)p->size[D],
+              p->flags & WF_DROPOUT ? 1 : 0, p->flags & WF_DOCUMENTS ? 1 : 0);
 }
 
 static int64_t tiles(int64_t n, int64_t tile) {
@@ -251,15 +277,17 @@ static bool begin_launch(wf_launch *launch, const char *entry, int64_t ntiles, i
 static int forward_launches(const wf_problem *p, int64_t rows, int32_t local, wf_launch *out) {
     const wf_attention a = wf_attention_sizes(p);
     if (!begin_launch(out, "attention_forward", tiles(a.s, rows), a.hq, a.b, local)) return 0;
-    for (int view = Q; view <= O; view++) view_4d(out, view);
-    view_3d(out, LSE);
+    for (int view = Q; view <= V; view++) view_4d(out, view);
+    view_4d(out, a.output);
+    view_3d(out, a.output + 1);
+    launch_spans(out, &a, true, false);
     common_arguments(out, &a);
     return 1;
 }
 
 static void backward_inputs(wf_launch *launch) {
     for (int view = Q; view <= DO; view++) view_4d(launch, view);
-    view_3d(launch, BACKWARD_LSE);
+    view_3d(launch, LSE);
     view_3d(launch, DELTA);
 }
 
@@ -274,13 +302,15 @@ static int dq_dkdv_launches(const wf_problem *p, int64_t rows, int32_t local, wf
     if (adds_nothing(&a)) return 0;
     if (begin_launch(&out[n], "attention_dq", tiles(a.s, rows), a.hq, a.b, local)) {
         backward_inputs(&out[n]);
-        view_4d(&out[n], DQ);
+        view_4d(&out[n], a.output);
+        launch_spans(&out[n], &a, true, false);
         common_arguments(&out[n++], &a);
     }
     if (begin_launch(&out[n], "attention_dkdv", key_tiles(&a, rows), a.hkv, a.b, local)) {
         backward_inputs(&out[n]);
-        view_4d(&out[n], DK);
-        view_4d(&out[n], DV);
+        view_4d(&out[n], a.output + 1);
+        view_4d(&out[n], a.output + 2);
+        launch_spans(&out[n], &a, false, true);
         common_arguments(&out[n++], &a);
     }
     return n;
@@ -407,15 +437,16 @@ static int backward_panel(const wf_problem *p, const wf_candidate *c, wf_launch 
     if (adds_nothing(&a)) return 0;
     if (begin_launch(&out[n], "attention_backward", c->value[PARTS], a.hkv, a.b, 1)) {
         backward_inputs(&out[n]);
-        view_4d(&out[n], DK);
-        view_4d(&out[n], DV);
+        view_4d(&out[n], a.output + 1);
+        view_4d(&out[n], a.output + 2);
         wf_launch_view(&out[n], WF_WORKSPACE);
         wf_launch_i32(&out[n], ntiles);
+        launch_spans(&out[n], &a, true, true);
         common_arguments(&out[n], &a);
         wf_launch_i32(&out[n++], a.accumulate);
     }
     if (begin_launch(&out[n], "attention_dq_sum", a.s, a.hq, a.b, 1)) {
-        view_4d(&out[n], DQ);
+        view_4d(&out[n], a.output);
         wf_launch_view(&out[n], WF_WORKSPACE);
         wf_launch_i32(&out[n], a.s);
         wf_launch_i32(&out[n++], a.accumulate);
@@ -478,7 +509,7 @@ static const wf_variant backward_variants[] = {
 #define ATTENTION_SIZES                                                                            \
     .size_names = {"b", "s", "t", "h", "kv", "d", "ho", "hn", "po", "ko", "site", "w", "group"},            \
     .real_names = {"p"}, .check = check, .complete = complete
-enum { FLAGS = WF_CAUSAL | WF_DROPOUT };
+enum { FLAGS = WF_CAUSAL | WF_DROPOUT | WF_DOCUMENTS };
 
 const wf_operation wf_attention_operation = {
     .name = "attention", ATTENTION_SIZES, .flags = FLAGS | WF_ACCUMULATE, .operands = forward_operands,

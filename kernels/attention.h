@@ -13,8 +13,9 @@ typedef struct wf_attention {
     int64_t b, s, kv, hq, hkv, d, head0, heads, pos0, kpos0, site, window;
     int64_t per_kv;   /* query heads that read one kv head, of the whole model */
     int64_t lead;     /* query heads of the first group that other shards have */
-    int64_t low, high; /* query i sees the keys clamp(i + low, 0, kv) <= j < clamp(i + high, 0, kv) */
-    bool dropout, accumulate;
+    int64_t low, high; /* query i sees the keys clamp(i + low, 0, kv) <= j < clamp(i + high, 0, kv), in its document */
+    int qspan, output; /* operands of ATTENTION and its backward: qspan, if there; the first output */
+    bool dropout, accumulate, documents;
     double p;
 } wf_attention;
 
@@ -28,7 +29,8 @@ static inline int64_t wf_attention_kv_head(const wf_attention *a, int64_t head) 
 typedef struct wf_keys {
     int64_t first, end;
 } wf_keys;
-wf_keys wf_attention_keys(const wf_attention *a, int64_t query);
+/* operands: the problem's; looked at with documents only. */
+wf_keys wf_attention_keys(const wf_attention *a, const wf_tensor *operands, int64_t sample, int64_t query);
 
 /* 0, or 1/(1-p) where the element is kept; 1 without dropout. */
 double wf_attention_keep(const wf_attention *a, const wf_run_number *run, int64_t sample,

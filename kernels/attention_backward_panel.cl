@@ -75,7 +75,7 @@ INLINE void returned(global float *y, REAL w[STEP][VECTORS], REAL own[LANES][ROW
 kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void attention_backward(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse),
                         READ_3D(delta), WRITE_4D(dk), WRITE_4D(dv), global float *parts, long parts_at,
-                        int tiles, SIZE_ARGUMENTS DROPOUT_ARGUMENTS, int accumulate) {
+                        int tiles, READ_SPANS(qspan) READ_SPANS(kspan) SIZE_ARGUMENTS DROPOUT_ARGUMENTS, int accumulate) {
     const int part = get_group_id(0), kv_head = get_group_id(1), sample = get_group_id(2);
     const int samples = get_num_groups(2), padded = queries + BLOCK - 1;
     const float to_base_2 = scale * LOG2_E;
@@ -91,8 +91,9 @@ void attention_backward(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3
     for (int tile = part; tile < tiles; tile += PARTS) {
         /* The first tile may begin before the first key, so that random words come in whole blocks. */
         const int row0 = tile * LANES - PHASE(0);
-        const int last = min(row0 + LANES, keys) - 1;
-        const int seen_first = first_query(max(row0, 0), high, queries), seen_end = end_query(last, low, queries);
+        const int first = max(row0, 0), last = min(row0 + LANES, keys) - 1;
+        const int seen_first = FIRST_IN_DOCUMENT(kspan, first, first_query(first, high, queries));
+        const int seen_end = END_IN_DOCUMENT(kspan, last, end_query(last, low, queries));
         gather_rows(k_rows, HEAD_4D(k, sample, kv_head), k_s, row0, keys);
         gather_rows(v_rows, HEAD_4D(v, sample, kv_head), v_s, row0, keys);
         copy_rows(own, HEAD_4D(k, sample, kv_head), k_s, row0, keys);
@@ -104,8 +105,9 @@ void attention_backward(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3
             global const float *my_delta = delta + delta_at + sample * delta_b + head * delta_h;
             for (int col0 = seen_first; col0 < seen_end; col0 += STEP) {
                 const int count = min(STEP, seen_end - col0);
-                const int whole = row0 >= first_key(col0 + count - 1, low, keys) &&
-                                  row0 + LANES <= end_key(col0, high, keys);
+                const int to = col0 + count - 1;
+                const int whole = row0 >= FIRST_IN_DOCUMENT(qspan, to, first_key(to, low, keys)) &&
+                                  row0 + LANES <= END_IN_DOCUMENT(qspan, col0, end_key(col0, high, keys));
 #if DROPOUT
                 REAL keep[STEP][VECTORS];
                 keep_of_keys(keep, count, (uint2)(key0, key1), philox_head(site, layer),
@@ -118,10 +120,12 @@ void attention_backward(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3
                     const float row_lse = my_lse[col0 + j] * LOG2_E, row_delta = my_delta[col0 + j] * scale;
                     EACH_VECTOR s[j][v] = exp2_of(s[j][v] * to_base_2 - row_lse);
                     if (!whole) {
-                        const int first = first_key(col0 + j, low, keys), end = end_key(col0 + j, high, keys);
+                        const int i = col0 + j;
+                        const int from = FIRST_IN_DOCUMENT(qspan, i, first_key(i, low, keys));
+                        const int end = END_IN_DOCUMENT(qspan, i, end_key(i, high, keys));
                         EACH_VECTOR {
                             const INT row = row0 + v * WIDTH + LANE;
-                            s[j][v] = ((row >= first) & (row < end)) ? s[j][v] : (REAL)(0.0f);
+                            s[j][v] = ((row >= from) & (row < end)) ? s[j][v] : (REAL)(0.0f);
                         }
                     }
                     EACH_VECTOR {

@@ -67,7 +67,7 @@ void clear(float sum[CHUNKS][ITEM_ROWS][ITEM_DIMS]) {
 
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
 void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse), READ_3D(delta),
-                  WRITE_4D(dq), SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
+                  WRITE_4D(dq), READ_SPANS(qspan) SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
     local float a[TILE_ROWS * PITCH] ALIGNED, b[TILE_COLS * PITCH] ALIGNED;
     local float other[OTHER_TILE] ALIGNED, weights[TILE_ROWS * WEIGHT_PITCH];
     local float *const a2 = CHUNKS == 1 ? other : a;
@@ -96,8 +96,15 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
         load_tile(a, TILE_ROWS, my_q, q_s, row0, queries, 0, team, lane);
         load_tile(a2, TILE_ROWS, my_do, d_o_s, row0, queries, 0, team, lane);
     }
-    const int seen_first = first_key(row0, low, keys);
-    const int seen_end = end_key(min(row0 + TILE_ROWS, queries) - 1, high, keys);
+#if DOCUMENTS
+    int2 document[ITEM_ROWS];
+#pragma unroll
+    for (int r = 0; r < ITEM_ROWS; r++)
+        document[r] = DOCUMENT(qspan, min(row0 + team * ITEM_ROWS + r, queries - 1));
+#endif
+    const int last = min(row0 + TILE_ROWS, queries) - 1;
+    const int seen_first = FIRST_IN_DOCUMENT(qspan, row0, first_key(row0, low, keys));
+    const int seen_end = END_IN_DOCUMENT(qspan, last, end_key(last, high, keys));
     for (int col0 = seen_first - PHASE(seen_first); col0 < seen_end; col0 += TILE_COLS) {
         float s[ITEM_ROWS][ITEM_COLS], dp[ITEM_ROWS][ITEM_COLS];
         tile_product(s, a, b, my_q, q_s, row0, queries, my_k, k_s, col0, keys, team, lane);
@@ -111,7 +118,7 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
 #pragma unroll
             for (int c = 0; c < ITEM_COLS; c++) {
                 const int row = team * ITEM_ROWS + r, col = lane + LANES * c, j = col0 + col;
-                const bool seen = sees(row0 + row, j, low, high, keys);
+                const bool seen = sees(row0 + row, j, low, high, keys) && IN_DOCUMENT(document[r], j);
                 const float p = seen ? exp(s[r][c] * scale - my_lse[r]) : 0.0f;
                 float g = dp[r][c];
 #if DROPOUT
@@ -129,7 +136,7 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
 void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse),
                     READ_3D(delta), WRITE_4D(dk), WRITE_4D(dv),
-                    SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
+                    READ_SPANS(kspan) SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
     local float a[TILE_ROWS * PITCH] ALIGNED, b[TILE_COLS * PITCH] ALIGNED;
     local float p_weights[TILE_ROWS * WEIGHT_PITCH], ds_weights[TILE_ROWS * WEIGHT_PITCH];
     local float other[OTHER_TILE] ALIGNED;
@@ -149,8 +156,15 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
         load_tile(a, TILE_ROWS, my_k, k_s, row0, keys, 0, team, lane);
         load_tile(a2, TILE_ROWS, my_v, v_s, row0, keys, 0, team, lane);
     }
-    const int seen_first = first_query(max(row0, 0), high, queries);
-    const int seen_end = end_query(min(row0 + TILE_ROWS, keys) - 1, low, queries);
+#if DOCUMENTS
+    int2 document[ITEM_ROWS];
+#pragma unroll
+    for (int r = 0; r < ITEM_ROWS; r++)
+        document[r] = DOCUMENT(kspan, clamp(row0 + team * ITEM_ROWS + r, 0, keys - 1));
+#endif
+    const int first = max(row0, 0), last = min(row0 + TILE_ROWS, keys) - 1;
+    const int seen_first = FIRST_IN_DOCUMENT(kspan, first, first_query(first, high, queries));
+    const int seen_end = END_IN_DOCUMENT(kspan, last, end_query(last, low, queries));
     for (int head = FIRST_READER(kv_head); head < END_READER(kv_head); head++) {
         global const float *my_q = HEAD_4D(q, sample, head), *my_do = HEAD_4D(d_o, sample, head);
         global const float *my_lse = lse + lse_at + sample * lse_b + head * lse_h;
@@ -172,7 +186,7 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
 #pragma unroll
                 for (int r = 0; r < ITEM_ROWS; r++) {
                     const int row = team * ITEM_ROWS + r, j = row0 + row;
-                    const bool seen = i < queries && sees(i, j, low, high, keys);
+                    const bool seen = i < queries && sees(i, j, low, high, keys) && IN_DOCUMENT(document[r], i);
                     const float p = seen ? exp(s[r][c] * scale - row_lse) : 0.0f;
                     float keep = 1.0f;
 #if DROPOUT

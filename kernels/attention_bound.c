@@ -18,6 +18,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const double unit = 1.0 / (1 << 24);
 enum { few = 1024 };
@@ -104,7 +105,11 @@ static alone forward_alone(const wf_problem *problem, const wf_tensor *t, const 
     wf_problem plain = *problem;
     plain.flags &= ~(uint32_t)WF_ACCUMULATE;
     made = (alone){dense_rows(a.s, a.hq, &a), dense_numbers(&a)};
-    wf_attention_reference(&plain, (wf_tensor[]){t[0], t[1], t[2], made.o, made.lse}, run);
+    wf_tensor operands[WF_OPERANDS];
+    memcpy(operands, t, (size_t)a.output * sizeof *t);
+    operands[a.output] = made.o;
+    operands[a.output + 1] = made.lse;
+    wf_attention_reference(&plain, operands, run);
     return made;
 }
 
@@ -117,10 +122,11 @@ static double weight_before(const alone *own, const wf_tensor *lse, int64_t samp
 static void forward_row(const wf_attention *a, const wf_tensor *t, const alone *own, const wf_run_number *run,
                         int64_t sample, int64_t head, int64_t i, float *p, spread *o,
                         spread *lse) {
-    const wf_keys keys = wf_attention_keys(a, i);
+    const wf_keys keys = wf_attention_keys(a, t, sample, i);
+    const wf_tensor *result_lse = &t[a->output + 1];
     if (keys.first >= keys.end) return;
-    const double reference = *wf_attention_row(&t[4], sample, head, i);
-    const double before = weight_before(own, &t[4], sample, head, i);
+    const double reference = *wf_attention_row(result_lse, sample, head, i);
+    const double before = weight_before(own, result_lse, sample, head, i);
     const float score_before = before > 0 ? (float)(reference + log(before)) : -INFINITY;
     float largest = score_before, high = 0;
     for (int64_t j = keys.first; j < keys.end; j++) {
@@ -134,7 +140,7 @@ static void forward_row(const wf_attention *a, const wf_tensor *t, const alone *
     for (int64_t j = keys.first; j < keys.end; j++)
         p[j] = p[j] / total * (float)wf_attention_keep(a, run, sample, head, i, j);
     for (int64_t e = 0; e < a->d; e++) {
-        const double result = *wf_attention_at(&t[3], i, sample, head, e);
+        const double result = *wf_attention_at(&t[a->output], i, sample, head, e);
         float sum = 0;
         if (before > 0)
             sum = p_before * (float)((result - (1 - before) * *wf_attention_at(&own->o, i, sample, head, e)) / before);
@@ -152,7 +158,8 @@ static void forward_row(const wf_attention *a, const wf_tensor *t, const alone *
 void wf_attention_bound(const wf_problem *problem, const wf_tensor *t, const wf_run_number *run,
                         int operand, double *bound) {
     const wf_attention a = wf_attention_sizes(problem);
-    spread o = {.absolute = operand == 3 ? bound : NULL}, lse = {.absolute = operand == 3 ? NULL : bound};
+    const bool of_o = operand == a.output;
+    spread o = {.absolute = of_o ? bound : NULL}, lse = {.absolute = of_o ? NULL : bound};
     float *p = floats(a.kv);
     const alone own = forward_alone(problem, t, run);
     for (int64_t sample = 0; sample < a.b; sample++)
@@ -163,7 +170,7 @@ void wf_attention_bound(const wf_problem *problem, const wf_tensor *t, const wf_
     free(own.o.data);
     free(own.lse.data);
     const int64_t rows = a.b * a.hq * a.s;
-    if (operand == 3) fill(&o, rows * a.d, bound);
+    if (of_o) fill(&o, rows * a.d, bound);
     else fill(&lse, rows, bound);
 }
 
@@ -229,8 +236,10 @@ static void backward_alone(const wf_problem *problem, const wf_tensor *t, const 
     wf_problem plain = *problem;
     plain.flags &= ~(uint32_t)WF_ACCUMULATE;
     for (int which = 0; which < 3; which++) out[which] = dense_rows(which ? a.kv : a.s, which ? a.hkv : a.hq, &a);
-    wf_attention_backward_reference(
-        &plain, (wf_tensor[]){t[0], t[1], t[2], t[3], t[4], t[5], out[0], out[1], out[2]}, run);
+    wf_tensor operands[WF_OPERANDS];
+    memcpy(operands, t, (size_t)a.output * sizeof *t);
+    memcpy(operands + a.output, out, 3 * sizeof *out);
+    wf_attention_backward_reference(&plain, operands, run);
 }
 
 /* own: those of the pairs alone, without data where nothing was there before. */
@@ -265,11 +274,11 @@ void wf_attention_backward_bound(const wf_problem *problem, const wf_tensor *t,
     for (int64_t sample = 0; sample < a.b; sample++)
         for (int64_t head = 0; head < a.hq; head++)
             for (int64_t i = 0; i < a.s; i++) {
-                const wf_keys keys = wf_attention_keys(&a, i);
+                const wf_keys keys = wf_attention_keys(&a, t, sample, i);
                 for (int64_t j = keys.first; j < keys.end; j++)
                     backward_pair(&a, t, run, sample, head, i, j, &g);
             }
-    const int which = operand - 6;
+    const int which = operand - a.output;
     wf_tensor own[3] = {{0}, {0}, {0}};
     backward_alone(problem, t, run, own);
     const spread s = compare(&a, &t[operand], &own[which], &g, which, bound);

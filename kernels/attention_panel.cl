@@ -33,7 +33,7 @@ INLINE void merge(REAL sum[HEAD_DIM][VECTORS], REAL factor[VECTORS], REAL lse[VE
 
 kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D(lse),
-                       SIZE_ARGUMENTS DROPOUT_ARGUMENTS, int accumulate) {
+                       READ_SPANS(qspan) SIZE_ARGUMENTS DROPOUT_ARGUMENTS, int accumulate) {
     const int head = get_group_id(1), sample = get_group_id(2);
     const int row0 = mixed(get_group_id(0), get_num_groups(0)) * LANES;
     global const float *my_k = HEAD_4D(k, sample, KV_HEAD(head));
@@ -46,10 +46,15 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
     clear(sum);
     clamp_rows(first, row0, low, keys);
     clamp_rows(end, row0, high, keys);
+#if DOCUMENTS
+    cut_rows(first, end, qspan + qspan_at + sample * qspan_b, qspan_s, qspan_0, row0, queries);
+#endif
     EACH_VECTOR m[v] = -FLT_MAX, l[v] = 0.0f;
     const int last = min(row0 + LANES, queries) - 1;
-    const int seen_first = first_key(row0, low, keys), seen_end = end_key(last, high, keys);
-    const int all_first = first_key(last, low, keys), all_end = end_key(row0, high, keys);
+    const int seen_first = FIRST_IN_DOCUMENT(qspan, row0, first_key(row0, low, keys));
+    const int seen_end = END_IN_DOCUMENT(qspan, last, end_key(last, high, keys));
+    const int all_first = FIRST_IN_DOCUMENT(qspan, last, first_key(last, low, keys));
+    const int all_end = END_IN_DOCUMENT(qspan, row0, end_key(row0, high, keys));
     for (int col0 = seen_first - PHASE(seen_first); col0 < seen_end; col0 += STEP) {
         const int count = min(STEP, seen_end - col0);
         const int whole = col0 >= all_first && col0 + count <= all_end;

@@ -17,8 +17,13 @@ static int64_t clamp(int64_t x, int64_t n) {
     return x < 0 ? 0 : x > n ? n : x;
 }
 
-wf_keys wf_attention_keys(const wf_attention *a, int64_t query) {
-    return (wf_keys){clamp(query + a->low, a->kv), clamp(query + a->high, a->kv)};
+wf_keys wf_attention_keys(const wf_attention *a, const wf_tensor *operands, int64_t sample, int64_t query) {
+    wf_keys keys = {clamp(query + a->low, a->kv), clamp(query + a->high, a->kv)};
+    if (!a->documents) return keys;
+    const wf_tensor *spans = &operands[a->qspan];
+    const int32_t *span = (const int32_t *)spans->data + query * spans->stride[0] + sample * spans->stride[1];
+    const int64_t first = span[0] - a->kpos0, end = span[spans->stride[2]] - a->kpos0;
+    return (wf_keys){first > keys.first ? first : keys.first, end < keys.end ? end : keys.end};
 }
 
 double wf_attention_keep(const wf_attention *a, const wf_run_number *run, int64_t sample,
@@ -57,8 +62,8 @@ static double dot(const wf_attention *a, const wf_tensor *x, const wf_tensor *y,
 
 static void forward_row(const wf_attention *a, const wf_tensor *t, const wf_run_number *run,
                         int64_t sample, int64_t head, int64_t i) {
-    const wf_tensor *q = &t[0], *k = &t[1], *v = &t[2], *o = &t[3], *lse = &t[4];
-    const wf_keys keys = wf_attention_keys(a, i);
+    const wf_tensor *q = &t[0], *k = &t[1], *v = &t[2], *o = &t[a->output], *lse = &t[a->output + 1];
+    const wf_keys keys = wf_attention_keys(a, t, sample, i);
     const double scale = 1 / sqrt((double)a->d);
     const double before = a->accumulate ? ROW(lse, sample, head, i) : -INFINITY;
     double largest = before;
@@ -111,7 +116,7 @@ static void zero(const wf_attention *a, const wf_tensor *x, int64_t positions, i
 static void backward_pair(const wf_attention *a, const wf_tensor *t, const wf_run_number *run,
                           int64_t sample, int64_t head, int64_t i, int64_t j) {
     const wf_tensor *q = &t[0], *k = &t[1], *v = &t[2], *d_o = &t[3], *lse = &t[4], *delta = &t[5];
-    const wf_tensor *dq = &t[6], *dk = &t[7], *dv = &t[8];
+    const wf_tensor *dq = &t[a->output], *dk = &t[a->output + 1], *dv = &t[a->output + 2];
     const double scale = 1 / sqrt((double)a->d);
     const int64_t kv_head = wf_attention_kv_head(a, head);
     const double p =
@@ -130,14 +135,14 @@ void wf_attention_backward_reference(const wf_problem *problem, const wf_tensor 
                                      const wf_run_number *run) {
     const wf_attention a = wf_attention_sizes(problem);
     if (!a.accumulate) {
-        zero(&a, &t[6], a.s, a.hq);
-        zero(&a, &t[7], a.kv, a.hkv);
-        zero(&a, &t[8], a.kv, a.hkv);
+        zero(&a, &t[a.output], a.s, a.hq);
+        zero(&a, &t[a.output + 1], a.kv, a.hkv);
+        zero(&a, &t[a.output + 2], a.kv, a.hkv);
     }
     for (int64_t sample = 0; sample < a.b; sample++)
         for (int64_t head = 0; head < a.hq; head++)
             for (int64_t i = 0; i < a.s; i++) {
-                const wf_keys keys = wf_attention_keys(&a, i);
+                const wf_keys keys = wf_attention_keys(&a, t, sample, i);
                 for (int64_t j = keys.first; j < keys.end; j++)
                     backward_pair(&a, t, run, sample, head, i, j);
             }

@@ -18,7 +18,7 @@
 
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
 void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D(lse),
-                       SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
+                       READ_SPANS(qspan) SIZE_ARGUMENTS DROPOUT_ARGUMENTS) {
     local float a[TILE_ROWS * PITCH] ALIGNED, b[TILE_COLS * PITCH] ALIGNED;
     local float weights[TILE_ROWS * WEIGHT_PITCH], best[TILE_ROWS * LANES];
 #if DROPOUT
@@ -45,8 +45,15 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
             for (int i = 0; i < ITEM_DIMS; i++) sum[c][r][i] = 0.0f;
     }
     if (CHUNKS == 1) load_tile(a, TILE_ROWS, my_q, q_s, row0, queries, 0, team, lane);
-    const int seen_first = first_key(row0, low, keys);
-    const int seen_end = end_key(min(row0 + TILE_ROWS, queries) - 1, high, keys);
+#if DOCUMENTS
+    int2 document[ITEM_ROWS];
+#pragma unroll
+    for (int r = 0; r < ITEM_ROWS; r++)
+        document[r] = DOCUMENT(qspan, min(row0 + team * ITEM_ROWS + r, queries - 1));
+#endif
+    const int last = min(row0 + TILE_ROWS, queries) - 1;
+    const int seen_first = FIRST_IN_DOCUMENT(qspan, row0, first_key(row0, low, keys));
+    const int seen_end = END_IN_DOCUMENT(qspan, last, end_key(last, high, keys));
     for (int col0 = seen_first - PHASE(seen_first); col0 < seen_end; col0 += TILE_COLS) {
         float s[ITEM_ROWS][ITEM_COLS] = {{0.0f}};
 #pragma unroll 1
@@ -71,7 +78,7 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
             for (int c = 0; c < ITEM_COLS; c++) {
                 const int j = col0 + lane + LANES * c;
                 s[r][c] *= scale;
-                if (sees(i, j, low, high, keys)) largest = fmax(largest, s[r][c]);
+                if (sees(i, j, low, high, keys) && IN_DOCUMENT(document[r], j)) largest = fmax(largest, s[r][c]);
             }
             best[(team * ITEM_ROWS + r) * LANES + lane] = largest;
         }
@@ -92,7 +99,7 @@ void attention_forward(READ_4D(q), READ_4D(k), READ_4D(v), WRITE_4D(o), WRITE_3D
 #pragma unroll
             for (int c = 0; c < ITEM_COLS; c++) {
                 const int col = lane + LANES * c, j = col0 + col;
-                const bool seen = sees(row0 + row, j, low, high, keys);
+                const bool seen = sees(row0 + row, j, low, high, keys) && IN_DOCUMENT(document[r], j);
                 float p = seen ? exp(s[r][c] - largest) : 0.0f;
                 l[r] += p;
 #if DROPOUT

@@ -31,6 +31,7 @@ static const struct {
     {WF_DROPOUT, "dropout"},       {WF_RESIDUAL, "residual"}, {WF_NORM, "norm"},
     {WF_CAUSAL, "causal"},         {WF_DECAY, "decay"},       {WF_RMS, "rms"},
     {WF_INVERSE, "inverse"},       {WF_PANELS_B, "panels-b"}, {WF_PANELS_C, "panels-c"},
+    {WF_DOCUMENTS, "documents"},
 };
 enum { WORDS = sizeof words / sizeof *words };
 

@@ -52,6 +52,12 @@ const char *const wf_cases[] = {
     "attention:f32:b2s61t64h3d16ho3po7ko5:accumulate.dropout:p=0.1",
     "attention_backward:f32:b2s33t29h2d33po96ko110:accumulate.causal",
     "attention_backward:f32:b2s61t64h3d16ho3po7ko5:accumulate.dropout:p=0.1",
+    /* packed documents: alone, with all else, in a part of the keys */
+    "attention:f32:b2s67h2d16:causal.documents",
+    "attention:f32:b2s61t64h6kv2d16po7ko5w40:accumulate.dropout.causal.documents:p=0.1",
+    "attention_delta:f32:b1s17h2d65:documents",
+    "attention_backward:f32:b2s67h2d16:causal.documents",
+    "attention_backward:f32:b2s61t64h6kv2d16po7ko5w40:accumulate.dropout.causal.documents:p=0.1",
 
     "norm:f32:rows1n1:eps=1e-05",
     "norm:f32:rows61n96:eps=1e-05",

@@ -75,7 +75,8 @@ enum {
     WF_RMS        = 1u << 11, /* NORM, NORM_BACKWARD, NORM_WGRAD, REDUCE: RMSNorm */
     WF_INVERSE    = 1u << 12, /* ROPE: rotates back */
     WF_PANELS_B   = 1u << 13, /* GEMM: the matrix that B is or transposes lies in panels (order.h) */
-    WF_PANELS_C   = 1u << 14  /* GEMM: the transpose of C lies in panels */
+    WF_PANELS_C   = 1u << 14, /* GEMM: the transpose of C lies in panels */
+    WF_DOCUMENTS  = 1u << 15  /* ATTENTION...: the sequence is several documents */
 };
 
 #define WF_SIZES 13
@@ -114,8 +115,9 @@ typedef struct wf_problem {
  *   Goes with ACCUMULATE and TRANS_A only.
  * ATTENTION      size {b, s, kv (length of keys), hq, hkv, d, head0, heads, pos0, kpos0, site,
  *   window (0: none), group}
- *   real {dropout p}; flags CAUSAL, DROPOUT, ACCUMULATE. softmax(Q K^T / sqrt(d)) V, never storing s x kv.
- *   reads  Q[s,b,hq,d], K[kv,b,hkv,d], V[kv,b,hkv,d] (4 extents, any strides of the first three)
+ *   real {dropout p}; flags CAUSAL, DROPOUT, ACCUMULATE, DOCUMENTS. softmax(Q K^T / sqrt(d)) V, never storing s x kv.
+ *   reads  Q[s,b,hq,d], K[kv,b,hkv,d], V[kv,b,hkv,d] (4 extents, any strides of the first three),
+ *          DOCUMENTS: qspan i32 [s,b,2]
  *   writes O[s,b,hq,d], lse[b,hq,s] (natural log of the row's sum of exponentials; -inf: no key)
  *   ACCUMULATE: updates O and lse, those of other keys, to those of all: one softmax over keys that come in
  *   pieces, in any order. lse = -inf: no key yet, and O, whatever it holds, counts as 0. A row that sees none of
@@ -126,10 +128,14 @@ typedef struct wf_problem {
  *   the whole model, so that a shard of the query heads need not begin where a group begins (0: hq / hkv,
  *   and it does). A kv head's gradient sums over the query heads that are here and read it.
  *   Dropout: element (sample, head0+g of `heads`, pos0+i, kpos0+j).
- * ATTENTION_DELTA  sizes as ATTENTION, flags CAUSAL, DROPOUT, which change nothing: reads O, dO (as Q);
+ *   DOCUMENTS: a query sees, of what mask and window leave, the keys of its document: global positions
+ *   qspan[i,sample,0] <= kpos0+j < qspan[i,sample,1]. Documents are stretches of positions, in their order, each sample's
+ *   its own: neither number falls from a position to the next. What no query of a tile sees is not computed; flops count it.
+ * ATTENTION_DELTA  sizes as ATTENTION, flags CAUSAL, DROPOUT, DOCUMENTS, which change nothing: reads O, dO (as Q);
  *   writes delta[b,hq,s] = sum_d O*dO
  * ATTENTION_BACKWARD sizes, flags as ATTENTION:
- *   reads Q, K, V, dO, lse, delta; writes/updates dQ (as Q), dK, dV (as K)
+ *   reads  Q, K, V, dO, lse, delta, DOCUMENTS: qspan, and kspan i32 [kv,b,2], the same of the keys' positions;
+ *   writes/updates dQ (as Q), dK, dV (as K)
  *   lse and delta are those of all keys, which need not be here. ACCUMULATE adds to all three; where there is no
  *   query or no key it writes nothing.
  * NORM           size {rows, n}; real {eps}: LayerNorm over the last dimension
@@ -186,7 +192,7 @@ typedef struct wf_problem {
  * With RMS (Zhang and Sennrich 2019) NORM, NORM_BACKWARD, NORM_WGRAD and REDUCE.NORM subtract no
  * mean, have no beta and no dbeta operand, and stats = (0, 1/sqrt(mean(x^2)+eps)).
  *
- * Operands of matrices are 2-D views; vectors are 1-D; Q/K/V/O 4-D; lse, delta 3-D; stats of
+ * Operands of matrices are 2-D views; vectors are 1-D; Q/K/V/O 4-D; lse, delta, spans 3-D; stats of
  * LOSS_MERGE 3-D. gradient/param tensors that are reached flat (ADAMW, SUM_SQUARES) are 1-D.
  */
 
@@ -245,7 +251,7 @@ typedef struct wf_argument {
     } value;
 } wf_argument;
 
-#define WF_ARGUMENTS 64
+#define WF_ARGUMENTS 80
 #define WF_LAUNCHES 16
 typedef struct wf_launch {
     const char *entry;      /* kernel name in the variant's source; of a library: its call's name */

@@ -43,13 +43,19 @@ static bool is_rotation(const wf_operand *operand) {
     return strcmp(operand->name, "table") == 0 && operand->dtype == WF_F32 && operand->access == WF_READ;
 }
 
+/* One document, whose pairs are those that are counted. */
+static bool is_span(const wf_operand *operand) {
+    return operand->ndim == 3 && operand->dtype == WF_I32;
+}
+
 /* A long operand repeats its first PERIOD numbers: a host makes random ones slower than it copies them. */
 static void fill(const wf_bench_data *d, const wf_operand *operand, wf_stream *stream, int64_t count, void *out) {
     enum { PERIOD = 1 << 18, WORD = sizeof(float) };
     int64_t first, ids;
     id_range(d->operation, &d->problem, &first, &ids);
     for (int64_t i = 0; i < count && i < PERIOD; i++) {
-        if (operand->dtype == WF_I32) ((int32_t *)out)[i] = (int32_t)wf_stream_range(stream, first, first + ids - 1);
+        if (is_span(operand)) ((int32_t *)out)[i] = i % 2 ? INT32_MAX : 0;
+        else if (operand->dtype == WF_I32) ((int32_t *)out)[i] = (int32_t)wf_stream_range(stream, first, first + ids - 1);
         else ((float *)out)[i] = is_rotation(operand) ? 0.70710678f : (float)(0.5 + wf_stream_uniform(stream));
     }
     for (int64_t done = PERIOD; done < count; done += PERIOD)

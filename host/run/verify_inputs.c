@@ -42,6 +42,7 @@ typedef struct special {
     const char *operand;
     /* Fills in one operand's data; those before it, and all that are not special, are filled. */
     wf_status (*fill)(wf_case *, int operand, wf_stream *);
+    uint32_t flags; /* without which the problem has no such operand */
 } special;
 
 static double *reals(const wf_case *test, int operand) {
@@ -172,6 +173,27 @@ static wf_status fill_norm_stats(wf_case *test, int operand, wf_stream *stream) 
     return WF_OK;
 }
 
+/* Documents of one token to many over the positions of queries and keys alike, of both operands. */
+static wf_status fill_attention_spans(wf_case *test, int operand, wf_stream *stream) {
+    static const int64_t longest[] = {1, 7, 70};
+    const int64_t *size = test->problem->size, origin[2] = {size[8], size[9]}, count[2] = {size[1], size[2]};
+    const int64_t first = origin[0] < origin[1] ? origin[0] : origin[1];
+    const int64_t end = origin[0] + count[0] > origin[1] + count[1] ? origin[0] + count[0] : origin[1] + count[1];
+    const int sides = test->problem->op == WF_OP_ATTENTION_BACKWARD ? 2 : 1;
+    for (int64_t sample = 0; sample < size[0]; sample++)
+        for (int64_t at = first > 5 ? first - 5 : 0, next; at < end; at = next) {
+            next = at + wf_stream_range(stream, 1, longest[wf_stream_range(stream, 0, 2)]);
+            for (int side = 0; side < sides; side++) {
+                const wf_tensor *spans = &test->before[operand + side];
+                for (int64_t p = at > origin[side] ? at : origin[side]; p < next && p < origin[side] + count[side]; p++) {
+                    int32_t *span = (int32_t *)spans->data + (p - origin[side]) * spans->stride[0] + sample * spans->stride[1];
+                    span[0] = (int32_t)at, span[1] = (int32_t)next;
+                }
+            }
+        }
+    return WF_OK;
+}
+
 /* ACCUMULATE: lse of keys that came before, for one row in eight of none, whose O then holds nothing. */
 static wf_status fill_attention_before(wf_case *test, int operand, wf_stream *stream) {
     const int64_t *lse_extent = test->operand[operand].extent; /* sample, head, position */
@@ -188,12 +210,24 @@ static wf_status fill_attention_before(wf_case *test, int operand, wf_stream *st
     return WF_OK;
 }
 
+/* Operands of the forward of a backward: how many. */
+enum { FORWARD_OPERANDS = 6 };
+static int forward_operands(const wf_case *test, int o, int lse, int out[FORWARD_OPERANDS]) {
+    const int qspan = index_of(test, "qspan");
+    int n = 0;
+    for (; n < 3; n++) out[n] = n;
+    if (qspan >= 0) out[n++] = qspan;
+    out[n++] = o;
+    out[n++] = lse;
+    return n;
+}
+
 /* With ACCUMULATE the random number that is there is the lse of keys which are elsewhere. */
 static wf_status fill_attention_lse(wf_case *test, int operand, wf_stream *stream) {
     wf_problem forward = *test->problem;
     forward.op = WF_OP_ATTENTION;
-    const int given[] = {index_of(test, "q"), index_of(test, "k"), index_of(test, "v"), -1, operand};
-    TRY(derive(test, &forward, given, 5));
+    int given[FORWARD_OPERANDS];
+    TRY(derive(test, &forward, given, forward_operands(test, -1, operand, given)));
     round_to_f32(test, operand);
     return WF_OK;
 }
@@ -211,8 +245,8 @@ static wf_status fill_attention_delta(wf_case *test, int operand, wf_stream *str
     const int spare = test->n; /* one more operand for the time being: O */
     test->before[spare] = (wf_tensor){.data = o};
     memcpy(test->before[spare].stride, kept.stride, sizeof kept.stride);
-    const int given[] = {q, index_of(test, "k"), index_of(test, "v"), spare, -1};
-    wf_status status = derive(test, &forward, given, 5);
+    int given[FORWARD_OPERANDS];
+    wf_status status = derive(test, &forward, given, forward_operands(test, spare, -1, given));
     const int given_delta[] = {spare, index_of(test, "do"), operand};
     /* The dropout and mask of the two are the same: delta is of the very O that was computed. */
     delta.flags = 0;
@@ -246,21 +280,23 @@ static wf_status fill_loss_lse(wf_case *test, int operand, wf_stream *stream) {
 
 /* In the order of filling: what another row needs stands above it. */
 static const special specials[] = {
-    {WF_OP_EMBEDDING, "ids", fill_ids},
-    {WF_OP_EMBEDDING_BACKWARD, "ids", fill_ids},
-    {WF_OP_LOSS_STATS, "targets", fill_targets},
-    {WF_OP_LOSS_BACKWARD, "targets", fill_targets},
-    {WF_OP_LOSS_MERGE, "targets", fill_merge_targets},
-    {WF_OP_LOSS_MERGE, "stats", fill_merge_stats},
-    {WF_OP_LOSS_BACKWARD, "lse", fill_loss_lse},
-    {WF_OP_NORM_BACKWARD, "stats", fill_norm_stats},
-    {WF_OP_NORM_WGRAD, "stats", fill_norm_stats},
-    {WF_OP_ATTENTION, "lse", fill_attention_before},
-    {WF_OP_ATTENTION_BACKWARD, "lse", fill_attention_lse},
-    {WF_OP_ATTENTION_BACKWARD, "delta", fill_attention_delta},
-    {WF_OP_ADAMW, "v", fill_squares},
-    {WF_OP_ADAMW, "clip", fill_clip},
-    {WF_OP_GRAD_NORM, "squares", fill_squares},
+    {WF_OP_EMBEDDING, "ids", fill_ids, 0},
+    {WF_OP_EMBEDDING_BACKWARD, "ids", fill_ids, 0},
+    {WF_OP_LOSS_STATS, "targets", fill_targets, 0},
+    {WF_OP_LOSS_BACKWARD, "targets", fill_targets, 0},
+    {WF_OP_LOSS_MERGE, "targets", fill_merge_targets, 0},
+    {WF_OP_LOSS_MERGE, "stats", fill_merge_stats, 0},
+    {WF_OP_LOSS_BACKWARD, "lse", fill_loss_lse, 0},
+    {WF_OP_NORM_BACKWARD, "stats", fill_norm_stats, 0},
+    {WF_OP_NORM_WGRAD, "stats", fill_norm_stats, 0},
+    {WF_OP_ATTENTION, "qspan", fill_attention_spans, WF_DOCUMENTS},
+    {WF_OP_ATTENTION_BACKWARD, "qspan", fill_attention_spans, WF_DOCUMENTS},
+    {WF_OP_ATTENTION, "lse", fill_attention_before, 0},
+    {WF_OP_ATTENTION_BACKWARD, "lse", fill_attention_lse, 0},
+    {WF_OP_ATTENTION_BACKWARD, "delta", fill_attention_delta, 0},
+    {WF_OP_ADAMW, "v", fill_squares, 0},
+    {WF_OP_ADAMW, "clip", fill_clip, 0},
+    {WF_OP_GRAD_NORM, "squares", fill_squares, 0},
 };
 
 static void fill_run(wf_case *test, wf_stream *stream) {
@@ -312,6 +348,7 @@ static wf_status fill(wf_case *test, wf_stream *stream) {
         for (int64_t j = 0; j < test->count[i]; j++) reals(test, i)[j] = output ? NAN : (double)(float)normal(stream);
     }
     for (size_t row = 0; row < sizeof specials / sizeof *specials; row++) {
+        if (specials[row].flags & ~test->problem->flags) continue;
         if (specials[row].op != test->problem->op || test->operation != wf_operations[test->problem->op]) continue;
         const int operand = index_of(test, specials[row].operand);
         if (operand < 0)

@@ -34,18 +34,28 @@ static const char *const small_cases[] = {
     "attention_backward:f32:b1s4h5kv3d2ho2group3:causal",
     "attention_backward:f32:b2s3t5h2kv2d3ho7group4",
     "attention_backward:f32:b1s3h1kv3d2ho9hn12group4",
+    /* documents */
+    "attention_backward:f32:b2s9h2d3:documents",
+    "attention_backward:f32:b2s8t6h4kv2d2po3ko5site2w4:causal.dropout.documents:p=0.3",
 };
 
+/* The forward problem's operands among a backward's: Q, K, V, qspan where there is one, O like Q, lse; the data of the
+ * outputs is the caller's. */
+static void run_forward(const wf_case *test, const wf_problem *forward, double *o, double *lse) {
+    const wf_attention a = wf_attention_sizes(forward);
+    wf_tensor t[WF_OPERANDS] = {test->before[0], test->before[1], test->before[2], test->before[6]};
+    t[a.output] = test->before[0];
+    t[a.output].data = o;
+    t[a.output + 1] = test->before[4];
+    t[a.output + 1].data = lse;
+    wf_attention_reference(forward, t, test->run);
+}
+
 /* sum O W for W = dO, through the forward reference. */
-static double loss(const wf_case *test, const wf_problem *forward, const wf_tensor *lse_like) {
-    wf_tensor t[5] = {test->before[0], test->before[1], test->before[2]};
+static double loss(const wf_case *test, const wf_problem *forward) {
     const int64_t outputs = test->count[0];
     double *o = calloc((size_t)outputs, sizeof *o), *lse = calloc((size_t)test->count[4], sizeof *lse);
-    t[3] = test->before[0];
-    t[3].data = o;
-    t[4] = *lse_like;
-    t[4].data = lse;
-    wf_attention_reference(forward, t, test->run);
+    run_forward(test, forward, o, lse);
     double sum = 0;
     for (int64_t i = 0; i < outputs; i++) sum += o[i] * ((const double *)test->before[3].data)[i];
     free(o);
@@ -55,13 +65,11 @@ static double loss(const wf_case *test, const wf_problem *forward, const wf_tens
 
 /* Makes lse and delta those of the case's own Q, K, V, dO, and the gradients with them. */
 static void make_consistent(wf_case *test, const wf_problem *forward) {
-    double *o = calloc((size_t)test->count[0], sizeof *o);
-    wf_tensor f[5] = {test->before[0], test->before[1], test->before[2], test->before[0], test->before[4]};
-    f[3].data = o;
-    wf_attention_reference(forward, f, test->run);
-    const wf_tensor d[3] = {f[3], test->before[3], test->before[5]};
-    wf_attention_delta_reference(forward, d, test->run);
-    free(o);
+    wf_tensor o = test->before[0];
+    o.data = calloc((size_t)test->count[0] + 1, sizeof(double));
+    run_forward(test, forward, o.data, test->before[4].data);
+    wf_attention_delta_reference(forward, (wf_tensor[]){o, test->before[3], test->before[5]}, test->run);
+    free(o.data);
 }
 
 /* Central differences, error h^2: at h = 1e-4 some 1e-8 of the largest element; asked is 1e-6. */
@@ -72,9 +80,9 @@ static void check_gradient(wf_case *test, const wf_problem *forward, int input, 
     for (int64_t i = 0; i < test->count[input]; i++) {
         const double keep = x[i];
         x[i] = keep + h;
-        const double above = loss(test, forward, &test->before[4]);
+        const double above = loss(test, forward);
         x[i] = keep - h;
-        const double below = loss(test, forward, &test->before[4]);
+        const double below = loss(test, forward);
         x[i] = keep;
         largest = fmax(largest, fabs(g[i]));
         worst = fmax(worst, fabs((above - below) / (2 * h) - g[i]));
@@ -90,10 +98,8 @@ START_TEST(gradients_equal_finite_differences) {
     wf_case *test = NULL;
     ck_ok(wf_case_create(wf_operations[problem.op], &problem, 11 + (uint64_t)_i, &test));
     make_consistent(test, &forward);
-    wf_tensor t[9];
-    for (int i = 0; i < 9; i++) t[i] = i < 6 ? test->before[i] : test->after[i];
-    wf_attention_backward_reference(&problem, t, test->run);
-    for (int i = 0; i < 3; i++) check_gradient(test, &forward, i, 6 + i);
+    wf_attention_backward_reference(&problem, test->after, test->run); /* what is only read is the same in both */
+    for (int i = 0; i < 3; i++) check_gradient(test, &forward, i, wf_attention_sizes(&problem).output + i);
     wf_case_destroy(test);
 }
 END_TEST
@@ -111,6 +117,8 @@ static const char *const divided[] = {
     "attention:f32:b1s35t41h4kv2d8ho4hn9po7ko5site2:causal.dropout:p=0.3",
     "attention:f32:b2s37h5kv3d8ho2hn8site2group3:causal.dropout:p=0.1",
     "attention:f32:b1s19t27h3d33",
+    "attention:f32:b2s37h2d8:causal.documents",
+    "attention:f32:b2s35t41h4kv2d8ho4hn9po7ko5site2w19:dropout.documents:p=0.3",
 };
 
 /* Queries, keys and query heads of one piece: first and end. */
@@ -177,6 +185,7 @@ static int64_t offset_of(const wf_problem *whole, const piece *part, const wf_op
     const wf_attention a = wf_attention_sizes(whole);
     const bool keys = strchr("KV", operand->name[strlen(operand->name) - 1]) != NULL;
     const int64_t head = part->first[HEADS];
+    if (operand->dtype == WF_I32) return part->first[*operand->name == 'k' ? KEYS : QUERIES] * stride[0];
     if (operand->ndim == 3) return head * stride[1] + part->first[QUERIES];
     return part->first[keys ? KEYS : QUERIES] * stride[0] + (keys ? wf_attention_kv_head(&a, head) : head) * stride[2];
 }
@@ -211,12 +220,13 @@ START_TEST(references_add_up) {
         wf_tensor t[WF_OPERANDS];
         for (int i = 0; i < test->n; i++) {
             t[i] = test->before[i];
-            t[i].data = (double *)t[i].data + offset_of(&whole, &parts[n], &test->operand[i], t[i].stride);
+            const int64_t offset = offset_of(&whole, &parts[n], &test->operand[i], t[i].stride);
+            t[i].data = test->operand[i].dtype == WF_I32 ? (void *)((int32_t *)t[i].data + offset) : (double *)t[i].data + offset;
         }
         wf_operations[op]->reference(&p, t, test->run);
     }
     for (int i = 0; i < test->n; i++)
-        for (int64_t j = 0; j < test->count[i]; j++) {
+        for (int64_t j = 0; j < test->count[i] && test->operand[i].dtype != WF_I32; j++) {
             const double got = ((const double *)test->before[i].data)[j];
             const double want = ((const double *)test->after[i].data)[j];
             ck_assert_msg(got == want || fabs(got - want) < 1e-11, "%s: %s %lld: %g, not %g", divided[_i / 6],
@@ -246,7 +256,7 @@ START_TEST(keys_and_operations_as_defined) {
             const wf_attention a = wf_attention_sizes(&p);
             int64_t pairs = 0;
             for (int64_t q = 0; q < n[0]; q++) {
-                const wf_keys keys = wf_attention_keys(&a, q);
+                const wf_keys keys = wf_attention_keys(&a, NULL, 0, q);
                 for (int64_t k = 0; k < n[1]; k++) {
                     ck_assert_int_eq(k >= keys.first && k < keys.end, sees(&a, causal, q, k));
                     pairs += sees(&a, causal, q, k);
@@ -254,6 +264,41 @@ START_TEST(keys_and_operations_as_defined) {
             }
             ck_assert_double_eq(wf_operations[p.op]->flops(&p), (double)(pairs * 2 * 2 * 4 * 3));
         }
+}
+END_TEST
+
+/* Of what mask and window leave, a query sees its own document. */
+START_TEST(documents_hide_the_others) {
+    static const int32_t ends[] = {1, 4, 5, 11, 20};
+    const char *const texts[] = {"attention:f32:b2s7t9h1d1po5ko4:documents", "attention:f32:b2s7t9h1d1po5ko4:causal.documents",
+                                 "attention:f32:b2s9t7h1d1po2ko6w3:documents"};
+    for (int i = 0; i < COUNT(texts); i++) {
+        const wf_problem p = parse(texts[i]);
+        const wf_attention a = wf_attention_sizes(&p);
+        int32_t spans[9][2][2], document[2][20];
+        for (int sample = 0; sample < 2; sample++)
+            for (int position = 0, n = 0; position < 20; position++) {
+                n += position == ends[n] - (n < 4 ? sample : 0);
+                document[sample][position] = n;
+            }
+        for (int64_t q = 0; q < a.s; q++)
+            for (int sample = 0; sample < 2; sample++) {
+                int32_t *const span = spans[q][sample];
+                const int mine = document[sample][a.pos0 + q];
+                span[0] = span[1] = (int32_t)(a.pos0 + q);
+                while (span[0] > 0 && document[sample][span[0] - 1] == mine) span[0]--;
+                while (span[1] < 20 && document[sample][span[1]] == mine) span[1]++;
+            }
+        const wf_tensor operands[] = {{0}, {0}, {0}, {.data = spans, .stride = {4, 2, 1}}};
+        for (int sample = 0; sample < 2; sample++)
+            for (int64_t q = 0; q < a.s; q++) {
+                const wf_keys keys = wf_attention_keys(&a, operands, sample, q);
+                for (int64_t k = 0; k < a.kv; k++)
+                    ck_assert_int_eq(k >= keys.first && k < keys.end,
+                                     sees(&a, p.flags & WF_CAUSAL, q, k) &&
+                                         document[sample][a.pos0 + q] == document[sample][a.kpos0 + k]);
+            }
+    }
 }
 END_TEST
 
@@ -319,6 +364,7 @@ START_TEST(bad_sizes_are_refused) {
         "attention:f32:b1s4h4kv3d8", "attention:f32:b1s4h4d0", "attention:f32:b1s4h4d257",
         "attention:f32:b1s4h4d8:dropout:p=1", "attention:f32:b1s4h4d8hn3ho1:dropout:p=0.5",
         "attention:f32:b1s4h4d8site256:dropout:p=0.5", "attention:f32:b1s4h4kv1d8ho2group3",
+        "attention:f32:b1s4h4d8po2147483644:documents", "attention:f32:b1s4h4d8ko2147483644:documents",
         "attention:f32:b1s4h4kv0d8group4", "attention:f32:b1s4h4kv4d8group100000"};
     wf_problem problem;
     for (int i = 0; i < COUNT(bad); i++)
@@ -394,6 +440,14 @@ static const char *const cases[] = {
     "attention:f32:b2s19t40h1d33:accumulate", "attention:f32:b1s9t5h1d256:accumulate",
     "attention:f32:b2s37h3kv2d8ho3hn8ko5site2group4:accumulate.dropout:p=0.1",
     "attention:f32:b1s37h2d64site2:accumulate.causal.dropout:p=0.1",
+    /* documents: masks, shards, pieces, tails, no keys, head sizes around the chunks */
+    "attention:f32:b2s70h2d8:documents", "attention:f32:b2s131h2d8:causal.documents",
+    "attention:f32:b2s33t29h4kv2d8po96ko80w25:documents", "attention:f32:b2s65t70h4kv2d8po7ko5:accumulate.documents",
+    "attention:f32:b1s37h5kv3d8ho2hn8ko5site2group3:accumulate.dropout.documents:p=0.1",
+    "attention:f32:b3s61t67h3d8po9ko7site2:causal.dropout.documents:p=0.1", "attention:f32:b1s3t0h1d8:documents",
+    "attention:f32:b1s0t3h1d8:documents", "attention:f32:b0s3h1d8:documents", "attention:f32:b2s1h1d8:documents",
+    "attention:f32:b1s40t20h1d8ko100:documents", "attention:f32:b2s19h1d33:causal.documents",
+    "attention:f32:b2s70h2d64site2:causal.dropout.documents:p=0.1",
     /* no samples; no query heads, so that kv heads get gradients of 0 */
     "attention:f32:b0s3h2d8", "attention:f32:b1s3h0kv2d8group3", "attention:f32:b1s3h0kv0d8group3",
     /* dropout: odd key positions, a shard of the heads, positions past 2^31 */
@@ -470,7 +524,8 @@ static float *floats_of(int64_t count) {
 static void upload(const wf_case *test, const buffers *b) {
     for (int i = 0; i < b->n; i++) {
         float *data = floats_of(b->count[i]);
-        for (int64_t j = 0; j < b->count[i]; j++)
+        if (test->operand[i].dtype == WF_I32) memcpy(data, test->before[i].data, (size_t)b->count[i] * sizeof *data);
+        for (int64_t j = 0; j < b->count[i] && test->operand[i].dtype != WF_I32; j++)
             data[j] = (float)(test->operand[i].access == WF_WRITE ? start_of(test->problem, &test->operand[i])
                                                                    : ((const double *)test->before[i].data)[j]);
         write_operand(b, i, data);
@@ -478,9 +533,8 @@ static void upload(const wf_case *test, const buffers *b) {
     }
 }
 
-/* A row is merged with those of its own queries and head, at most CUTS times, a key's or query's gradient added up of
- * CUTS * 2 pieces; each time it may be off by what a problem of all of them may. */
-static void judge_pieces(const wf_case *test, const buffers *b, const char *name) {
+/* Off by at most so many bounds. */
+static void judge(const wf_case *test, const buffers *b, double bounds, const char *name) {
     for (int i = 0; i < b->n; i++) {
         if (test->operand[i].access == WF_READ) continue;
         float *got = floats_of(b->count[i]);
@@ -489,7 +543,7 @@ static void judge_pieces(const wf_case *test, const buffers *b, const char *name
         test->operation->tolerance_run(test->problem, test->after, test->run, i, bound);
         for (int64_t j = 0; j < b->count[i]; j++) {
             const double want = ((const double *)test->after[i].data)[j];
-            ck_assert_msg((double)got[j] == want || fabs((double)got[j] - want) <= 2 * CUTS * bound[j],
+            ck_assert_msg((double)got[j] == want || fabs((double)got[j] - want) <= bounds * bound[j],
                           "%s: %s %lld is %.9g, not %.9g (+- %g) (WEFT_TEST_SEED=%llu repeats it)", name,
                           test->operand[i].name, (long long)j, (double)got[j], want, bound[j],
                           (unsigned long long)seed);
@@ -499,7 +553,9 @@ static void judge_pieces(const wf_case *test, const buffers *b, const char *name
     }
 }
 
-/* In three orders, forward and backward, by every variant: as in one piece. */
+/* In three orders, forward and backward, by every variant: as in one piece. A row is merged with those of its own queries and
+ * head, at most CUTS times, a key's or query's gradient added up of CUTS * 2 pieces; each time it may be off by what a
+ * problem of all of them may. */
 START_TEST(pieces_add_up) {
     for (int op = WF_OP_ATTENTION; op <= WF_OP_ATTENTION_BACKWARD; op += WF_OP_ATTENTION_BACKWARD - WF_OP_ATTENTION)
         for (int variant = 0; variant < wf_operations[op]->nvariants; variant++)
@@ -522,7 +578,7 @@ START_TEST(pieces_add_up) {
                     }
                     run_variant(&p, variant, views, b.n, test->run);
                 }
-                judge_pieces(test, &b, wf_operations[op]->variants[variant].name);
+                judge(test, &b, 2 * CUTS, wf_operations[op]->variants[variant].name);
                 destroy_buffers(&b);
                 wf_case_destroy(test);
             }
@@ -598,7 +654,7 @@ END_TEST
 START_TEST(every_parameter_value) {
     wf_problem problem = parse("attention:f32:b1s67t70h2kv1d8ko2site1:causal.dropout:p=0.2");
     problem.op = _i & 1 ? WF_OP_ATTENTION_BACKWARD : WF_OP_ATTENTION;
-    problem.flags |= _i & 2 ? WF_ACCUMULATE : 0;
+    problem.flags |= (_i & 2 ? WF_ACCUMULATE : 0) | (_i & 4 ? WF_DOCUMENTS : 0);
     const wf_operation *operation = wf_operations[problem.op];
     for (int variant = 0; variant < operation->nvariants; variant++) {
         const wf_variant *v = &operation->variants[variant];
@@ -618,10 +674,148 @@ START_TEST(every_parameter_value) {
 }
 END_TEST
 
+/* ---- documents, on the device ------------------------------------------------------------------ */
+
+/* Positions are counted from 0 in both. */
+static void set_documents(const wf_case *test, const int64_t *ends) {
+    for (int i = 0; i < test->n; i++) {
+        if (test->operand[i].dtype != WF_I32) continue;
+        const int64_t rows = test->operand[i].extent[0], samples = test->operand[i].extent[1];
+        int32_t *span = test->before[i].data;
+        for (int64_t row = 0, n = 0; row < rows; row++) {
+            n += row == ends[n];
+            for (int64_t sample = 0; sample < samples; sample++, span += 2)
+                span[0] = n ? (int32_t)ends[n - 1] : 0, span[1] = (int32_t)ends[n];
+        }
+    }
+}
+
+static wf_problem documents_problem(int op, uint32_t flags) {
+    wf_problem p = parse("attention:f32:b2s150h2kv1d8:documents");
+    p.op = op;
+    p.flags |= flags;
+    return p;
+}
+
+static wf_case *documents_case(const wf_problem *p, const int64_t *ends) {
+    wf_problem forward = *p;
+    wf_case *test = NULL;
+    forward.op = WF_OP_ATTENTION;
+    ck_ok(wf_case_create(wf_operations[p->op], p, seed, &test));
+    set_documents(test, ends);
+    if (p->op == WF_OP_ATTENTION_BACKWARD) {
+        make_consistent(test, &forward);
+        for (int i = 4; i < 6; i++) /* the device gets f32 */
+            for (int64_t j = 0; j < test->count[i]; j++) ((double *)test->before[i].data)[j] = (float)((double *)test->before[i].data)[j];
+    }
+    wf_operations[p->op]->reference(p, test->after, test->run);
+    return test;
+}
+
+/* A document that ends at a tile's edge, before it and after it, beside one of a single token; and tokens that are all alone. */
+static const int64_t edges[][5] = {{15, 16, 150}, {16, 17, 150}, {17, 18, 150}, {31, 32, 150}, {32, 33, 64, 150},
+                                   {33, 34, 64, 150}, {63, 64, 65, 150}, {1, 2, 149, 150}, {127, 128, 129, 150}};
+enum { EDGES = 2 * (COUNT(edges) + 1) };
+
+START_TEST(documents_end_anywhere) {
+    int64_t alone[150];
+    for (int i = 0; i < COUNT(alone); i++) alone[i] = i + 1;
+    const int64_t *const ends = _i / 2 < COUNT(edges) ? edges[_i / 2] : alone;
+    for (int op = WF_OP_ATTENTION; op <= WF_OP_ATTENTION_BACKWARD; op += WF_OP_ATTENTION_BACKWARD - WF_OP_ATTENTION)
+        for (int variant = 0; variant < wf_operations[op]->nvariants; variant++) {
+            const wf_problem p = documents_problem(op, _i % 2 ? WF_CAUSAL : 0);
+            wf_case *test = documents_case(&p, ends);
+            buffers b;
+            create_buffers(&p, &b);
+            upload(test, &b);
+            run_variant(&p, variant, b.view, b.n, test->run);
+            judge(test, &b, 1, wf_operations[op]->variants[variant].name);
+            destroy_buffers(&b);
+            wf_case_destroy(test);
+        }
+}
+END_TEST
+
+/* The outputs of a variant, one after another. */
+static float *outputs_of(const wf_problem *p, int variant, const wf_case *test, int64_t *count_out) {
+    buffers b;
+    float *out = NULL;
+    int64_t count = 0;
+    create_buffers(p, &b);
+    upload(test, &b);
+    run_variant(p, variant, b.view, b.n, test->run);
+    for (int i = 0; i < b.n; i++) {
+        if (b.operand[i].access == WF_READ) continue;
+        out = realloc(out, (size_t)(count + b.count[i]) * sizeof *out);
+        ck_assert_ptr_nonnull(out);
+        read_operand(&b, i, out + count);
+        count += b.count[i];
+    }
+    destroy_buffers(&b);
+    *count_out = count;
+    return out;
+}
+
+START_TEST(one_document_is_none) {
+    const int op = _i / 2 ? WF_OP_ATTENTION_BACKWARD : WF_OP_ATTENTION;
+    for (int variant = 0; variant < wf_operations[op]->nvariants; variant++) {
+        const wf_problem p = documents_problem(op, _i % 2 ? WF_CAUSAL : 0);
+        wf_problem none = p;
+        none.flags &= ~(uint32_t)WF_DOCUMENTS;
+        wf_case *test = documents_case(&p, (const int64_t[]){150}), *plain = NULL;
+        ck_ok(wf_case_create(wf_operations[op], &none, seed, &plain));
+        for (int i = 0; i < plain->n && plain->operand[i].access == WF_READ; i++) /* spans come after these */
+            memcpy(plain->before[i].data, test->before[i].data, (size_t)plain->count[i] * sizeof(double));
+        int64_t count, plain_count;
+        float *got = outputs_of(&p, variant, test, &count), *want = outputs_of(&none, variant, plain, &plain_count);
+        ck_assert_int_eq(count, plain_count);
+        ck_assert_mem_eq(got, want, (size_t)count * sizeof *got);
+        free(got);
+        free(want);
+        wf_case_destroy(test);
+        wf_case_destroy(plain);
+    }
+}
+END_TEST
+
+/* So the arithmetic goes with what is seen: had a tile of another document been computed, 0 * NaN would show. Each tile of 32 is a
+ * document; the one looked at is FIRST to END - 1, the NaNs are a tile away from it, on both sides. */
+START_TEST(other_documents_are_not_read) {
+    enum { FIRST = 64, END = 96, APART = 32 };
+    const int op = _i / 2 ? WF_OP_ATTENTION_BACKWARD : WF_OP_ATTENTION;
+    for (int variant = 0; variant < wf_operations[op]->nvariants; variant++) {
+        const wf_problem p = documents_problem(op, _i % 2 ? WF_CAUSAL : 0);
+        wf_case *test = documents_case(&p, (const int64_t[]){32, FIRST, END, 128, 150});
+        for (int i = 0; i < 4; i++) {
+            if (test->operand[i].access != WF_READ || test->operand[i].dtype == WF_I32) continue;
+            for (int64_t j = 0; j < test->count[i]; j++) {
+                const int64_t row = j / test->before[i].stride[0];
+                if (row < FIRST - APART || row >= END + APART) ((double *)test->before[i].data)[j] = NAN;
+            }
+        }
+        buffers b;
+        create_buffers(&p, &b);
+        upload(test, &b);
+        run_variant(&p, variant, b.view, b.n, test->run);
+        for (int i = 0; i < b.n; i++) {
+            if (b.operand[i].access == WF_READ || b.operand[i].ndim != 4) continue;
+            float *got = floats_of(b.count[i]);
+            read_operand(&b, i, got);
+            for (int64_t j = FIRST * b.view[i].stride[0]; j < END * b.view[i].stride[0]; j++)
+                ck_assert_msg(isfinite(got[j]), "%s %lld", b.operand[i].name, (long long)j);
+            free(got);
+        }
+        destroy_buffers(&b);
+        wf_case_destroy(test);
+    }
+}
+END_TEST
+
 int main(void) {
     TCase *reference = tcase_create("reference"), *device = tcase_create("device");
     tcase_add_loop_test(reference, gradients_equal_finite_differences, 0, COUNT(small_cases));
     tcase_add_test(reference, keys_and_operations_as_defined);
+    tcase_add_test(reference, documents_hide_the_others);
     tcase_add_test(reference, shards_read_the_models_kv_heads);
     tcase_add_test(reference, case_texts_complete_and_return);
     tcase_add_loop_test(reference, references_add_up, 0, 6 * COUNT(divided));
@@ -632,7 +826,10 @@ int main(void) {
     tcase_add_loop_test(device, pieces_add_up, 0, COUNT(divided));
     tcase_add_loop_test(device, any_magnitudes_merge, 0, wf_operations[WF_OP_ATTENTION]->nvariants);
     tcase_add_loop_test(device, rows_that_see_no_key_keep_their_bits, 0, wf_operations[WF_OP_ATTENTION]->nvariants);
-    tcase_add_loop_test(device, every_parameter_value, 0, 4);
+    tcase_add_loop_test(device, every_parameter_value, 0, 8);
+    tcase_add_loop_test(device, documents_end_anywhere, 0, EDGES);
+    tcase_add_loop_test(device, one_document_is_none, 0, 4);
+    tcase_add_loop_test(device, other_documents_are_not_read, 0, 4);
     tcase_set_timeout(device, 0);
     Suite *suite = suite_create("attention");
     suite_add_tcase(suite, reference);

@@ -55,6 +55,9 @@ static const struct {
     {"attention_backward:f32:b1s18h5kv3d17ho2group3", NULL},
     {"attention:f32:b2s21t37h2kv1d17po5ko9:accumulate.causal", NULL},
     {"attention_backward:f32:b2s21t37h2kv1d17po5ko9:accumulate.causal", NULL},
+    {"attention:f32:b2s21t37h2kv1d17po16:causal.documents", NULL},
+    {"attention_delta:f32:b1s18h2d19:documents", NULL},
+    {"attention_backward:f32:b2s21t37h2kv1d17po16:causal.documents", NULL},
 
     {"norm:f32:rows3n259:eps=1e-05", NULL},
     {"norm:f32:rows2n1029:eps=1e-05", "simple GROUP=256 WIDTH=4"},
