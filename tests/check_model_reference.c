@@ -35,11 +35,12 @@ static wf_model small_bert(void) {
 }
 
 /* Forms whose gradients are tried: the families', and mixtures that no family has. */
-enum { ACTIVATIONS = 4, LLAMA = ACTIVATIONS, LLAMA3, QWEN, BERT, MIXED, BARE, WINDOW, FORMS };
+enum { ACTIVATIONS = 4, LLAMA = ACTIVATIONS, LLAMA3, QWEN, BERT, MIXED, BARE, WINDOW, PACKED, PACKED_BERT, FORMS };
 
 static wf_model form_of(int form) {
     static const int activations[] = {WF_ACT_GELU_TANH, WF_ACT_GELU, WF_ACT_RELU, WF_ACT_SILU};
-    wf_model m = form < ACTIVATIONS ? small_model(activations[form]) : form == BERT ? small_bert() : small_llama();
+    wf_model m = form < ACTIVATIONS ? small_model(activations[form]) : form == BERT || form == PACKED_BERT ? small_bert() : small_llama();
+    if (form == PACKED) m = small_model(WF_ACT_GELU_TANH);
     if (form == LLAMA3) /* of the three waves one is short, one between, one long */
         m.rope_factor = 4, m.rope_low_frequency = 1, m.rope_high_frequency = 2, m.rope_original_positions = 20;
     if (form == QWEN) m.biases = WF_BIAS_QKV, m.tied_head = true, m.kv_heads = 1, m.rope_factor = 2;
@@ -51,9 +52,17 @@ static wf_model form_of(int form) {
     return m;
 }
 
+static const int32_t documents[BATCH * SEQUENCE] = {3, 3, 1, 1, 1, 0, 5, 5, 5, 7};
+
 static reference_batch whole_batch(void) {
     return (reference_batch){.batch = BATCH, .sequence = SEQUENCE, .tokens = tokens, .targets = targets,
                        .sample0 = 11, .seed = 5, .step = 3, .dropout = true};
+}
+
+static reference_batch batch_of(int form) {
+    reference_batch batch = whole_batch();
+    if (form == PACKED || form == PACKED_BERT) batch.documents = documents;
+    return batch;
 }
 
 static double logits_of(const wf_model *model, const reference_tensors *weights, const reference_batch *batch,
@@ -75,9 +84,8 @@ static reference_tensors moved_weights(const wf_model *model) {
 }
 
 /* Off by at most 1e-6 of the tensor's largest gradient (h^2 is 1e-10, rounding 1e-16 / h). */
-static void check_tensor(const wf_model *model, reference_tensors *weights, const reference_tensors *gradients,
-                         int tensor) {
-    const reference_batch batch = whole_batch();
+static void check_tensor(const wf_model *model, const reference_batch *batch, reference_tensors *weights,
+                         const reference_tensors *gradients, int tensor) {
     const double h = 1e-5;
     const int64_t n = reference_count(model, tensor);
     double largest = 0;
@@ -87,9 +95,9 @@ static void check_tensor(const wf_model *model, reference_tensors *weights, cons
         double *w = &weights->data[tensor][i];
         const double kept = *w;
         *w = kept + h;
-        const double above = model_reference(model, weights, &batch, NULL, NULL);
+        const double above = model_reference(model, weights, batch, NULL, NULL);
         *w = kept - h;
-        const double below = model_reference(model, weights, &batch, NULL, NULL);
+        const double below = model_reference(model, weights, batch, NULL, NULL);
         *w = kept;
         const double difference = (above - below) / (2 * h);
         ck_assert_msg(fabs(difference - gradients->data[tensor][i]) <= 1e-6 * largest,
@@ -100,10 +108,10 @@ static void check_tensor(const wf_model *model, reference_tensors *weights, cons
 
 START_TEST(gradients_match_differences) {
     const wf_model model = form_of(_i);
-    const reference_batch batch = whole_batch();
+    const reference_batch batch = batch_of(_i);
     reference_tensors weights = moved_weights(&model), gradients = reference_tensors_create(&model);
     model_reference(&model, &weights, &batch, NULL, &gradients);
-    for (int t = 0; t < WF_TENSORS; t++) check_tensor(&model, &weights, &gradients, t);
+    for (int t = 0; t < WF_TENSORS; t++) check_tensor(&model, &batch, &weights, &gradients, t);
     reference_tensors_destroy(&weights);
     reference_tensors_destroy(&gradients);
 }
@@ -112,17 +120,17 @@ END_TEST
 enum { ROWS = BATCH * SEQUENCE, WIDTH = 6 };
 
 /* Sum of y dy of the layers alone. */
-static double product_of(const wf_model *model, const reference_tensors *weights, const double *x, const double *dy) {
-    const reference_batch batch = whole_batch();
+static double product_of(const wf_model *model, const reference_batch *batch, const reference_tensors *weights, const double *x,
+                         const double *dy) {
     double y[ROWS * WIDTH], sum = 0;
-    reference_blocks(model, weights, &batch, x, y, NULL, NULL, NULL);
+    reference_blocks(model, weights, batch, x, y, NULL, NULL, NULL);
     for (int i = 0; i < ROWS * WIDTH; i++) sum += y[i] * dy[i];
     return sum;
 }
 
 START_TEST(layers_alone_match_differences) {
     const wf_model model = form_of(_i);
-    const reference_batch batch = whole_batch();
+    const reference_batch batch = batch_of(_i);
     reference_tensors weights = moved_weights(&model), gradients = reference_tensors_create(&model);
     double x[ROWS * WIDTH], y[ROWS * WIDTH], dy[ROWS * WIDTH], dx[ROWS * WIDTH], largest = 0;
     const double h = 1e-5;
@@ -132,17 +140,17 @@ START_TEST(layers_alone_match_differences) {
     for (int i = 0; i < ROWS * WIDTH; i++) {
         const double kept = x[i];
         x[i] = kept + h;
-        const double above = product_of(&model, &weights, x, dy);
+        const double above = product_of(&model, &batch, &weights, x, dy);
         x[i] = kept - h;
-        const double difference = (above - product_of(&model, &weights, x, dy)) / (2 * h);
+        const double difference = (above - product_of(&model, &batch, &weights, x, dy)) / (2 * h);
         x[i] = kept;
         ck_assert_msg(fabs(difference - dx[i]) <= 1e-6 * largest, "x %d: %.12g by differences, %.12g by the backward", i, difference, dx[i]);
     }
     double *const w = weights.data[WF_T_FC1_WEIGHT], kept = w[7];
     w[7] = kept + h;
-    const double above = product_of(&model, &weights, x, dy);
+    const double above = product_of(&model, &batch, &weights, x, dy);
     w[7] = kept - h;
-    const double difference = (above - product_of(&model, &weights, x, dy)) / (2 * h);
+    const double difference = (above - product_of(&model, &batch, &weights, x, dy)) / (2 * h);
     ck_assert_double_eq_tol(difference, gradients.data[WF_T_FC1_WEIGHT][7], 1e-6 * largest);
     for (int64_t i = 0; i < reference_count(&model, WF_T_TOKEN_EMBEDDING); i++)
         ck_assert_double_eq(gradients.data[WF_T_TOKEN_EMBEDDING][i], 0);
@@ -257,6 +265,26 @@ START_TEST(windows_hide_what_is_further) {
 }
 END_TEST
 
+/* Each document's logits are those that it has alone, as a sequence of its own: with learned positions, which begin anew, with
+ * rotary ones, whose angles are f32, and both ways. */
+START_TEST(documents_are_sequences_of_their_own) {
+    wf_model model = _i == 1 ? small_llama() : _i == 2 ? small_bert() : small_model(WF_ACT_GELU_TANH);
+    reference_batch batch = whole_batch();
+    reference_tensors weights = moved_weights(&model);
+    double whole[BATCH * SEQUENCE * 7], alone[SEQUENCE * 7];
+    batch.documents = documents;
+    batch.dropout = false;
+    logits_of(&model, &weights, &batch, whole);
+    for (int at = 0, end; at < BATCH * SEQUENCE; at = end) {
+        for (end = at; end < BATCH * SEQUENCE && documents[end] == documents[at];) end++;
+        const reference_batch one = {.batch = 1, .sequence = end - at, .tokens = tokens + at, .targets = targets + at};
+        logits_of(&model, &weights, &one, alone);
+        for (int i = 0; i < (end - at) * 7; i++) ck_assert_double_eq_tol(alone[i], whole[at * 7 + i], _i == 1 ? 1e-6 : 1e-12);
+    }
+    reference_tensors_destroy(&weights);
+}
+END_TEST
+
 /* A causal model without any positions knows the order from what it saw only: its last logits do not
  * change when earlier tokens change places; with rotary positions they do. */
 START_TEST(rotary_positions_tell_the_order) {
@@ -323,6 +351,7 @@ int main(void) {
     tcase_add_test(tests, causal_and_independent_samples);
     tcase_add_test(tests, both_directions_see_later_tokens);
     tcase_add_loop_test(tests, windows_hide_what_is_further, 0, 4);
+    tcase_add_loop_test(tests, documents_are_sequences_of_their_own, 0, 3);
     tcase_add_test(tests, rotary_positions_tell_the_order);
     tcase_add_test(tests, dropout_depends_on_seed_and_step);
     tcase_add_loop_test(tests, tensors_are_the_tables, 0, FORMS);

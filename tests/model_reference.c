@@ -36,12 +36,19 @@ static void destroy_blocks(pass *a) {
 #define W0(tensor) reference_of_layer(m, a->w, WF_T_##tensor, 0)
 #define G0(tensor) reference_of_layer(m, a->g, WF_T_##tensor, 0)
 
+/* Element e of the row of the position table that is token i's. */
+static int64_t place_of(const pass *a, int64_t i, int64_t e) {
+    int64_t first = a->documents ? i : 0;
+    while (first > 0 && a->documents[first - 1] == a->documents[i]) first--;
+    return (i - first) * a->m->hidden + e;
+}
+
 static void embed(const pass *a, const int32_t *tokens, double *x) {
     const wf_model *m = a->m;
     const int64_t s = a->s, h = m->hidden;
     const double *place = W0(POSITION_EMBEDDING), *type = W0(TYPE_EMBEDDING);
     for (int64_t i = 0; i < s * h; i++)
-        a->embedded[i] = W0(TOKEN_EMBEDDING)[tokens[i / h] * h + i % h] + (place ? place[i] : 0) +
+        a->embedded[i] = W0(TOKEN_EMBEDDING)[tokens[i / h] * h + i % h] + (place ? place[place_of(a, i / h, i % h)] : 0) +
                          (type ? type[i % h] : 0);
     copy(x, a->embedded, s * h);
     if (m->embedding_norm) reference_norm(m, a->embedded, W0(EMBEDDING_NORM_WEIGHT), W0(EMBEDDING_NORM_BIAS), x, s);
@@ -61,7 +68,7 @@ static void embed_backward(const pass *a, const int32_t *tokens, double *d) {
     }
     for (int64_t i = 0; i < s * h; i++) {
         G0(TOKEN_EMBEDDING)[tokens[i / h] * h + i % h] += d[i];
-        if (dplace) dplace[i] += d[i];
+        if (dplace) dplace[place_of(a, i / h, i % h)] += d[i];
         if (dtype) dtype[i % h] += d[i];
     }
     free(dn);
@@ -176,6 +183,7 @@ double model_reference(const wf_model *m, const reference_tensors *weights, cons
     for (int64_t b = 0; b < batch->batch; b++) {
         const int32_t *tokens = batch->tokens + b * s;
         a.sample = (uint32_t)(batch->sample0 + b);
+        a.documents = batch->documents ? batch->documents + b * s : NULL;
         create_blocks(&a);
         sample_forward(&a, tokens, scores);
         if (outputs) copy_out(&a, outputs, b, scores);
@@ -193,6 +201,7 @@ void reference_blocks(const wf_model *m, const reference_tensors *weights, const
     pass a = begin(m, weights, batch, gradients);
     for (int64_t b = 0; b < batch->batch; b++) {
         a.sample = (uint32_t)(batch->sample0 + b);
+        a.documents = batch->documents ? batch->documents + b * batch->sequence : NULL;
         create_blocks(&a);
         copy(first_input(&a), x + b * n, n);
         layers_forward(&a);

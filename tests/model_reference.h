@@ -5,7 +5,7 @@
  * textbook's formulas, for every form that a wf_model describes: GPT-2 (Radford et al. 2019), Llama
  * (Touvron et al. 2023: RMSNorm, rotary positions, gated MLP, grouped queries), BERT (Devlin et al.
  * 2018: norms after the sums, both directions, types, a transform before the vocabulary), Mistral (Jiang et
- * al. 2023: a window). From the project it takes only the model as a value and Philox, whose definition of the masks it shares by
+ * al. 2023: a window); and for packed documents, which do not see each other. From the project it takes only the model as a value and Philox, whose definition of the masks it shares by
  * contract. */
 #ifndef WF_TESTS_MODEL_REFERENCE_H
 #define WF_TESTS_MODEL_REFERENCE_H
@@ -29,6 +29,8 @@ typedef struct reference_tensors {
 typedef struct reference_batch {
     int64_t batch, sequence;
     const int32_t *tokens, *targets;    /* [batch][sequence]; a negative target is not counted */
+    const int32_t *documents;           /* [batch][sequence]: the document of each token; NULL: one. Learned positions are
+                                         * counted from a document's first token */
     int64_t sample0;                    /* global index of sample 0, for dropout's masks */
     uint64_t seed;                      /* of dropout */
     int64_t step;

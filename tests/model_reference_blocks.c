@@ -36,6 +36,7 @@ static int64_t kv_at(const wf_model *m, int which, int64_t head, int64_t i) {
 /* Does query i see key j? */
 static bool sees(const pass *a, int64_t i, int64_t j) {
     const int64_t w = a->m->window;
+    if (a->documents && a->documents[i] != a->documents[j]) return false;
     if (!a->m->bidirectional && j > i) return false;
     return !w || (i - j < w && j - i < w);
 }

@@ -23,6 +23,7 @@ typedef struct pass {
     const reference_tensors *w;
     reference_tensors *g;   /* NULL: forward only */
     int64_t s;              /* positions */
+    const int32_t *documents; /* [s] of the sample; NULL: one */
     uint32_t sample;        /* global index */
     uint32_t key[2];
     bool dropout;
