@@ -96,6 +96,7 @@ static void set_sizes(wf_lowering *L, const wf_shape *shape, int32_t rank) {
     L->microbatches = L->layout.microbatches;
     L->b = shape->batch / L->microbatches;
     L->sequence = shape->sequence;
+    L->packed = shape->documents;
     L->local = wf_model_positions(L->model, &L->layout, L->sequence, rank);
     L->positions = wf_model_own_positions(L->model, &L->layout, L->sequence, rank);
     L->rows = L->b * L->local.count;
@@ -204,6 +205,12 @@ static void io_slots(wf_lowering *L) {
     const int32_t count = L->microbatches;
     const int64_t all = L->sequence * L->b;
     L->tokens = wf_build_slot(L->s, "tokens", WF_CLASS_IO, WF_I32, L->rows, count);
+    if (L->packed) {
+        L->documents = wf_build_slot(L->s, "documents", WF_CLASS_IO, WF_I32, 2 * all, count);
+        L->documents_at = WF_AT_MICROBATCH;
+    }
+    if (L->packed && wf_lower_has(L, WF_T_POSITION_EMBEDDING))
+        L->places = wf_build_slot(L->s, "places", WF_CLASS_IO, WF_I32, L->rows, count);
     if (L->mode == WF_MODE_LOGITS) {
         L->logits = wf_build_slot(L->s, "logits", WF_CLASS_IO, WF_F32,
                                   all * L->model->vocabulary, count);
@@ -325,7 +332,7 @@ wf_status wf_lower_open(const wf_model *model, const wf_shape *shape, const wf_l
     L->mode = mode;
     L->training = mode == WF_MODE_TRAIN || mode == WF_MODE_GRADIENTS;
     L->tokens = L->targets = L->loss = L->clip = L->logits = L->hidden = -1;
-    L->hidden_all = L->rope = -1;
+    L->hidden_all = L->rope = L->documents = L->places = -1;
     wf_status status = wf_schedule_create(rank, wf_layout_ranks(layout), &L->s);
     if (status == WF_OK) status = open_at(L, shape, rank);
     if (status != WF_OK) return wf_lower_close(L, status, NULL);

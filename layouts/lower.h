@@ -28,6 +28,9 @@ typedef enum wf_mode {
  *   "logits"  f32 [s*b, vocabulary] (LOGITS)
  *   "hidden"  f32 rows of the last layer's output on this rank (GRADIENTS; for tests)
  *   "hidden.all" f32 [s*b, hidden], count = microbatches (HIDDEN)
+ *   "documents" i32 [s*b, 2], count = microbatches (shape.documents): where the document of each token of the whole sequence begins
+ *             and ends, as positions; likewise of a block stack, whose count is 1: FORWARD reads it, and keeps a copy for BACKWARD
+ *   "places"  i32, like tokens: positions counted from the document's first token (shape.documents, learned positions)
  *   "rope"    f32 [positions, head_size]: row i is wf_model_rope's of the rank's i-th position (rotary positions)
  * A model without a head has mode HIDDEN only. */
 wf_status wf_lower(const wf_model *, const wf_shape *, const wf_layout *, int32_t rank, wf_mode, wf_schedule **out);

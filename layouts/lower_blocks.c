@@ -3,8 +3,8 @@
  *
  * The layers' segments are those of a whole model. The caller's rows are copied into the pools and
  * out of them, so that his memory is free again when a phase is over, wherever it lies; a copy costs
- * a thousandth of a layer. What a forward keeps (the layers' inputs and saved values) is a stash,
- * of which several may be alive; the gradient's way down needs two buffers for all of them. */
+ * a thousandth of a layer. What a forward keeps (the layers' inputs and saved values, and the documents that it was
+ * given) is a stash, of which several may be alive; the gradient's way down needs two buffers for all of them. */
 #include "layouts/lowering.h"
 
 typedef struct segments {
@@ -50,8 +50,20 @@ static void pools(wf_lowering *L) {
 
 /* ---- segments ------------------------------------------------------------------------------------ */
 
+/* Documents to the stash, where there is one. */
+static void keep_documents(wf_lowering *L) {
+    const int64_t rows = L->sequence * L->b;
+    const int32_t slot = L->documents = wf_build_slot(L->s, "documents", WF_CLASS_IO, WF_I32, 2 * rows, 1);
+    if (!L->training) return;
+    L->documents = wf_build_pool(L->s, "saved.documents", WF_CLASS_ACTIVATION, WF_I32, 2 * rows);
+    stash(L, L->documents, 1);
+    wf_lower_copy(L, "in.documents", wf_matrix(slot, WF_AT_NONE, 0, rows, 2, 2),
+                  wf_matrix(L->documents, WF_AT_NONE, 0, rows, 2, 2));
+}
+
 static int32_t move(wf_lowering *L, const char *site, wf_view from, wf_view to) {
     wf_lower_begin(L, site, false);
+    if (L->packed && L->documents < 0) keep_documents(L);
     wf_lower_copy(L, site, from, to);
     wf_lower_end(L);
     return L->s->nsegments - 1;

@@ -6,7 +6,8 @@
  * inside a ring is USP (Fang and Zhao, 2024). A rank's domain is what it attends with: heads and positions.
  *
  * Positions are in two runs at most, so that each kernel sees neighbouring queries and neighbouring keys, at global positions:
- * masks, windows and dropout are those of the whole sequence. */
+ * masks, windows and dropout are those of the whole sequence. So are documents: each rank has all tokens' (8 bytes each), which
+ * spares exchanges. What a run's documents hide from it is sent all the same: lowering does not know them. */
 #include "kernels/philox.h"
 #include "layouts/lowering.h"
 
@@ -48,6 +49,12 @@ static wf_view v_of(const wf_lowering *L, wf_view kv) {
     return k_of(L, wf_lower_columns(kv, L->domain.kv.count * L->model->head_size, L->domain.kv.count * L->model->head_size));
 }
 
+/* Documents of the tokens at these positions: [positions, b, 2]. */
+static wf_view spans_of(const wf_lowering *L, wf_range positions) {
+    const int64_t extent[] = {positions.count, L->b, 2}, stride[] = {2 * L->b, 2, 1};
+    return wf_array(L->documents, L->documents_at, positions.first * 2 * L->b, 3, extent, stride);
+}
+
 /* Matrix [b * heads, positions] as [b, heads, positions of the run]. */
 static wf_view per_query(const wf_lowering *L, wf_view m, int run) {
     const wf_range *const r = L->domain.positions.run;
@@ -68,7 +75,8 @@ static wf_problem attention_problem(const wf_lowering *L, wf_op op, wf_range q, 
     const wf_model *m = L->model;
     const double p = L->training ? m->dropout_attention : 0;
     return (wf_problem){.op = op,
-                        .flags = (m->bidirectional ? 0 : WF_CAUSAL) | (p > 0 ? WF_DROPOUT : 0) | (more ? WF_ACCUMULATE : 0),
+                        .flags = (m->bidirectional ? 0 : WF_CAUSAL) | (p > 0 ? WF_DROPOUT : 0) | (more ? WF_ACCUMULATE : 0) |
+                                 (L->packed ? WF_DOCUMENTS : 0),
                         .size = {L->b, q.count, k.count, L->domain.heads.count, L->domain.kv.count, m->head_size,
                                  L->domain.heads.first, m->heads, q.first, k.first, p > 0 ? WF_SITE_ATTENTION : 0,
                                  wf_model_window(m, L->sequence), m->kv_heads == m->heads ? 0 : m->heads / m->kv_heads},
@@ -79,8 +87,12 @@ void wf_lower_attend_run(wf_lowering *L, const char *site, const wf_attended *a,
     const wf_range q = L->domain.positions.run[run];
     if (!L->domain.heads.count || !q.count) return;
     const wf_problem p = attention_problem(L, WF_OP_ATTENTION, q, keys->positions, more);
-    WF_KERNEL(L, site, &p, q_of(L, a->qkv, run), k_of(L, keys->kv), v_of(L, keys->kv), q_of(L, a->o, run),
-              per_query(L, a->lse, run));
+    wf_view views[WF_OPERANDS] = {q_of(L, a->qkv, run), k_of(L, keys->kv), v_of(L, keys->kv)};
+    int n = 3;
+    if (L->packed) views[n++] = spans_of(L, q);
+    views[n++] = q_of(L, a->o, run);
+    views[n++] = per_query(L, a->lse, run);
+    wf_lower_kernel(L, site, &p, views, n);
 }
 
 void wf_lower_attend_run_backward(wf_lowering *L, const char *site, const wf_attended *a, int run, const wf_kv *keys,
@@ -88,8 +100,17 @@ void wf_lower_attend_run_backward(wf_lowering *L, const char *site, const wf_att
     const wf_range q = L->domain.positions.run[run];
     if (!L->domain.heads.count || !q.count) return;
     const wf_problem p = attention_problem(L, WF_OP_ATTENTION_BACKWARD, q, keys->positions, more);
-    WF_KERNEL(L, site, &p, q_of(L, a->qkv, run), k_of(L, keys->kv), v_of(L, keys->kv), q_of(L, a->o, run),
-              per_query(L, a->lse, run), per_query(L, a->delta, run), q_of(L, a->dqkv, run), k_of(L, dkv), v_of(L, dkv));
+    wf_view views[WF_OPERANDS] = {q_of(L, a->qkv, run), k_of(L, keys->kv), v_of(L, keys->kv), q_of(L, a->o, run),
+                                  per_query(L, a->lse, run), per_query(L, a->delta, run)};
+    int n = 6;
+    if (L->packed) {
+        views[n++] = spans_of(L, q);
+        views[n++] = spans_of(L, keys->positions);
+    }
+    views[n++] = q_of(L, a->dqkv, run);
+    views[n++] = k_of(L, dkv);
+    views[n++] = v_of(L, dkv);
+    wf_lower_kernel(L, site, &p, views, n);
 }
 
 /* delta: every query's gradient times its result. */

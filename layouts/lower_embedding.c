@@ -1,6 +1,7 @@
 /* lower_embedding.c: token, position and type embedding, and their norm where there is one. The token
  * table is split by ids: a rank gives 0 for ids that it does not hold, and the sum over tp is the row
- * (Shoeybi et al., 2019). A position's row is a bias shared by its b samples. */
+ * (Shoeybi et al., 2019). A position's row is a bias shared by its b samples; in packed documents positions begin anew with each,
+ * and every token has a row of its own. */
 #include "kernels/philox.h"
 #include "layouts/lowering.h"
 
@@ -51,15 +52,30 @@ static void norm_embedded(wf_lowering *L, wf_view sum, wf_view stats, const wf_t
     if (drops) wf_lower_tail(L, &(wf_tail_sites){.dropout = "embedding.dropout"}, y, dropout, x);
 }
 
+/* The own tokens' places in their documents, and their rows of the position table. */
+static wf_view places_view(const wf_lowering *L) {
+    return wf_vector(L->places, WF_AT_MICROBATCH, L->own.first, L->own.count);
+}
+
+static wf_problem places_problem(const wf_lowering *L, wf_op op) {
+    return (wf_problem){.op = op, .size = {L->own.count, L->model->positions, L->model->hidden, 0}};
+}
+
 /* Of a tensor's rows, those of a run of the own positions. */
 static wf_view rows_of_run(const wf_lowering *L, wf_view table, int run) {
     return wf_lower_rows(table, (wf_rows){L->positions.run[run].first, L->positions.run[run].count});
 }
 
-/* The own positions' rows, side by side. */
+/* The own positions' rows, side by side; of documents, the own tokens'. */
 static wf_view position_rows(wf_lowering *L) {
     const wf_view table = wf_lower_parameter(L, WF_KIND_VALUE, WF_T_POSITION_EMBEDDING);
     const wf_range *const run = L->positions.run;
+    if (L->places >= 0) {
+        const wf_view rows = wf_lower_scratch(L, "embedding.positions", L->own.count, L->model->hidden);
+        const wf_problem p = places_problem(L, WF_OP_EMBEDDING);
+        WF_KERNEL(L, "embedding.positions", &p, places_view(L), table, rows);
+        return rows;
+    }
     if (!run[1].count) return rows_of_run(L, table, 0);
     const wf_view rows = wf_lower_scratch(L, "embedding.positions", L->positions.count, L->model->hidden);
     for (int i = 0; i < 2; i++)
@@ -90,7 +106,7 @@ static void finish_embedding(wf_lowering *L, wf_view sum, wf_view x) {
     }
     if (learned) {
         positions = position_rows(L);
-        tail.bias = &positions, tail.bias_group = L->b;
+        tail.bias = &positions, tail.bias_group = L->places >= 0 ? 1 : L->b;
     }
     if (learned || tail.dropout > 0 || !types)
         wf_lower_tail(L,
@@ -123,14 +139,19 @@ int32_t wf_lower_embedding_forward(wf_lowering *L) {
 }
 
 /* Rows of the position table's gradient that no rank's tokens touch are zero; under sp those of the
- * other ranks arrive in `finish`, where under cp all ranks' tables are summed. */
+ * other ranks arrive in `finish`, where under cp, and of documents, all ranks' tables are summed. */
 static void position_grad(wf_lowering *L, wf_view own) {
-    const int64_t h = L->model->hidden, rest = L->cp.ranks > 1 ? 0 : L->sequence;
+    const bool whole = L->cp.ranks > 1 || L->places >= 0, adds = !L->first || whole;
+    const int64_t h = L->model->hidden, rest = whole ? 0 : L->sequence;
     const wf_view table = wf_lower_parameter(L, WF_KIND_GRAD, WF_T_POSITION_EMBEDDING);
-    const bool adds = !L->first || L->cp.ranks > 1;
     if (L->first)
         wf_lower_fill(L, "embedding.position.grad",
                       wf_lower_rows(table, (wf_rows){rest, L->model->positions - rest}), 0);
+    if (L->places >= 0) {
+        const wf_problem p = places_problem(L, WF_OP_EMBEDDING_BACKWARD);
+        if (L->own.count) WF_DEFER(L, "embedding.position.grad", &p, places_view(L), own, table);
+        return;
+    }
     for (int run = 0; run < 2; run++) {
         const int64_t before = run ? L->positions.run[0].count : 0, count = L->positions.run[run].count;
         const wf_problem p = {.op = WF_OP_SUM_ROWS, .flags = adds ? WF_ACCUMULATE : 0, .size = {count, L->b, h}};

@@ -66,15 +66,19 @@ static void sum_pieces(wf_lowering *L, const adders *ranks, const piece *pieces,
     }
 }
 
+static bool sums_positions(const wf_lowering *L) {
+    return L->cp.ranks > 1 || L->places >= 0; /* documents: any token may be at any place */
+}
+
 /* Tensors that every rank holds and has seen its own tokens for (sp). Positions differ: a rank's
- * tokens touch its own rows only, which are gathered, unless cp sums whole tables anyway. */
+ * tokens touch its own rows only, which are gathered, unless whole tables are summed. */
 static void sum_replicated(wf_lowering *L, bool per_layer) {
     const adders ranks = {L->group, L->tp, L->me, WF_LANE_TP};
     piece pieces[WF_TENSORS];
     int32_t n = 0;
     for (int t = 0; t < WF_TENSORS; t++)
         if (L->table[t].per_layer == per_layer && L->table[t].split == WF_REPLICATED &&
-            (t != WF_T_POSITION_EMBEDDING || L->cp.ranks > 1) && wf_lower_has(L, t))
+            (t != WF_T_POSITION_EMBEDDING || sums_positions(L)) && wf_lower_has(L, t))
             pieces[n++] = (piece){t, 0, L->table[t].rows * L->table[t].columns};
     sum_pieces(L, &ranks, pieces, n);
 }
@@ -249,7 +253,7 @@ int32_t wf_lower_finish(wf_lowering *L) {
     wf_lower_begin(L, "finish", false);
     sum_losses(L);
     if (L->training && L->sp) {
-        if (wf_lower_has(L, WF_T_POSITION_EMBEDDING) && !cp) gather_positions(L);
+        if (wf_lower_has(L, WF_T_POSITION_EMBEDDING) && !sums_positions(L)) gather_positions(L);
         sum_replicated(L, false);
     }
     if (L->training) sum_over_cp(L, false);

@@ -81,6 +81,7 @@ typedef struct wf_lowering {
     int32_t microbatches;
     int32_t tp, me, group; /* tp ranks, own index, group (-1: alone) */
     bool sp;               /* of the layout, and more than one tp rank */
+    bool packed;           /* sequences of several documents */
     wf_team cp, ring, ulysses; /* ring and ulysses divide cp (layout.h) */
     wf_positions local, positions; /* of the rank; of the own rows */
     wf_domain domain;
@@ -98,6 +99,8 @@ typedef struct wf_lowering {
     int32_t square[WF_TENSORS], nsquares; /* place among the tensors that the model has; -1 */
     int32_t slot[WF_KINDS][WF_TENSORS];
     int32_t tokens, targets, loss, clip, logits, hidden, hidden_all, rope; /* slots */
+    int32_t documents, places; /* slots; documents of a block stack that trains: in the stash */
+    wf_at documents_at;
     int32_t x, dx, saved[WF_LAYER_VALUES], squares;      /* pools; saved: -1 where not kept */
     int32_t embedded, embedded_stats; /* pools: what the embedding's norm is of; -1 */
 

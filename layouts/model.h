@@ -120,7 +120,11 @@ wf_positions wf_model_positions(const wf_model *, const wf_layout *, int64_t seq
 wf_positions wf_model_own_positions(const wf_model *, const wf_layout *, int64_t sequence, int32_t rank);
 wf_positions wf_model_ring_positions(const wf_model *, const wf_layout *, int64_t sequence, int32_t index);
 
-typedef struct wf_shape { int64_t batch, sequence; } wf_shape; /* "b8s128": global batch in sequences */
+/* "b8s128": global batch in sequences. */
+typedef struct wf_shape {
+    int64_t batch, sequence;
+    bool documents; /* a sequence is several documents, which the run names and which do not see each other; not of the text */
+} wf_shape;
 wf_status wf_shape_parse(const char *text, wf_shape *out);
 void wf_shape_print(const wf_shape *, char *out, size_t out_bytes);
 

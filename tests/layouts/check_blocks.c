@@ -12,7 +12,7 @@ static const char *const layouts[] = {"tp1", "tp2", "tp2.sp", "tp3.sp.mb2", "tp4
 static const wf_mode modes[] = {WF_MODE_EVALUATE, WF_MODE_GRADIENTS, WF_MODE_TRAIN};
 
 static wf_schedule *lower(const wf_model *m, const wf_layout *layout, int32_t rank, wf_mode mode) {
-    const wf_shape shape = {4, 6};
+    const wf_shape shape = {.batch = 4, .sequence = 6};
     wf_schedule *s = NULL;
     ck_assert_msg(wf_lower_blocks(m, &shape, layout, rank, mode, &s) == WF_OK && wf_choose(s, &(wf_choices){0}) == WF_OK &&
                       wf_place(s, &(wf_limits){0}) == WF_OK,
@@ -98,7 +98,7 @@ END_TEST
 /* Slots lie where a whole model's do: both kinds of plan share params. */
 START_TEST(parameters_lie_as_in_whole_models) {
     const wf_model m = uneven_model(TEST_GPT2);
-    const wf_shape shape = {4, 6};
+    const wf_shape shape = {.batch = 4, .sequence = 6};
     wf_layout layout;
     wf_schedule *whole = NULL;
     ck_assert_int_eq(wf_layout_parse("tp2.sp", &layout), WF_OK);
@@ -121,7 +121,7 @@ END_TEST
 
 START_TEST(other_modes_are_refused) {
     const wf_model m = uneven_model(TEST_GPT2);
-    const wf_shape shape = {4, 6};
+    const wf_shape shape = {.batch = 4, .sequence = 6};
     wf_layout layout;
     wf_schedule *s = NULL;
     ck_assert_int_eq(wf_layout_parse("tp2", &layout), WF_OK);

@@ -9,7 +9,7 @@
 
 static wf_schedule *lowered(const char *text, wf_mode mode) {
     const wf_model model = small_model(TEST_GPT2);
-    const wf_shape shape = {2, 5};
+    const wf_shape shape = {.batch = 2, .sequence = 5};
     wf_layout layout;
     wf_schedule *s;
     ck_assert_int_eq(wf_layout_parse(text, &layout), WF_OK);

@@ -41,7 +41,7 @@ static int64_t share(int64_t n, int t, int r) {
 }
 
 static wf_schedule *schedule_of(const char *text, int r, wf_mode mode) {
-    const wf_shape shape = {B * MICROBATCHES, S};
+    const wf_shape shape = {.batch = B * MICROBATCHES, .sequence = S};
     const wf_limits limits = {.max_alloc_bytes = {0}};
     wf_layout layout;
     wf_schedule *s;
@@ -230,7 +230,7 @@ END_TEST
 /* The published form itself, as the difference between three layers and two. */
 START_TEST(one_more_layer_sends_megatrons_volume) {
     const int l = layout_of(_i), t = layouts[l].t;
-    const wf_shape shape = {B * MICROBATCHES, S};
+    const wf_shape shape = {.batch = B * MICROBATCHES, .sequence = S};
     int64_t more = 0;
     for (int layers = 2; layers < 4; layers++)
         for (int r = 0; r < t; r++) {
@@ -418,7 +418,7 @@ START_TEST(zigzag_is_balanced) {
         double most;
     } cases[] = {{"cp4ring", 4096, 1}, {"cp4gather", 4096, 1}, {"cp8usp2", 4096, 1}, {"cp4ring", 4099, 1.03}, {"cp4ring", 1000, 1.03}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const wf_shape shape = {1, cases[i].sequence};
+        const wf_shape shape = {.batch = 1, .sequence = cases[i].sequence};
         wf_model m = uneven_model(TEST_GPT2);
         double sum = 0, worst = 0;
         wf_layout layout;

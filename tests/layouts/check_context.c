@@ -21,7 +21,9 @@ static const struct {
     const char *name;
     bool bidirectional;
     int64_t window;
-} masks[] = {{"causal", false, 0}, {"full", true, 0}, {"window 37", false, 37}, {"window 9, both ways", true, 9}};
+    bool packed;
+} masks[] = {{"causal", false, 0, false}, {"full", true, 0, false}, {"window 37", false, 37, false},
+             {"window 9, both ways", true, 9, false}, {"packed", false, 0, true}, {"packed, window 9, both ways", true, 9, true}};
 enum {
     SEQUENCES = sizeof sequences / sizeof *sequences,
     GROUPS = sizeof groups / sizeof *groups,
@@ -31,10 +33,21 @@ enum {
 
 /* ---- the model of a case -------------------------------------------------------------------------------------------- */
 
-static int32_t tokens[BATCH * LONGEST], targets[BATCH * LONGEST];
+static int32_t tokens[BATCH * LONGEST], targets[BATCH * LONGEST], documents[BATCH * LONGEST];
 static reference_tensors expected;
 static double loss, *last;
 static char name[64];
+
+/* Of 1 to 24 tokens, which end anywhere; one in eight is of a single token. */
+static void make_documents(int64_t count) {
+    const uint32_t key[2] = {17, 19};
+    for (int32_t t = 0, end = 0, n = 0; t < count; t++) {
+        uint32_t words[4];
+        wf_philox4x32((const uint32_t[4]){(uint32_t)t}, key, words);
+        if (t == end) end += words[0] % 8 ? 1 + (int32_t)(words[1] % 24) : 1, n++;
+        documents[t] = n;
+    }
+}
 
 static void open_model(int i) {
     const int s = i % SEQUENCES, g = i / SEQUENCES % GROUPS, m = i / SEQUENCES / GROUPS;
@@ -52,6 +65,8 @@ static void open_model(int i) {
         tokens[t] = (int32_t)(words[0] % WORDS);
         targets[t] = t < 8 ? (int32_t)(words[1] % WORDS) : t % 3 ? -1 : (int32_t)(words[2] % WORDS);
     }
+    make_documents(BATCH * sequences[s]);
+    trial.documents = masks[m].packed ? documents : NULL;
     trial.valid = 0;
     for (int t = 0; t < BATCH * sequences[s]; t++) trial.valid += targets[t] >= 0;
     while (trial.valid & (trial.valid - 1)) /* so that 1 / n is exact in f32 */

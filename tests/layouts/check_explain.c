@@ -19,7 +19,7 @@ static wf_status plain(void *context, const wf_problem *problem, wf_candidate *o
 
 static char *explained(void) {
     wf_model model = small_model(TEST_GPT2);
-    const wf_shape shape = {2, 5};
+    const wf_shape shape = {.batch = 2, .sequence = 5};
     const wf_limits limits = {.max_alloc_bytes = {0}};
     wf_layout layout;
     wf_schedule *s = NULL;

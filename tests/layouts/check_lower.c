@@ -30,7 +30,7 @@ static const struct {
 START_TEST(layouts_that_are_not_lowered) {
     const wf_model model = small_model(TEST_GPT2);
     wf_schedule *s = NULL;
-    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, refused[_i].layout, 0, WF_MODE_TRAIN, &s),
+    ck_assert_int_eq(lower(&model, (wf_shape){.batch = 2, .sequence = 5}, refused[_i].layout, 0, WF_MODE_TRAIN, &s),
                      WF_ERR_UNSUPPORTED);
     ck_assert_ptr_null(s);
     ck_assert_msg(strstr(wf_last_error(), refused[_i].named), "%s", wf_last_error());
@@ -41,15 +41,15 @@ END_TEST
 START_TEST(shapes_that_do_not_fit) {
     wf_model model = small_model(TEST_GPT2);
     wf_schedule *s = NULL;
-    ck_assert_int_eq(lower(&model, (wf_shape){2, 7}, "tp2", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(lower(&model, (wf_shape){.batch = 2, .sequence = 7}, "tp2", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
     ck_assert_ptr_nonnull(strstr(wf_last_error(), "positions"));
-    ck_assert_int_eq(lower(&model, (wf_shape){3, 5}, "mb2", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(lower(&model, (wf_shape){.batch = 3, .sequence = 5}, "mb2", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
     ck_assert_ptr_nonnull(strstr(wf_last_error(), "mb2"));
-    ck_assert_int_eq(lower(&model, (wf_shape){0, 5}, "tp1", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
-    ck_assert_int_eq(lower(&model, (wf_shape){(int64_t)1 << 60, 5}, "tp1", 0, WF_MODE_TRAIN, &s),
+    ck_assert_int_eq(lower(&model, (wf_shape){.batch = 0, .sequence = 5}, "tp1", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(lower(&model, (wf_shape){.batch = (int64_t)1 << 60, .sequence = 5}, "tp1", 0, WF_MODE_TRAIN, &s),
                      WF_ERR_ARGUMENT);
-    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 2, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
-    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 0, (wf_mode)9, &s), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(lower(&model, (wf_shape){.batch = 2, .sequence = 5}, "tp2", 2, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(lower(&model, (wf_shape){.batch = 2, .sequence = 5}, "tp2", 0, (wf_mode)9, &s), WF_ERR_ARGUMENT);
     ck_assert_ptr_null(s);
 }
 END_TEST
@@ -59,12 +59,12 @@ START_TEST(a_model_without_a_head_gives_hidden_states_only) {
     wf_schedule *s = NULL;
     model.head_form = WF_HEAD_NONE;
     for (int mode = 0; mode < WF_MODE_HIDDEN; mode++) {
-        ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 0, (wf_mode)mode, &s),
+        ck_assert_int_eq(lower(&model, (wf_shape){.batch = 2, .sequence = 5}, "tp2", 0, (wf_mode)mode, &s),
                          WF_ERR_UNSUPPORTED);
         ck_assert_ptr_null(s);
         ck_assert_ptr_nonnull(strstr(wf_last_error(), "head"));
     }
-    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2", 0, WF_MODE_HIDDEN, &s), WF_OK);
+    ck_assert_int_eq(lower(&model, (wf_shape){.batch = 2, .sequence = 5}, "tp2", 0, WF_MODE_HIDDEN, &s), WF_OK);
     wf_schedule_destroy(s);
 }
 END_TEST
@@ -86,7 +86,7 @@ START_TEST(slots_of_every_mode) {
     for (int mode = 0; mode < WF_MODES; mode++) {
         wf_schedule *s;
         const bool loss = mode != WF_MODE_LOGITS && mode != WF_MODE_HIDDEN;
-        ck_assert_msg(lower(&model, (wf_shape){4, 5}, "tp2.sp.mb2", 1, (wf_mode)mode, &s) == WF_OK,
+        ck_assert_msg(lower(&model, (wf_shape){.batch = 4, .sequence = 5}, "tp2.sp.mb2", 1, (wf_mode)mode, &s) == WF_OK,
                       "%s", wf_last_error());
         for (int t = 0; t < WF_TENSORS; t++) {
             ck_assert_str_eq(s->buffers[t].name, table[t].name);
@@ -116,7 +116,7 @@ START_TEST(windows_are_of_the_sequence) {
             const wf_model model = small_model((test_form)form);
             wf_schedule *s;
             int attention = 0;
-            ck_assert_int_eq(lower(&model, (wf_shape){2, sequence}, "tp2.sp", 0, WF_MODE_TRAIN, &s), WF_OK);
+            ck_assert_int_eq(lower(&model, (wf_shape){.batch = 2, .sequence = sequence}, "tp2.sp", 0, WF_MODE_TRAIN, &s), WF_OK);
             for (int32_t i = 0; i < s->nproblems; i++) {
                 const wf_problem *const p = &s->problems[i].problem;
                 if (p->op != WF_OP_ATTENTION && p->op != WF_OP_ATTENTION_BACKWARD) continue;
@@ -133,7 +133,7 @@ END_TEST
 START_TEST(evaluation_drops_nothing_and_keeps_nothing) {
     const wf_model model = small_model(TEST_GPT2);
     wf_schedule *s;
-    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "tp2.sp", 0, WF_MODE_EVALUATE, &s), WF_OK);
+    ck_assert_int_eq(lower(&model, (wf_shape){.batch = 2, .sequence = 5}, "tp2.sp", 0, WF_MODE_EVALUATE, &s), WF_OK);
     for (int32_t i = 0; i < s->nproblems; i++)
         ck_assert(!(s->problems[i].problem.flags & WF_DROPOUT));
     for (int32_t i = 0; i < s->nbuffers; i++)
@@ -173,7 +173,7 @@ START_TEST(program_runs_in_megatrons_order) {
                                     "layer.optimizer",
                                     "layer.optimizer",
                                     "optimizer"};
-    ck_assert_int_eq(lower(&model, (wf_shape){4, 5}, "tp2.sp.mb2", 0, WF_MODE_TRAIN, &s), WF_OK);
+    ck_assert_int_eq(lower(&model, (wf_shape){.batch = 4, .sequence = 5}, "tp2.sp.mb2", 0, WF_MODE_TRAIN, &s), WF_OK);
     ck_assert_int_eq(s->ncalls, (int)(sizeof expected / sizeof *expected));
     for (int32_t i = 0; i < s->ncalls; i++) ck_assert_str_eq(segment_name(s, i), expected[i]);
     ck_assert_int_eq(s->calls[4].layer, 1);
@@ -224,7 +224,7 @@ START_TEST(every_layout_passes_check) {
         wf_layout_parse(layouts[_i % LAYOUTS], &layout);
         const int32_t ranks = wf_layout_ranks(&layout);
         for (int32_t r = 0; r < ranks; r++) {
-            ck_assert_msg(lower(&model, (wf_shape){4, 5}, layouts[_i % LAYOUTS], r, (wf_mode)mode, &all[r]) ==
+            ck_assert_msg(lower(&model, (wf_shape){.batch = 4, .sequence = 5}, layouts[_i % LAYOUTS], r, (wf_mode)mode, &all[r]) ==
                               WF_OK,
                           "%s", wf_last_error());
             ck_assert_msg(wf_choose(all[r], NULL) == WF_OK, "%s", wf_last_error());
@@ -242,7 +242,7 @@ END_TEST
 static int64_t saved_bytes(const wf_model *model, const char *layout) {
     wf_schedule *s;
     int64_t bytes = 0;
-    ck_assert_msg(lower(model, (wf_shape){4, 5}, layout, 0, WF_MODE_TRAIN, &s) == WF_OK, "%s", wf_last_error());
+    ck_assert_msg(lower(model, (wf_shape){.batch = 4, .sequence = 5}, layout, 0, WF_MODE_TRAIN, &s) == WF_OK, "%s", wf_last_error());
     for (int32_t i = 0; i < s->nbuffers; i++)
         if (strncmp(s->buffers[i].name, "saved.", 6) == 0 && !strstr(s->buffers[i].name, "embed")) bytes += s->buffers[i].bytes * s->buffers[i].count;
     wf_schedule_destroy(s);
@@ -293,7 +293,7 @@ START_TEST(large_logits_come_in_chunks) {
         for (int32_t r = 0; r < wf_layout_ranks(&layout); r++) {
             wf_schedule *s;
             int buffers;
-            ck_assert_int_eq(lower(&model, (wf_shape){2, 1024}, cut[i].layout, r, WF_MODE_TRAIN, &s), WF_OK);
+            ck_assert_int_eq(lower(&model, (wf_shape){.batch = 2, .sequence = 1024}, cut[i].layout, r, WF_MODE_TRAIN, &s), WF_OK);
             ck_assert_int_eq(wf_choose(s, NULL), WF_OK);
             ck_assert_int_eq(wf_place(s, &limits), WF_OK);
             const int64_t bytes = logits_bytes(s, &buffers), ids = wf_shard(model.vocabulary, layout.size[WF_AXIS_TP], r).count;
@@ -325,7 +325,7 @@ START_TEST(a_large_model_is_planned_in_milliseconds) {
     for (int repeat = 0; repeat < 20; repeat++) {
         wf_schedule *s;
         const double begin = milliseconds();
-        ck_assert_msg(lower(&model, (wf_shape){512, 2048}, "tp8.sp.mb512", 3, WF_MODE_TRAIN, &s) ==
+        ck_assert_msg(lower(&model, (wf_shape){.batch = 512, .sequence = 2048}, "tp8.sp.mb512", 3, WF_MODE_TRAIN, &s) ==
                           WF_OK,
                       "%s", wf_last_error());
         ck_assert_int_eq(wf_choose(s, NULL), WF_OK);

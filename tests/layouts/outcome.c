@@ -14,7 +14,7 @@ struct trial trial = {.seed = 7};
 /* ---- a run of a layout ----------------------------------------------------------------------- */
 
 void open_world(world *w, const char *layout, wf_mode mode, bool fusion) {
-    const wf_shape shape = {trial.batch, trial.sequence};
+    const wf_shape shape = {.batch = trial.batch, .sequence = trial.sequence, .documents = trial.documents != NULL};
     const wf_limits limits = {.max_alloc_bytes = {0}};
     const wf_choices choices = {.no_fusion = !fusion};
     *w = (world){.mode = mode};
@@ -105,6 +105,27 @@ static int32_t token_of(const world *w, const wf_positions *positions, const int
     return from[(microbatch * w->b + row % w->b) * trial.sequence + wf_positions_at(positions, row / w->b)];
 }
 
+/* First position of a token's document, and the one after its last. */
+static void span_of(int64_t sample, int64_t position, int32_t out[2]) {
+    const int32_t *const row = trial.documents + sample * trial.sequence;
+    int64_t first = position, end = position + 1;
+    while (first > 0 && row[first - 1] == row[position]) first--;
+    while (end < trial.sequence && row[end] == row[position]) end++;
+    out[0] = (int32_t)first, out[1] = (int32_t)end;
+}
+
+static void fill_documents(const world *w, int32_t r, int32_t microbatch, const wf_positions *positions) {
+    int64_t n;
+    int32_t *const spans = player_i32(w->player, r, "documents", microbatch, &n),
+            *const places = player_i32(w->player, r, "places", microbatch, &n);
+    for (int64_t row = 0; row < w->b * trial.sequence; row++)
+        span_of(microbatch * w->b + row % w->b, row / w->b, spans + 2 * row);
+    for (int64_t row = 0; places && row < w->b * positions->count; row++) {
+        const int64_t position = wf_positions_at(positions, row / w->b);
+        places[row] = (int32_t)position - spans[2 * (position * w->b + row % w->b)];
+    }
+}
+
 static void fill_slots(world *w, int32_t r) {
     const wf_positions positions = wf_model_positions(&trial.model, &w->layout, trial.sequence, r);
     int64_t n;
@@ -115,6 +136,7 @@ static void fill_slots(world *w, int32_t r) {
             ids[row] = token_of(w, &positions, trial.tokens, m, row);
             if (goals) goals[row] = token_of(w, &positions, trial.targets, m, row);
         }
+        if (trial.documents) fill_documents(w, r, m, &positions);
     }
     double *const rope = player_f64(w->player, r, "rope", 0, &n);
     for (int64_t i = 0; rope && i < positions.count; i++)
@@ -290,6 +312,7 @@ reference_batch batch_of(bool dropout) {
                        .sequence = trial.sequence,
                        .tokens = trial.tokens,
                        .targets = trial.targets,
+                       .documents = trial.documents,
                        .seed = trial.seed,
                        .dropout = dropout};
 }

@@ -17,6 +17,7 @@ extern struct trial {
     wf_order order;             /* of the weights of layouts that are opened; rows unless a test says otherwise */
     int64_t batch, sequence, valid;
     int32_t *tokens, *targets;  /* [batch][sequence]; `valid` of the targets count */
+    int32_t *documents;         /* likewise: whose token it is, or NULL */
     reference_tensors weights;
     uint64_t seed;              /* of dropout */
     uint64_t interleaving;      /* of the next play; printed on failure */
