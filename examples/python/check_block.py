@@ -51,7 +51,8 @@ class ContextOptions(Structure):
 
 class PlanOptions(Structure):
     _fields_ = [("model", c_void_p), ("layout", c_void_p), ("batch", c_int64), ("sequence", c_int64), ("mode", c_int),
-                ("rank", c_int32), ("memory_bytes", c_int64), ("gemm", c_char_p), ("phases", c_uint32), ("order", c_int)]
+                ("rank", c_int32), ("memory_bytes", c_int64), ("gemm", c_char_p), ("phases", c_uint32), ("order", c_int),
+                ("documents", c_bool)]
 
 
 class Buffer(Structure):
@@ -59,7 +60,7 @@ class Buffer(Structure):
 
 
 class Args(Structure):
-    _fields_ = [("tokens", c_void_p), ("targets", c_void_p), ("seed", c_uint64), ("step", c_int64),
+    _fields_ = [("tokens", c_void_p), ("targets", c_void_p), ("documents", c_void_p), ("seed", c_uint64), ("step", c_int64),
                 ("learning_rate", c_float), ("beta1", c_float), ("beta2", c_float), ("epsilon", c_float),
                 ("weight_decay", c_float), ("max_norm", c_float),
                 ("x", Buffer), ("y", Buffer), ("dy", Buffer), ("dx", Buffer), ("microbatch", c_int64), ("accumulate", c_bool)]

@@ -66,7 +66,8 @@ struct weft_plan {
     int64_t memory_bytes;           /* of a rank, without a context; 0: no limit */
     wf_schedule *schedule;
     wf_runner *runner;              /* once loaded */
-    int32_t *packed;                /* tokens, then targets, of every microbatch, position-major */
+    int32_t *packed;                /* tokens, targets, then places and documents, of every microbatch, position-major */
+    int32_t *numbers;               /* of a sequence's documents, with room for as many as tokens */
     bool blocks;
     uint32_t phases;                /* weft_phase, of a block stack */
     weft_params *params;            /* of load */

@@ -20,7 +20,7 @@
 /* The smallest schedule of the layout that holds what the mode needs: where it lies does not depend on the shape. */
 wf_status weft_params_prepare(weft_params *p, wf_mode mode) {
     const wf_layout *const l = &p->layout;
-    const wf_shape shape = {(int64_t)l->microbatches * l->size[WF_AXIS_DP] * l->size[WF_AXIS_EP], 1};
+    const wf_shape shape = {.batch = (int64_t)l->microbatches * l->size[WF_AXIS_DP] * l->size[WF_AXIS_EP], .sequence = 1};
     wf_schedule *schedule = NULL;
     wf_limits limits;
     wf_status status;

@@ -118,7 +118,7 @@ static wf_status fill_in(weft_plan *p, const weft_plan_options *o) {
     p->model = o->model->model;
     p->layout = o->layout->layout;
     TRY(weft_order_for(p->context, o->order, &p->layout.order));
-    p->shape = (wf_shape){o->batch, o->sequence};
+    p->shape = (wf_shape){.batch = o->batch, .sequence = o->sequence, .documents = o->documents};
     p->rank = p->context ? wf_fabric_rank(p->context->fabric) : o->rank;
     if (o->gemm && (size_t)snprintf(p->gemm, sizeof p->gemm, "%s", o->gemm) >= sizeof p->gemm)
         return wf_fail(WF_ERR_ARGUMENT, "no GEMM variant has a name as long as \"%.32s...\"", o->gemm);

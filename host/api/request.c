@@ -1,4 +1,6 @@
 /* request.c: is what is asked of a plan sound? Asked before anything is sent, so that a refusal leaves a plan as it was. */
+#include <stdlib.h>
+
 #include "host/api/request.h"
 
 bool weft_plan_has_loss(const weft_plan *p) {
@@ -37,6 +39,40 @@ static wf_status check_reals(const weft_args *a) {
     return a->step >= 0 ? WF_OK : wf_fail(WF_ERR_ARGUMENT, "step %lld is negative", (long long)a->step);
 }
 
+static int ascending(const void *a, const void *b) {
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* The number of a document comes back in its sequence. */
+static wf_status refuse_number(const int32_t *documents, int64_t sequence, int32_t number) {
+    int64_t at = 0;
+    while (documents[at] != number) at++;
+    while (documents[at] == number) at++;
+    const int64_t end = at;
+    while (documents[at] != number) at++;
+    return wf_fail(WF_ERR_ARGUMENT,
+                   "document %d of sequence %lld ends at position %lld and comes back at position %lld: a document's tokens are neighbours",
+                   number, (long long)sequence, (long long)end, (long long)at);
+}
+
+static wf_status check_documents(const weft_plan *p, const int32_t *documents) {
+    const int64_t s = p->shape.sequence;
+    if (!documents && !p->shape.documents) return WF_OK;
+    if (!documents) return wf_fail(WF_ERR_ARGUMENT, "a run of a plan with documents needs them (weft_args.documents)");
+    if (!p->shape.documents) return wf_fail(WF_ERR_ARGUMENT, "this plan was made without documents (weft_plan_options.documents)");
+    for (int64_t i = 0; i < p->shape.batch; i++) {
+        const int32_t *const of = documents + i * s;
+        size_t n = 0;
+        for (int64_t t = 0; t < s; t++)
+            if (!t || of[t] != of[t - 1]) p->numbers[n++] = of[t];
+        qsort(p->numbers, n, sizeof *p->numbers, ascending);
+        for (size_t k = 1; k < n; k++)
+            if (p->numbers[k] == p->numbers[k - 1]) return refuse_number(of, i, p->numbers[k]);
+    }
+    return WF_OK;
+}
+
 wf_status weft_args_check(const weft_plan *p, const weft_args *a, int64_t *valid_out) {
     int64_t tokens;
     *valid_out = 0;
@@ -44,6 +80,7 @@ wf_status weft_args_check(const weft_plan *p, const weft_args *a, int64_t *valid
     if (p->blocks) return WF_OK;
     if (!a->tokens) return wf_fail(WF_ERR_ARGUMENT, "a run needs tokens");
     TRY(check_ids(p, "token", a->tokens, false, &tokens));
+    TRY(check_documents(p, a->documents));
     if (!weft_plan_has_loss(p)) return WF_OK;
     if (!a->targets) return wf_fail(WF_ERR_ARGUMENT, "a run with a loss needs targets");
     TRY(check_ids(p, "target", a->targets, true, valid_out));
@@ -97,6 +134,7 @@ static wf_status check_blocks(const weft_plan *p, uint32_t phases, const weft_pa
     TRY(check_phases(p, phases));
     TRY(check_stash(p, phases, stash));
     TRY(check_buffers(p, phases, a));
+    if (phases & WEFT_FORWARD) TRY(check_documents(p, a->documents));
     TRY(weft_plan_share(&p->layout, &p->shape, p->rank, &share));
     if (a->microbatch < 0 || a->microbatch >= share.microbatches)
         return wf_fail(WF_ERR_ARGUMENT, "no microbatch %lld; the layout has %lld, from 0", (long long)a->microbatch,

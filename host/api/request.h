@@ -21,6 +21,7 @@ struct weft_run {
     weft_params *params;
     weft_buffer buffer[WEFT_BUFFERS];
     wf_event *end;                      /* of all that was submitted */
+    wf_event *packed;                   /* the device has read the documents of a block stack's last forward; NULL: none */
     int64_t valid;                      /* targets that count */
     double begin_s, seconds;
 };

@@ -34,6 +34,51 @@ static wf_status put_ids(weft_plan *p, const char *slot, const weft_share *share
     return WF_OK;
 }
 
+/* Documents of the samples from `first` on, over the whole sequence: where each token's begins and ends, [position][sample][2]. */
+static void pack_documents(const weft_plan *p, const int32_t *ids, int64_t first, int64_t b, int32_t *spans) {
+    const int64_t s = p->shape.sequence;
+    for (int64_t sample = 0; sample < b; sample++) {
+        const int32_t *const of = ids + (first + sample) * s;
+        for (int64_t begin = 0, end; begin < s; begin = end) {
+            for (end = begin + 1; end < s && of[end] == of[begin];) end++;
+            for (int64_t position = begin; position < end; position++) {
+                int32_t *const span = spans + 2 * (position * b + sample);
+                span[0] = (int32_t)begin, span[1] = (int32_t)end;
+            }
+        }
+    }
+}
+
+/* Of each microbatch; and places in them, of the rank's positions, where learned ones begin anew. */
+static wf_status put_documents(weft_plan *p, const weft_share *share, const int32_t *ids, int32_t *packed) {
+    const wf_positions positions = wf_model_positions(&p->model, &p->layout, p->shape.sequence, p->rank);
+    const int64_t b = share->samples, n = positions.count * b, all = p->shape.sequence * b;
+    for (int64_t m = 0; m < share->microbatches; m++, packed += n + 2 * all) {
+        int32_t *const spans = packed + n;
+        pack_documents(p, ids, share->first + m * b, b, spans);
+        TRY(wf_runner_send(p->runner, "documents", (int32_t)m, spans, 2 * all * (int64_t)sizeof *spans));
+        if (p->model.position_form != WF_POSITIONS_LEARNED || !n) continue;
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t position = wf_positions_at(&positions, i / b);
+            packed[i] = (int32_t)position - spans[2 * (position * b + i % b)];
+        }
+        TRY(wf_runner_send(p->runner, "places", (int32_t)m, packed, n * (int64_t)sizeof *packed));
+    }
+    return WF_OK;
+}
+
+/* Of a block stack's microbatch. The device may still be about to read the last one's. */
+static wf_status put_block_documents(weft_run *r, const weft_share *share, const weft_args *a) {
+    weft_plan *const p = r->plan;
+    const int64_t all = p->shape.sequence * share->samples;
+    if (r->packed) TRY(wf_event_wait(r->packed));
+    wf_event_release(r->packed);
+    r->packed = NULL;
+    pack_documents(p, a->documents, share->first + a->microbatch * share->samples, share->samples, p->packed);
+    TRY(wf_runner_send(p->runner, "documents", 0, p->packed, 2 * all * (int64_t)sizeof *p->packed));
+    return wf_queue_mark(p->context->opencl, WF_QUEUE_COMPUTE, &r->packed);
+}
+
 static void fill_values(const weft_args *a, int64_t valid, wf_run_number value[WF_RUN_VALUES]) {
     uint32_t key[2];
     const double t = (double)a->step + 1;
@@ -164,11 +209,12 @@ static void list_phases(weft_run *r, uint32_t phases, const weft_args *a) {
     if (phases & WEFT_OPTIMIZE) r->phase[r->phases++] = WF_PHASE_OPTIMIZE;
 }
 
-static wf_status send_ids(weft_run *r, const weft_share *share, const weft_args *a) {
+static wf_status send_ids(weft_run *r, uint32_t phases, const weft_share *share, const weft_args *a) {
     weft_plan *const p = r->plan;
     const int64_t each = share->microbatches * share->samples * p->shape.sequence;
-    if (p->blocks) return WF_OK;
+    if (p->blocks) return p->shape.documents && phases & WEFT_FORWARD ? put_block_documents(r, share, a) : WF_OK;
     TRY(put_ids(p, "tokens", share, a->tokens, p->packed));
+    if (p->shape.documents) TRY(put_documents(p, share, a->documents, p->packed + 2 * each));
     return weft_plan_has_loss(p) ? put_ids(p, "targets", share, a->targets, p->packed + each) : WF_OK;
 }
 
@@ -194,7 +240,7 @@ static wf_status start(weft_run *r, uint32_t phases, const weft_args *a, const w
     if (r->stash) TRY(wf_runner_set_stash(p->runner, r->stash->stash));
     if (wait) TRY(wf_queue_wait_for(opencl, WF_QUEUE_COMPUTE, wait->count, wait->events));
     TRY(wf_queue_after_caller(opencl, WF_QUEUE_COMPUTE));
-    TRY(send_ids(r, &share, a));
+    TRY(send_ids(r, phases, &share, a));
     r->used = true;
     r->submitted = r->done = false;
     p->context->running = r;
@@ -332,9 +378,10 @@ wf_status weft_run_prepare(weft_plan *p) {
     p->run->plan = p;
     for (int slot = 0; p->blocks && slot < WEFT_BUFFERS; slot++)
         TRY(wf_memory_borrow(p->context->opencl, &p->borrowed[slot]));
-    if (p->blocks) return WF_OK;
-    p->packed = calloc((size_t)(2 * share.microbatches * share.samples * p->shape.sequence) + 1, sizeof *p->packed);
-    return p->packed ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for a batch of tokens");
+    const int64_t one = share.samples * p->shape.sequence, each = p->blocks ? 0 : 2, documents = p->shape.documents ? 3 : 0;
+    p->packed = calloc((size_t)((each + documents) * (p->blocks ? one : one * share.microbatches)) + 1, sizeof *p->packed);
+    p->numbers = calloc(documents ? (size_t)p->shape.sequence : 1, sizeof *p->numbers);
+    return p->packed && p->numbers ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for a batch of tokens");
 }
 
 /* Host memory that the device still reads or writes must stay until it is done. */
@@ -343,6 +390,7 @@ void weft_run_destroy(weft_plan *p) {
     if (p->context->running == p->run) p->context->running = NULL;
     wf_queue_finish(p->context->opencl, WF_QUEUE_COMPUTE);
     wf_event_release(p->run->end);
+    wf_event_release(p->run->packed);
     for (int slot = 0; slot < WEFT_BUFFERS; slot++) {
         wf_memory_destroy(p->borrowed[slot]);
         p->borrowed[slot] = NULL;
@@ -350,7 +398,8 @@ void weft_run_destroy(weft_plan *p) {
     wf_memory_destroy(p->staging);
     p->staging = NULL;
     free(p->packed);
-    p->packed = NULL;
+    free(p->numbers);
+    p->packed = p->numbers = NULL;
     free(p->run);
     p->run = NULL;
 }

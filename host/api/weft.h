@@ -358,6 +358,10 @@ typedef struct weft_plan_options {
      * FORWARD alone evaluates: no dropout, nothing is kept. */
     uint32_t phases;
     weft_order order;           /* of the params that it will be loaded with */
+    /* Sequences are packed with documents (weft_args.documents): a token sees those of its own document only, on whatever rank
+     * they lie. Arithmetic goes with what is seen, because tiles that no document spans are left out; messages under cp do
+     * not, because the plan is made before the documents are known. */
+    bool documents;
 } weft_plan_options;
 WEFT_API void weft_plan_options_init(weft_plan_options *);
 
@@ -397,6 +401,12 @@ WEFT_API weft_status weft_plan_load(weft_plan *, weft_params *);
 typedef struct weft_args {
     const int32_t *tokens;      /* [batch][sequence], the same on every rank */
     const int32_t *targets;     /* [batch][sequence]; negative: not counted; NULL in WEFT_LOGITS, WEFT_HIDDEN */
+    /* Of plans made with documents, and of no others, the same on every rank; of WEFT_BLOCKS in FORWARD (a backward takes those of
+     * its forward): [batch][sequence], the number of the document that a token belongs to. Another number begins another
+     * document; one that comes back later in its sequence is refused. Learned positions are counted from the document's first
+     * token; rotary ones go on, which makes no difference, because they act by distance. Whether a document's last token is to
+     * tell the next one's first say the targets. */
+    const int32_t *documents;
     uint64_t seed;              /* of dropout */
     int64_t step;               /* from 0; dropout's counter and Adam's t = step + 1 */
     float learning_rate, beta1, beta2, epsilon, weight_decay, max_norm; /* max_norm 0: no clipping */
@@ -439,7 +449,8 @@ typedef struct weft_events {
 WEFT_API weft_status weft_plan_enqueue(weft_plan *, uint32_t phases, weft_params *, weft_stash *, const weft_args *,
                                        const weft_events *wait, void **event_out);
 
-/* The same for hosts with a loop of their own: neither start nor advance blocks. One run per context
+/* The same for hosts with a loop of their own: neither start nor advance blocks (but where a forward of WEFT_BLOCKS brings documents,
+ * start waits until the device has read those of the one before). One run per context
  * is in progress at a time: until it has been submitted no other can start. A plan of a whole model
  * takes phases 0 and no stash; it must be done before it starts again. A run's deadline
  * counts only the time in which it is advanced. */

@@ -19,6 +19,7 @@ enum { BATCH = 4, MICROBATCHES = 2, SEQUENCE = 13, HIDDEN = 48, VOCABULARY = 67,
 #define SHARE (BATCH / MICROBATCHES)
 
 static int32_t tokens[BATCH * SEQUENCE], targets[BATCH * SEQUENCE];
+static const int32_t *documents; /* [BATCH][SEQUENCE] of all plans and runs; NULL: none */
 
 /* Ends all, for other threads may wait for this one; and says why. */
 static inline void give_up(const char *what, const char *why) {
@@ -171,6 +172,7 @@ static inline weft_args plain_args(void) {
     a.seed = SEED;
     a.step = STEP;
     a.max_norm = 0;
+    a.documents = documents;
     return a;
 }
 
@@ -188,6 +190,7 @@ static inline weft_plan *make_ordered_plan(weft_context *context, const weft_mod
     o.mode = mode;
     o.phases = phases;
     o.order = order;
+    o.documents = documents != NULL;
     MUST(weft_plan_create(context, &o, &plan));
     weft_layout_destroy(l);
     return plan;

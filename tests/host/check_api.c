@@ -194,6 +194,50 @@ static double loss_of_logits(weft_plan *p) {
 }
 
 /* Training, evaluation and logits share weights; the loss is the logits' cross-entropy. */
+START_TEST(documents_are_of_plans_with_documents) {
+    weft_params *params;
+    weft_plan *without, *with, *blocks;
+    weft_stash *stash;
+    weft_result plain, result;
+    static int32_t documents[BATCH * SEQUENCE];
+    static float rows[BATCH * SEQUENCE * 128];
+    weft_args a = some_args();
+    weft_plan_options o = options_of(BATCH, SEQUENCE, WEFT_EVALUATE);
+    must(weft_params_create(context, tiny, one, &params));
+    must(weft_params_init(params, 1));
+    must(weft_plan_create(context, &o, &without));
+    o.documents = true;
+    must(weft_plan_create(context, &o, &with));
+    o.mode = WEFT_BLOCKS;
+    must(weft_plan_create(context, &o, &blocks));
+    must(weft_plan_load(without, params));
+    must(weft_plan_load(with, params));
+    must(weft_plan_load(blocks, params));
+    must(weft_stash_create(blocks, &stash));
+    must(weft_plan_run(without, &a, &plain));
+    expect_sentence(weft_plan_run(with, &a, &result), WEFT_ERR_ARGUMENT, "needs them");
+    a.x.host = a.y.host = rows;
+    expect_sentence(weft_plan_enqueue(blocks, WEFT_FORWARD, NULL, stash, &a, NULL, NULL), WEFT_ERR_ARGUMENT, "needs them");
+    a.documents = documents;
+    expect_sentence(weft_plan_run(without, &a, &result), WEFT_ERR_ARGUMENT, "without documents");
+    must(weft_plan_run(with, &a, &result));
+    ck_assert_double_eq(result.loss, plain.loss); /* one document */
+    for (int i = SEQUENCE + 3; i < SEQUENCE + 9; i++) documents[i] = -5;
+    expect_sentence(weft_plan_run(with, &a, &result), WEFT_ERR_ARGUMENT,
+                    "document 0 of sequence 1 ends at position 3 and comes back at position 9");
+    expect_sentence(weft_plan_enqueue(blocks, WEFT_FORWARD, NULL, stash, &a, NULL, NULL), WEFT_ERR_ARGUMENT, "comes back");
+    for (int i = SEQUENCE + 9; i < 2 * SEQUENCE; i++) documents[i] = 7;
+    must(weft_plan_run(with, &a, &result));
+    ck_assert_double_ne(result.loss, plain.loss);
+    must(weft_plan_enqueue(blocks, WEFT_FORWARD, NULL, stash, &a, NULL, NULL));
+    weft_stash_destroy(stash);
+    weft_plan_destroy(without);
+    weft_plan_destroy(with);
+    weft_plan_destroy(blocks);
+    weft_params_destroy(params);
+}
+END_TEST
+
 START_TEST(plans_share_params) {
     weft_params *params;
     weft_plan *train, *evaluate, *logits;
@@ -361,6 +405,7 @@ int main(void) {
     tcase_add_test(c, memory_is_foreseen);
     tcase_add_test(c, plans_without_a_context_are_pure);
     tcase_add_test(c, runs_refuse_what_is_out_of_range);
+    tcase_add_test(c, documents_are_of_plans_with_documents);
     tcase_add_test(c, plans_share_params);
     tcase_add_test(c, a_loaded_plan_takes_other_params);
     tcase_add_test(c, orders_of_weights_hold_the_same_numbers);

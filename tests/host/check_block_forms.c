@@ -1,4 +1,4 @@
-/* Block stacks of llama's, mistral's and bert's forms against plain f64 (gpt2's, and the order of phases: check_stash.c): what comes out,
+/* Block stacks of llama's, mistral's and bert's forms, packed documents too, against plain f64 (gpt2's, and the order of phases: check_stash.c): what comes out,
  * what goes back and the gradients of all the layers' weights, with dropout, two microbatches, and weights in which
  * no norm is 1 and no bias 0, on one rank and on ranks that are threads. The reference knows no layout: it is given
  * the same weights, x and dy, whole. */
@@ -22,25 +22,41 @@ enum { ROWS = BATCH * SEQUENCE };
 static const struct {
     const char *name, *config;
     int64_t window; /* which no config.json of the family says: set once weights are written */
+    bool packed;
 } forms[] = {
     /* three ranks share two kv heads: the middle one's queries read both */
-    {"llama", LLAMA "\"num_key_value_heads\": 2}", 0},
+    {"llama", LLAMA "\"num_key_value_heads\": 2}", 0, false},
     /* one kv head for all; heads wider than hidden / heads; biases; stretched positions */
     {"llama, one kv head", LLAMA "\"num_key_value_heads\": 1, \"head_dim\": 10, \"attention_bias\": true, \"mlp_bias\": true, "
                                  "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 4.0, \"low_freq_factor\": 1.0, "
-                                 "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8}}", 0},
-    {"llama, linear scaling", LLAMA "\"num_key_value_heads\": 6, \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 2.5}}", 0},
+                                 "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8}}", 0, false},
+    {"llama, linear scaling", LLAMA "\"num_key_value_heads\": 6, \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 2.5}}", 0, false},
     /* windows of 13 positions: less than half of them; all but one; both ways */
-    {"mistral, a window", KIN("mistral") "\"num_key_value_heads\": 2, \"sliding_window\": 5}", 0},
+    {"mistral, a window", KIN("mistral") "\"num_key_value_heads\": 2, \"sliding_window\": 5}", 0, false},
     {"qwen2, a window", KIN("qwen2") "\"num_key_value_heads\": 2, \"use_sliding_window\": true, \"sliding_window\": 12, "
-                                     "\"max_window_layers\": 0}", 0},
-    {"bert, a window", BERT, 5},
-    {"bert", BERT, 0},
+                                     "\"max_window_layers\": 0}", 0, false},
+    {"bert, a window", BERT, 5, false},
+    {"bert", BERT, 0, false},
+    /* documents whose ends are those of no rank's positions, others in each sample: causal, both ways, beside a window */
+    {"llama, packed", LLAMA "\"num_key_value_heads\": 2}", 0, true},
+    {"bert, packed", BERT, 0, true},
+    {"mistral, packed", KIN("mistral") "\"num_key_value_heads\": 2, \"sliding_window\": 5}", 0, true},
 };
 enum { FORMS = sizeof forms / sizeof *forms };
 static const char *const layouts[] = {"mb2", "tp2.mb2", "tp2.sp.mb2", "tp3.sp.mb2"};
 static const char *const contexts[] = {"cp3ring.mb2", "tp2.sp.cp2gather.mb2", "tp2.cp2ulysses.mb2", "cp4usp2.mb2"}; /* each form one of them */
 enum { LAYOUTS = sizeof layouts / sizeof *layouts, CONTEXTS = sizeof contexts / sizeof *contexts };
+
+/* Ends in each sample, of documents whose numbers do not ascend. */
+static int32_t packed[BATCH * SEQUENCE];
+
+static void fill_packed(void) {
+    static const int ends[BATCH][5] = {{1, 2, 9, 12, SEQUENCE}, {5, 11, SEQUENCE}, {SEQUENCE}, {3, 4, 5, 8, SEQUENCE}};
+    for (int i = 0, n = 0; i < BATCH * SEQUENCE; i++) {
+        n = i % SEQUENCE ? n + (i % SEQUENCE == ends[i / SEQUENCE][n]) : 0;
+        packed[i] = 40 - 7 * n;
+    }
+}
 
 /* ---- the truth ----------------------------------------------------------------------------------------------------------- */
 
@@ -95,10 +111,11 @@ static void make_weights(void) {
 }
 
 static reference_batch batch_of(bool dropout) {
-    return (reference_batch){.batch = BATCH, .sequence = SEQUENCE, .seed = SEED, .step = STEP, .dropout = dropout};
+    return (reference_batch){.batch = BATCH, .sequence = SEQUENCE, .documents = documents, .seed = SEED, .step = STEP, .dropout = dropout};
 }
 
 static void open_form(int which) {
+    documents = forms[which].packed ? packed : NULL;
     reference_batch batch = batch_of(true);
     model = make_model_of(forms[which].config, read_form);
     ck_assert_int_eq(form.hidden, HIDDEN);
@@ -298,8 +315,15 @@ static bool is_seen(const double *got) {
 }
 
 /* A comparison that sees nothing would be worthless: one element of each tensor of each layer changed in the truth is seen,
- * and a window that is one key shorter or longer. */
+ * a window that is one key shorter or longer, and a document that ends a token later. */
 static void expect_seen(const char *name, const double *got) {
+    for (int i = 1; i < BATCH * SEQUENCE && documents; i++) {
+        const int32_t kept = packed[i];
+        if (i % SEQUENCE == 0 || packed[i - 1] == kept) continue;
+        packed[i] = packed[i - 1];
+        ck_assert_msg(is_seen(got), "%s: token %d in the document before its own is not seen", name, i);
+        packed[i] = kept;
+    }
     for (int by = -1; by <= 1 && form.window; by++) {
         form.window += by;
         ck_assert_msg(is_seen(got) == (by != 0), "%s: with a window of %lld", name, (long long)form.window);
@@ -329,6 +353,7 @@ START_TEST(layers_match_the_reference) {
 END_TEST
 
 int main(void) {
+    fill_packed();
     Suite *const suite = suite_create("block_forms");
     TCase *const c = tcase_create("forms");
     tcase_set_timeout(c, 240);

@@ -226,6 +226,45 @@ START_TEST(runs_may_follow_without_waiting) {
 }
 END_TEST
 
+/* Each forward has its own documents, though the host is ahead of the device by several. */
+static void enqueue_documents(rank_thread *t) {
+    enum { RUNS = 8 };
+    static int32_t packed[2][BATCH * SEQUENCE];
+    double *const worst = t->work;
+    for (int i = 0; i < BATCH * SEQUENCE; i++) packed[0][i] = i % SEQUENCE > 4, packed[1][i] = i % SEQUENCE > 8;
+    documents = packed[0];
+    weft_plan *const plan = make_plan(t->context, model, t->layout, WEFT_BLOCKS, WEFT_FORWARD);
+    documents = NULL;
+    weft_params *const params = make_params(t->context, model, t->layout);
+    weft_rows rows;
+    MUST(weft_plan_load(plan, params));
+    weft_plan_rows(plan, &rows);
+    const size_t n = (size_t)(rows.positions * rows.samples * HIDDEN);
+    float *const x = calloc((RUNS + 3) * n + 1, sizeof *x), *const apart = x + n;
+    void *event[RUNS];
+    embed(&want.weights, &rows, 0, x);
+    for (int i = 0; i < RUNS + 2; i++) {
+        weft_args a = plain_args();
+        a.x.host = x;
+        a.y.host = apart + (size_t)i * n;
+        a.documents = packed[i % 2];
+        MUST(weft_plan_enqueue(plan, WEFT_FORWARD, NULL, NULL, &a, NULL, i < 2 ? NULL : &event[i - 2]));
+    }
+    MUST(weft_plan_result(plan, &(weft_result){0}));
+    worst[t->rank] = memcmp(apart, apart + n, n * sizeof *x) == 0; /* documents that make no difference */
+    for (int i = 2; i < RUNS + 2; i++) worst[t->rank] += memcmp(apart + (size_t)i * n, apart + (size_t)(i % 2) * n, n * sizeof *x) != 0;
+    free(x);
+    weft_plan_destroy(plan);
+    weft_params_destroy(params);
+}
+
+START_TEST(documents_are_each_forwards_own) {
+    double worst[1] = {1};
+    on_threads("mb2", enqueue_documents, worst);
+    ck_assert_double_eq(worst[0], 0);
+}
+END_TEST
+
 /* ---- evaluation: no stash, no dropout ---------------------------------------------------------------------------------------- */
 
 static void evaluate(rank_thread *t) {
@@ -381,6 +420,7 @@ int main(void) {
     tcase_add_loop_test(c, phases_equal_the_whole_model, 0, sizeof layouts / sizeof *layouts);
     tcase_add_test(c, any_order_gives_the_same_bits);
     tcase_add_test(c, runs_may_follow_without_waiting);
+    tcase_add_test(c, documents_are_each_forwards_own);
     tcase_add_test(c, forward_alone_evaluates);
     tcase_add_test(c, misuse_is_refused);
     tcase_add_test(c, the_host_sleeps_while_the_device_works);

@@ -1,5 +1,6 @@
 # Sourced by check_layouts*.sh: every layout of a model equals one rank, with all gradients; the same bits over every
-# transport; planned bytes are allocated bytes. The model's config.json is read from standard input.
+# transport; planned bytes are allocated bytes. The model's config.json is read from standard input. packed=packed-: sequences
+# are several documents.
 set -u
 mpirun=${MPIRUN:-mpirun}
 if ! command -v "$mpirun" >/dev/null 2>&1; then
@@ -14,7 +15,7 @@ run() { # ranks, mode, layouts...
     np=$1 mode=$2
     shift 2
     timeout 240 "$mpirun" --allow-run-as-root --oversubscribe --bind-to none -np "$np" \
-        ./tests/host/layouts_match "$mode" "$dir/reference" "$dir/config.json" "$@" || failed=1
+        ./tests/host/layouts_match "${packed-}$mode" "$dir/reference" "$dir/config.json" "$@" || failed=1
 }
 run 1 write tp1.mb2
 run 1 compare tp1.mb2

@@ -1,10 +1,10 @@
 /* layouts_match.c: does every layout equal one rank? Run under mpirun by check_layouts.sh:
  *
- *     layouts_match write|compare REFERENCE CONFIG LAYOUT...
+ *     layouts_match [packed-]write|compare REFERENCE CONFIG LAYOUT...
  *
- * With "write", one rank records its loss, gradients, initial weights and twenty losses of training,
- * and the loss and gradients of the plain f64 model (tests/model_reference.c); with "compare", every
- * layout given is held against that record:
+ * With "packed-" sequences are several documents. With "write", one rank records its loss, gradients, initial
+ * weights and twenty losses of training, and the loss and gradients of the plain f64 model
+ * (tests/model_reference.c); with "compare", every layout given is held against that record:
  *   - initial weights: the same bits;
  *   - loss and every gradient against the f64 truth, to the same tolerance as against one rank:
  *   - loss and every gradient with dropout: largest difference at most 3e-6 of the tensor's largest
@@ -56,7 +56,17 @@ static void must(weft_status status, const char *what) {
 
 /* ---- data -------------------------------------------------------------------------------------------------- */
 
-static int32_t tokens[BATCH * SEQUENCE], targets[BATCH * SEQUENCE];
+static int32_t tokens[BATCH * SEQUENCE], targets[BATCH * SEQUENCE], packed[BATCH * SEQUENCE];
+static const int32_t *documents; /* NULL: none */
+
+/* Ends of no rank's positions, others in each sequence. */
+static void fill_documents(void) {
+    for (int i = 0; i < BATCH * SEQUENCE; i++) {
+        const int position = i % SEQUENCE, sequence = i / SEQUENCE;
+        packed[i] = (position + 3 * sequence) / 11 + (position >= 20) + (position > 47);
+    }
+    documents = packed;
+}
 
 /* Skewed ids with some order in them, new ones for each step, so that there is something to learn
  * but nothing to memorise; a few targets are not counted. */
@@ -78,6 +88,7 @@ static weft_args args_of(int64_t step) {
     weft_args_init(&args);
     args.tokens = tokens;
     args.targets = targets;
+    args.documents = documents;
     args.seed = SEED;
     args.step = step;
     args.learning_rate = 3e-3f;
@@ -161,7 +172,8 @@ static void find_truth(const char *config, record *r) {
     if (wf_config_read(config, &model) != WF_OK) must(WEFT_ERR_FILE, config);
     reference_tensors weights = reference_tensors_create(&model), gradients = reference_tensors_create(&model);
     args_of(TRUE_STEP);
-    reference_batch batch = {BATCH, SEQUENCE, tokens, targets, 0, SEED, TRUE_STEP, true};
+    reference_batch batch = {.batch = BATCH, .sequence = SEQUENCE, .tokens = tokens, .targets = targets, .documents = documents,
+                             .seed = SEED, .step = TRUE_STEP, .dropout = true};
     reference_initialise(&model, SEED, &weights);
     r->true_loss = model_reference(&model, &weights, &batch, NULL, &gradients);
     batch.dropout = false;
@@ -210,6 +222,7 @@ static weft_plan *load(const world *w, weft_mode mode, const char *gemm) {
     options.mode = mode;
     options.gemm = gemm;
     options.order = gemm ? WEFT_ORDER_ROWS : WEFT_ORDER_AUTO;
+    options.documents = documents != NULL;
     must(weft_plan_create(w->context, &options, &plan), "plan_create");
     must(weft_plan_load(plan, w->params), "plan_load");
     return plan;
@@ -440,6 +453,10 @@ int main(int argc, char **argv) {
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
     world w = {0};
+    if (strncmp(argv[1], "packed-", 7) == 0) {
+        fill_documents();
+        argv[1] += 7;
+    }
     must(weft_bootstrap_mpi(MPI_COMM_WORLD, &w.bootstrap), "bootstrap");
     must(weft_model_create(argv[3], &w.model), "model");
     for (int i = 4; i < argc; i++) try_layout(&w, argv[i], argv[1], argv[2], argv[3]);

@@ -11,8 +11,8 @@ static const char *const layouts[] = {"tp1", "tp2", "tp2.sp", "tp3.sp.mb2", "tp4
                                       "cp2ring", "tp2.sp.cp3gather", "cp4ulysses", "tp2.cp4usp2"};
 static const wf_mode modes[] = {WF_MODE_EVALUATE, WF_MODE_GRADIENTS, WF_MODE_TRAIN};
 
-static wf_schedule *lower(const wf_model *m, const wf_layout *layout, int32_t rank, wf_mode mode) {
-    const wf_shape shape = {.batch = 4, .sequence = 6};
+static wf_schedule *lower(const wf_model *m, const wf_layout *layout, int32_t rank, wf_mode mode, bool packed) {
+    const wf_shape shape = {.batch = 4, .sequence = 6, .documents = packed};
     wf_schedule *s = NULL;
     ck_assert_msg(wf_lower_blocks(m, &shape, layout, rank, mode, &s) == WF_OK && wf_choose(s, &(wf_choices){0}) == WF_OK &&
                       wf_place(s, &(wf_limits){0}) == WF_OK,
@@ -57,6 +57,22 @@ static void check_owners(const wf_schedule *s, wf_mode mode) {
     ck_assert_int_eq(stashed > 0, mode != WF_MODE_EVALUATE);
 }
 
+/* Of all tokens, on every rank; a backward reads its forward's. */
+static void check_documents(const wf_schedule *s, wf_mode mode, int64_t samples, bool packed) {
+    int slots = 0, kept = 0;
+    for (int32_t b = 0; b < s->nbuffers; b++) {
+        const bool slot = strcmp(s->buffers[b].name, "documents") == 0, saved = strcmp(s->buffers[b].name, "saved.documents") == 0;
+        if (slot || saved) ck_assert_int_eq(s->buffers[b].bytes, 6 * samples * 8);
+        slots += slot, kept += saved;
+    }
+    ck_assert_int_eq(slots, packed);
+    ck_assert_int_eq(kept, packed && mode != WF_MODE_EVALUATE);
+    for (int32_t i = 0; i < s->nproblems; i++) {
+        const wf_problem *const p = &s->problems[i].problem;
+        if (p->op >= WF_OP_ATTENTION && p->op <= WF_OP_ATTENTION_BACKWARD) ck_assert_int_eq(!!(p->flags & WF_DOCUMENTS), packed);
+    }
+}
+
 /* A piece is played by itself: only its calls, none waiting for what is before it. */
 static void check_pieces(const wf_schedule *s) {
     wf_cursor *c;
@@ -76,19 +92,21 @@ static void check_pieces(const wf_schedule *s) {
 
 START_TEST(every_form_and_layout_fits) {
     const wf_mode mode = modes[_i % 3];
-    const wf_model m = uneven_model((test_form)(_i / 3));
+    const bool packed = _i / 3 % 2;
+    const wf_model m = uneven_model((test_form)(_i / 6));
     for (size_t k = 0; k < sizeof layouts / sizeof *layouts; k++) {
         wf_layout layout;
         ck_assert_int_eq(wf_layout_parse(layouts[k], &layout), WF_OK);
         const int32_t ranks = wf_layout_ranks(&layout);
         wf_schedule *all[8];
         for (int32_t r = 0; r < ranks; r++) {
-            all[r] = lower(&m, &layout, r, mode);
+            all[r] = lower(&m, &layout, r, mode, packed);
             check_phases(all[r], mode, m.layers);
             check_owners(all[r], mode);
+            check_documents(all[r], mode, 4 / layout.microbatches, packed);
             check_pieces(all[r]);
         }
-        ck_assert_msg(wf_check((const wf_schedule *const *)all, ranks) == WF_OK, "%s, %s: %s", test_form_names[_i / 3], layouts[k],
+        ck_assert_msg(wf_check((const wf_schedule *const *)all, ranks) == WF_OK, "%s, %s: %s", test_form_names[_i / 6], layouts[k],
                       wf_last_error());
         for (int32_t r = 0; r < ranks; r++) wf_schedule_destroy(all[r]);
     }
@@ -104,7 +122,7 @@ START_TEST(parameters_lie_as_in_whole_models) {
     ck_assert_int_eq(wf_layout_parse("tp2.sp", &layout), WF_OK);
     ck_assert(wf_lower(&m, &shape, &layout, 1, WF_MODE_TRAIN, &whole) == WF_OK && wf_choose(whole, &(wf_choices){0}) == WF_OK &&
               wf_place(whole, &(wf_limits){0}) == WF_OK);
-    wf_schedule *const blocks = lower(&m, &layout, 1, WF_MODE_TRAIN);
+    wf_schedule *const blocks = lower(&m, &layout, 1, WF_MODE_TRAIN, false);
     int compared = 0;
     for (int32_t b = 0; b < blocks->nbuffers; b++) {
         const wf_buffer *const x = &blocks->buffers[b], *const y = &whole->buffers[b];
@@ -135,7 +153,7 @@ int main(void) {
     Suite *const suite = suite_create("blocks");
     TCase *const c = tcase_create("phases");
     tcase_set_timeout(c, 120);
-    tcase_add_loop_test(c, every_form_and_layout_fits, 0, 3 * TEST_FORMS);
+    tcase_add_loop_test(c, every_form_and_layout_fits, 0, 6 * TEST_FORMS);
     tcase_add_test(c, parameters_lie_as_in_whole_models);
     tcase_add_test(c, other_modes_are_refused);
     suite_add_tcase(suite, c);

@@ -83,10 +83,13 @@ START_TEST(slots_of_every_mode) {
     const bool rope = model.position_form == WF_POSITIONS_ROPE;
     wf_parameter_info table[WF_TENSORS];
     wf_model_parameters(&model, table);
-    for (int mode = 0; mode < WF_MODES; mode++) {
+    for (int i = 0; i < 2 * WF_MODES; i++) {
+        const int mode = i / 2;
+        const bool packed = i % 2;
         wf_schedule *s;
         const bool loss = mode != WF_MODE_LOGITS && mode != WF_MODE_HIDDEN;
-        ck_assert_msg(lower(&model, (wf_shape){.batch = 4, .sequence = 5}, "tp2.sp.mb2", 1, (wf_mode)mode, &s) == WF_OK,
+        ck_assert_msg(lower(&model, (wf_shape){.batch = 4, .sequence = 5, .documents = packed}, "tp2.sp.mb2", 1, (wf_mode)mode, &s) ==
+                          WF_OK,
                       "%s", wf_last_error());
         for (int t = 0; t < WF_TENSORS; t++) {
             ck_assert_str_eq(s->buffers[t].name, table[t].name);
@@ -104,6 +107,9 @@ START_TEST(slots_of_every_mode) {
         ck_assert_int_eq(slot(s, "rope") >= 0, rope);
         if (rope) ck_assert_int_eq(s->buffers[slot(s, "rope")].bytes, 5 * model.head_size * 4);
         ck_assert_int_eq(s->buffers[slot(s, "tokens")].count, 2);
+        ck_assert_int_eq(slot(s, "documents") >= 0, packed);
+        ck_assert_int_eq(slot(s, "places") >= 0, packed && model.position_form == WF_POSITIONS_LEARNED);
+        if (packed) ck_assert(s->buffers[slot(s, "documents")].bytes == 5 * 2 * 8 && s->buffers[slot(s, "documents")].count == 2);
         wf_schedule_destroy(s);
     }
 }
