@@ -144,6 +144,9 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
 #if DROPOUT
     local uchar kept[TILE_COLS * TILE_ROWS / 4];
 #endif
+#if DOCUMENTS
+    local int2 document[TILE_ROWS]; /* of the own keys: registers are few here */
+#endif
     const int item = get_local_id(0), lane = item % LANES, team = item / LANES;
     const int kv_head = get_group_id(1), sample = get_group_id(2);
     /* The first tile may begin before the first key, so that random words come in whole blocks. */
@@ -157,10 +160,8 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
         load_tile(a2, TILE_ROWS, my_v, v_s, row0, keys, 0, team, lane);
     }
 #if DOCUMENTS
-    int2 document[ITEM_ROWS];
-#pragma unroll
-    for (int r = 0; r < ITEM_ROWS; r++)
-        document[r] = DOCUMENT(kspan, clamp(row0 + team * ITEM_ROWS + r, 0, keys - 1));
+    /* tile_product begins with a barrier. */
+    for (int r = item; r < TILE_ROWS; r += GROUP) document[r] = DOCUMENT(kspan, clamp(row0 + r, 0, keys - 1));
 #endif
     const int first = max(row0, 0), last = min(row0 + TILE_ROWS, keys) - 1;
     const int seen_first = FIRST_IN_DOCUMENT(kspan, first, first_query(first, high, queries));
@@ -186,7 +187,7 @@ void attention_dkdv(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(ls
 #pragma unroll
                 for (int r = 0; r < ITEM_ROWS; r++) {
                     const int row = team * ITEM_ROWS + r, j = row0 + row;
-                    const bool seen = i < queries && sees(i, j, low, high, keys) && IN_DOCUMENT(document[r], i);
+                    const bool seen = i < queries && sees(i, j, low, high, keys) && IN_DOCUMENT(document[row], i);
                     const float p = seen ? exp(s[r][c] * scale - row_lse) : 0.0f;
                     float keep = 1.0f;
 #if DROPOUT
