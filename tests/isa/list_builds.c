@@ -41,6 +41,8 @@ enum { GPUS = sizeof gpus / sizeof *gpus };
 static const char *const more[] = {
     "attention:f32:b1s64h1d64:causal.dropout:p=0.1",  "attention_backward:f32:b1s64h1d64:causal.dropout:p=0.1",
     "attention:f32:b1s64h1d128:causal.dropout:p=0.1", "attention_backward:f32:b1s64h1d128:causal.dropout:p=0.1",
+    "attention:f32:b1s64h1d128:causal.dropout.documents:p=0.1",
+    "attention_backward:f32:b1s64h1d128:causal.dropout.documents:p=0.1",
     NULL,
 };
 
