@@ -57,6 +57,17 @@ static wf_model model_of(const context_mask *mask, const struct context_heads *h
                       .bidirectional = mask->bidirectional, .window = mask->window};
 }
 
+/* One in eight is of a single token. */
+static void make_documents(context_case *c, int64_t count) {
+    static const uint32_t key[2] = {17, 19};
+    for (int32_t t = 0, end = 0, n = 0; t < count; t++) {
+        uint32_t words[4];
+        wf_philox4x32((const uint32_t[4]){(uint32_t)t}, key, words);
+        if (t == end) end += words[0] % 8 ? 1 + (int32_t)(words[1] % 24) : 1, n++;
+        c->documents[t] = n;
+    }
+}
+
 static void fill_batch(context_case *c, int64_t sequence) {
     static const uint32_t key[2] = {11, 13};
     const int used = (int)(CONTEXT_BATCH * sequence);
@@ -71,8 +82,9 @@ static void fill_batch(context_case *c, int64_t sequence) {
         c->valid -= c->targets[t] >= 0;
         c->targets[t] = -1;
     }
+    make_documents(c, used);
     c->batch = (reference_batch){.batch = CONTEXT_BATCH, .sequence = sequence, .tokens = c->tokens, .targets = c->targets,
-                                 .seed = CONTEXT_SEED, .dropout = true};
+                                 .documents = c->packed ? c->documents : NULL, .seed = CONTEXT_SEED, .dropout = true};
 }
 
 /* Biases and norms are moved off their 0 and 1. */
@@ -88,20 +100,26 @@ static void fill_weights(context_case *c) {
 }
 
 void context_case_solve(context_case *c) {
-    c->loss = model_reference(&c->model, &c->weights, &c->batch, &(reference_outputs){.last = c->last}, &c->gradients);
+    const reference_outputs outputs = {.last = c->last};
+    c->loss = model_reference(&c->model, &c->weights, &c->batch, &outputs, &c->gradients);
+}
+
+context_rows context_rows_of(int i) {
+    return (context_rows){.mask = i / CONTEXT_SEQUENCES / CONTEXT_HEADS, .heads = i / CONTEXT_SEQUENCES % CONTEXT_HEADS,
+                          .sequence = i % CONTEXT_SEQUENCES};
 }
 
 void context_case_open(context_case *c, int i) {
-    *c = (context_case){.sequence = i % CONTEXT_SEQUENCES, .heads = i / CONTEXT_SEQUENCES % CONTEXT_HEADS,
-                        .mask = i / CONTEXT_SEQUENCES / CONTEXT_HEADS};
-    const struct context_heads *const heads = &context_heads[c->heads];
-    const int64_t sequence = context_sequences[c->sequence];
-    c->model = model_of(&context_masks[c->mask], heads);
+    const context_rows of = context_rows_of(i);
+    const context_mask *const mask = &context_masks[of.mask];
+    const struct context_heads *const heads = &context_heads[of.heads];
+    const int64_t sequence = context_sequences[of.sequence];
+    *c = (context_case){.model = model_of(mask, heads), .packed = mask->packed};
     fill_batch(c, sequence);
     fill_weights(c);
     c->gradients = reference_tensors_create(&c->model);
     c->last = malloc(sizeof *c->last * (size_t)(CONTEXT_BATCH * sequence * c->model.hidden));
-    snprintf(c->name, sizeof c->name, "%s, %lld heads of %lld, %lld tokens", context_masks[c->mask].name, (long long)heads->heads,
+    snprintf(c->name, sizeof c->name, "%s, %lld heads of %lld, %lld tokens", mask->name, (long long)heads->heads,
              (long long)heads->kv_heads, (long long)sequence);
     context_case_solve(c);
 }

@@ -52,8 +52,13 @@ int context_layouts(int ranks, context_layout **out);
 
 /* ---- models ---------------------------------------------------------------------------------------------------------- */
 
+/* Of which rows of the tables the i-th of CONTEXT_MODELS is. */
+typedef struct context_rows {
+    int mask, heads, sequence;
+} context_rows;
+context_rows context_rows_of(int i);
+
 typedef struct context_case {
-    int mask, heads, sequence;  /* rows of the tables */
     char name[64];              /* "causal, 6 heads of 2, 61 tokens" */
     wf_model model;
     int32_t tokens[CONTEXT_BATCH * CONTEXT_LONGEST], targets[CONTEXT_BATCH * CONTEXT_LONGEST];
@@ -66,7 +71,7 @@ typedef struct context_case {
     reference_tensors gradients;
 } context_case;
 
-/* The i-th of CONTEXT_MODELS; the case stays where it is until it is closed. */
+/* Of the i-th model; the case stays where it is until it is closed. */
 void context_case_open(context_case *, int i);
 /* What one rank makes of it, anew: after a change of the model or the weights. */
 void context_case_solve(context_case *);

@@ -32,7 +32,8 @@ static void compare(const char *layout) {
     const double apart = outcome_of(layout, WF_MODE_GRADIENTS, compared % 2, &got);
     snprintf(what, sizeof what, "%s, %s", now.name, layout);
     ck_assert_msg(apart == 0, "%s: replicas differ by %g", what, apart);
-    ck_assert_msg(fabs(got.loss - now.loss) <= OUTCOME_TOLERANCE * now.loss, "%s: loss %.17g, one rank's %.17g", what, got.loss, now.loss);
+    ck_assert_msg(fabs(got.loss - now.loss) <= OUTCOME_TOLERANCE * now.loss, "%s: loss %.17g, one rank's %.17g", what, got.loss,
+                  now.loss);
     const double d = difference(now.last, got.last, CONTEXT_BATCH * trial.sequence * trial.model.hidden);
     ck_assert_msg(d <= OUTCOME_TOLERANCE, "%s: the last layer's output differs by %g", what, d);
     assert_tensors_close(&now.gradients, &got.gradients, what);
