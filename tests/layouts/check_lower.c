@@ -192,7 +192,7 @@ END_TEST
 START_TEST(chunks_need_tp) {
     const wf_model model = small_model(TEST_GPT2);
     wf_schedule *s = NULL;
-    ck_assert_int_eq(lower(&model, (wf_shape){2, 5}, "cp2ring.chunks2", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(lower(&model, (wf_shape){2, 5, false}, "cp2ring.chunks2", 0, WF_MODE_TRAIN, &s), WF_ERR_ARGUMENT);
     ck_assert_msg(strstr(wf_last_error(), "cp2ring.chunks2"), "%s", wf_last_error());
 }
 END_TEST
