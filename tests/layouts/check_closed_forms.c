@@ -450,7 +450,7 @@ START_TEST(shares_share_the_work) {
                  {"tp2.tp-shares3-1", 2, {3, 1}, 4}, {"tp2.tp-shares3-1.sp", 2, {3, 1}, 4}, {"cp2ulysses.cp-shares1-3", 2, {1, 3}, 4}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         wf_model m = uneven_model(TEST_GPT2);
-        const wf_shape shape = {1, 4096};
+        const wf_shape shape = {.batch = 1, .sequence = 4096};
         wf_work work[3];
         wf_layout layout;
         double gemm = 0, attention = 0;
