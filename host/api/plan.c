@@ -233,11 +233,27 @@ static wf_status fill_rope(weft_plan *p) {
     return status;
 }
 
+/* Documents change no message, by which ranks' plans are compared otherwise (host/run/match.c). */
+static wf_status same_documents(const weft_plan *p, wf_fabric *fabric) {
+    const int32_t ranks = wf_fabric_ranks(fabric), mine = p->shape.documents;
+    int32_t *const all = calloc((size_t)ranks, sizeof *all);
+    wf_status status = all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory to compare the plans of %d ranks", ranks);
+    TRY_GOTO(wf_fabric_agree(fabric, status), free_all);
+    TRY_GOTO(wf_fabric_all_gather(fabric, &mine, sizeof mine, all), free_all);
+    for (int32_t r = 1; r < ranks && status == WF_OK; r++)
+        if (all[r] != all[0])
+            status = wf_fail(WF_ERR_MISMATCH, "rank %d's plan is of packed documents, and rank %d's is not", all[r] ? r : 0, all[r] ? 0 : r);
+free_all:
+    free(all);
+    return status;
+}
+
 static wf_status load(weft_plan *p, weft_params *params) {
     wf_fabric *const fabric = p->context->fabric;
     wf_status status = check_load(p, params);
     if (status == WF_OK) status = weft_run_prepare(p);
     TRY(wf_fabric_agree(fabric, status));
+    TRY(same_documents(p, fabric));
     TRY(wf_runner_create(p->schedule, p->context->opencl, fabric, params->store, &p->runner));
     if (p->mode == WF_MODE_TRAIN) params->choices_hash = wf_schedule_hash(p->schedule);
     p->params = p->checked = params;

@@ -265,6 +265,30 @@ START_TEST(documents_are_each_forwards_own) {
 }
 END_TEST
 
+/* Of two ranks one has documents: both are told. */
+static void load_unlike(rank_thread *t) {
+    bool *const told = t->work;
+    weft_params *const params = make_params(t->context, model, t->layout);
+    weft_plan_options o;
+    weft_layout *layout;
+    weft_plan *plan;
+    weft_plan_options_init(&o);
+    MUST(weft_layout_parse(t->layout, &layout));
+    o.model = model, o.layout = layout, o.batch = BATCH, o.sequence = SEQUENCE, o.mode = WEFT_BLOCKS, o.documents = t->rank == 1;
+    MUST(weft_plan_create(t->context, &o, &plan));
+    told[t->rank] = weft_plan_load(plan, params) == WEFT_ERR_MISMATCH && strstr(weft_last_error(), "rank 1's plan is of packed documents");
+    weft_plan_destroy(plan);
+    weft_layout_destroy(layout);
+    weft_params_destroy(params);
+}
+
+START_TEST(documents_of_one_rank_alone_are_refused) {
+    bool told[2] = {false, false};
+    on_threads("tp2.mb2", load_unlike, told);
+    ck_assert(told[0] && told[1]);
+}
+END_TEST
+
 /* ---- evaluation: no stash, no dropout ---------------------------------------------------------------------------------------- */
 
 static void evaluate(rank_thread *t) {
@@ -421,6 +445,7 @@ int main(void) {
     tcase_add_test(c, any_order_gives_the_same_bits);
     tcase_add_test(c, runs_may_follow_without_waiting);
     tcase_add_test(c, documents_are_each_forwards_own);
+    tcase_add_test(c, documents_of_one_rank_alone_are_refused);
     tcase_add_test(c, forward_alone_evaluates);
     tcase_add_test(c, misuse_is_refused);
     tcase_add_test(c, the_host_sleeps_while_the_device_works);
