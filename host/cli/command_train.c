@@ -14,6 +14,7 @@ static train_arguments a = {.prompt = "",
                             .sequence = 128,
                             .steps = 100,
                             .seed = -1,
+                            .document_end = -1,
                             .evaluate_batches = 8,
                             .checkpoint_every = -1,
                             .keep = 3,
@@ -31,6 +32,9 @@ static const option options[] = {
     {"layout", OPTION_TEXT, "LAYOUT", "how the step is split, as in tp2.sp.mb2 (default: tpN.sp of --ranks)", &a.layout, 0, 0},
     {"batch", OPTION_INTEGER, "B", "sequences per step, over all ranks", &a.batch, 1, 1 << 20},
     {"sequence", OPTION_INTEGER, "S", "tokens per sequence", &a.sequence, 1, 1 << 24},
+    {"document-end", OPTION_INTEGER, "ID", "token that ends a document: the tokens of a sequence then see those of their own document only,\n"
+     "                           and learned positions begin anew; of text 256, or 0 of a vocabulary of 256\n"
+     "                           (default: they see the whole sequence)", &a.document_end, 0, INT32_MAX},
     {"steps", OPTION_INTEGER, "N", "optimizer steps in all, those of a resumed run included", &a.steps, 1, 1e9},
     {"lr", OPTION_REAL, "RATE", "learning rate of AdamW", &a.learning_rate, 1e-12, 100},
     {"lr-end", OPTION_REAL, "RATE", "cosine decay to this rate at the last step (default: constant)", &a.learning_rate_end, 0, 100},
@@ -86,6 +90,7 @@ static int check_plan(weft_model_info *info) {
     weft_status status = weft_model_create(a.model, &model);
     if (!status) status = weft_layout_parse(a.layout, &layout);
     o.model = model, o.layout = layout, o.batch = a.batch, o.sequence = a.sequence, o.gemm = a.gemm;
+    o.documents = a.document_end >= 0;
     if (!status) status = weft_plan_create(NULL, &o, &plan);
     if (!status) weft_model_describe(model, info);
     weft_plan_destroy(plan);
@@ -101,6 +106,8 @@ static int check_model(const weft_model_info *info) {
     if (info->bidirectional)
         return complain(EXIT_USAGE, "train: '%s' (%s) looks at tokens on both sides, so it cannot learn to predict the next one; weft.h trains it "
                                     "on targets of your own", a.model, info->family);
+    if (a.document_end >= vocabulary)
+        return complain(EXIT_USAGE, "train: --document-end %lld is outside the vocabulary of %lld", (long long)a.document_end, (long long)vocabulary);
     if (!a.from || a.tokens || tokens_are_bytes(vocabulary)) return EXIT_FINE;
     return complain(EXIT_USAGE, "train: the vocabulary of '%s' is %lld, so its tokens are not bytes: give --tokens instead of --text",
                     a.from, (long long)vocabulary);

@@ -36,6 +36,7 @@ static weft_status open_plan(train_run *r, weft_mode mode, const weft_layout *la
     o.model = r->model, o.layout = layout, o.mode = mode, o.gemm = r->arguments->gemm;
     o.order = order_of(r);
     o.batch = batch, o.sequence = r->arguments->sequence;
+    o.documents = r->arguments->document_end >= 0 && mode != WEFT_LOGITS; /* a sample is one document */
     weft_plan *plan = NULL;
     const weft_status status = weft_plan_create(r->context, &o, &plan);
     if (status) return status;
@@ -90,7 +91,8 @@ int train_open(train_run *r, const context_arguments *context, const ranks *rank
     int result = train_data_open(a, r->info.vocabulary, &r->data);
     r->tokens = malloc((size_t)(a->batch * a->sequence) * sizeof *r->tokens);
     r->targets = malloc((size_t)(a->batch * a->sequence) * sizeof *r->targets);
-    if (!result && (!r->tokens || !r->targets)) result = complain(EXIT_ENVIRONMENT, "out of memory for a batch");
+    if (a->document_end >= 0) r->documents = malloc((size_t)(a->batch * a->sequence) * sizeof *r->documents);
+    if (!result && (!r->tokens || !r->targets || (a->document_end >= 0 && !r->documents))) result = complain(EXIT_ENVIRONMENT, "out of memory for a batch");
     /* a rank that cannot read what the others can must not leave them waiting */
     if (weft_context_agree(r->context, result ? WEFT_ERR_FILE : WEFT_OK) && !result) result = EXIT_USAGE;
     if (!result && r->rank == 0) say_opened(r);
@@ -108,6 +110,7 @@ void train_close(train_run *r) {
     train_data_close(&r->data);
     free(r->tokens);
     free(r->targets);
+    free(r->documents);
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------------ */
@@ -152,7 +155,7 @@ static int one_step(train_run *r, double started) {
     weft_result result;
     weft_args_init(&args);
     train_take_batch(r, r->done);
-    args.tokens = r->tokens, args.targets = r->targets;
+    args.tokens = r->tokens, args.targets = r->targets, args.documents = r->documents;
     args.seed = r->seed, args.step = r->done;
     args.learning_rate = (float)learning_rate(a, r->done);
     args.weight_decay = (float)a->weight_decay, args.max_norm = (float)a->max_norm;

@@ -15,7 +15,7 @@ typedef struct train_arguments {
     const char *model, *from, *layout, *gemm, *trace, *prompt, *tokens, *token_type;
     const char *checkpoint, *resume, *save;
     text_list text;
-    int64_t batch, sequence, steps, warmup, seed, evaluate_every, evaluate_batches, sample, checkpoint_every, keep;
+    int64_t batch, sequence, steps, warmup, seed, evaluate_every, evaluate_batches, sample, checkpoint_every, keep, document_end;
     double learning_rate, learning_rate_end, weight_decay, max_norm;
     sampler how;                
     bool json, new_data;
@@ -45,7 +45,7 @@ typedef struct train_run {
     weft_plan *plan, *evaluation, *logits;  /* NULL where not asked for */
     weft_model_info info;
     train_data data;
-    int32_t *tokens, *targets;              /* [batch][sequence] */
+    int32_t *tokens, *targets, *documents;  /* [batch][sequence]; documents: NULL where their ends are not known */
 } train_run;
 
 /* Collective, in this order; each returns an exit status, after one sentence on rank 0. */

@@ -82,9 +82,11 @@ const char *train_data_amount(const train_data *d, int64_t count, char room[40])
 
 void train_take_window(train_run *r, const token_source *source, int64_t row, int64_t first) {
     const int64_t sequence = r->arguments->sequence;
-    for (int64_t i = 0; i < sequence; i++) {
-        r->tokens[row * sequence + i] = (int32_t)token_at(source, first + i);
-        r->targets[row * sequence + i] = (int32_t)token_at(source, first + i + 1);
+    int32_t document = 0;
+    for (int64_t i = row * sequence; i < (row + 1) * sequence; i++, first++) {
+        r->tokens[i] = (int32_t)token_at(source, first);
+        r->targets[i] = (int32_t)token_at(source, first + 1);
+        if (r->documents) r->documents[i] = r->tokens[i] == r->arguments->document_end ? document++ : document;
     }
 }
 

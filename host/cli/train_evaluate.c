@@ -20,7 +20,7 @@ weft_status train_evaluate(train_run *r, double *loss_out, int64_t *tokens_out) 
         weft_args args;
         weft_result result;
         weft_args_init(&args);
-        args.tokens = r->tokens, args.targets = r->targets;
+        args.tokens = r->tokens, args.targets = r->targets, args.documents = r->documents;
         const weft_status status = weft_plan_run(r->evaluation, &args, &result);
         if (status) return status;
         sum += result.loss * (double)result.tokens, tokens += result.tokens;

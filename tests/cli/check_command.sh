@@ -68,6 +68,18 @@ for bad in n_layer=-1 n_layer=1e30 'n_layer="two"' n_embd=0 n_embd=49 n_head=0 v
 done
 mistake 2 'vocabulary' "$weft" train --text "$text" --model "$(config vocab_size=200)" --batch 2 --sequence 32 --steps 1
 
+# documents: a text's tokens see none of another, and so lose otherwise than without; the same on a split sequence
+mistake 2 'document-end 257.*vocabulary' "$weft" train "${small[@]}" --document-end 257
+mkdir "$scratch/documents"
+for i in {10..60}; do tail -c +$((i * 61)) "$text" | head -c $((i + 9)) >"$scratch/documents/$i.txt"; done
+loss_of() { # OPTIONS...: of the third step
+    run "$weft" train "${small[@]}" --text "$scratch/documents" --evaluate-batches 0 --json "$@"
+    tail -n 1 "$scratch/out" | sed 's/.*"loss":\([0-9.]\{6\}\).*/\1/'
+}
+whole=$(loss_of --ranks 1) packed=$(loss_of --ranks 1 --document-end 256) split=$(loss_of --layout cp2ring --document-end 256)
+[ -n "$packed" ] && [ "$packed" = "$split" ] && [ "$packed" != "$whole" ] ||
+    fails "documents: losses '$whole' without, '$packed' with, '$split' on two ranks"
+
 # environment
 mistake 3 '[Dd]evice|platform' env OCL_ICD_VENDORS=/nonexistent OCL_ICD_FILENAMES= "$weft" verify gemm:f32:m1n1k1:nn
 mistake 3 '[Dd]evice|platform' env OCL_ICD_VENDORS=/nonexistent OCL_ICD_FILENAMES= "$weft" train "${small[@]}"
