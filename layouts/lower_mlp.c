@@ -43,15 +43,10 @@ void wf_lower_mlp_out(wf_lowering *L) {
 
 /* Gradient of what stands before the activation, or the gate. */
 static wf_view features_backward(wf_lowering *L, wf_view d, wf_view pre) {
-    const int64_t h = L->model->hidden, f = L->features.count;
+    const int64_t f = L->features.count;
     const wf_view dpre = wf_lower_scratch(L, "mlp.dpre", L->rows, pre.extent[1]);
     if (!L->model->gated) {
-        const wf_problem p = {.op = WF_OP_GEMM,
-                              .flags = WF_ACT_GRAD | wf_lower_weight_flags(L, WF_T_FC2_WEIGHT),
-                              .activation = L->model->activation,
-                              .size = {L->rows, f, h}};
-        WF_KERNEL(L, "mlp.fc2.dgrad", &p, d,
-                  wf_lower_parameter(L, WF_KIND_VALUE, WF_T_FC2_WEIGHT), pre, dpre);
+        wf_lower_activation_backward(L, "mlp.fc2.dgrad", d, WF_T_FC2_WEIGHT, pre, dpre);
         return dpre;
     }
     const wf_problem p = {.op = WF_OP_GATE_BACKWARD,

@@ -182,6 +182,19 @@ void wf_lower_activate(wf_lowering *L, const char *site, wf_view x, int weight, 
     }
 }
 
+void wf_lower_activation_backward(wf_lowering *L, const char *site, wf_view dy, int weight, wf_view pre, wf_view d) {
+    const wf_view w = wf_lower_parameter(L, WF_KIND_VALUE, weight);
+    const pieces p = pieces_of(L, dy);
+    for (int32_t i = 0; i < p.count; i++) {
+        const wf_rows rows = piece_of(L, &p, dy, i);
+        const wf_problem problem = {.op = WF_OP_GEMM,
+                                    .flags = WF_ACT_GRAD | wf_lower_weight_flags(L, weight),
+                                    .activation = L->model->activation,
+                                    .size = {rows.count, d.extent[1], dy.extent[1]}};
+        WF_KERNEL(L, site, &problem, wf_lower_rows(dy, rows), w, wf_lower_rows(pre, rows), wf_lower_rows(d, rows));
+    }
+}
+
 void wf_lower_wgrad(wf_lowering *L, const char *site, wf_view dy, wf_view x, int tensor) {
     const wf_view dw = wf_lower_parameter(L, WF_KIND_GRAD, tensor);
     wf_problem p = {.op = WF_OP_GEMM,

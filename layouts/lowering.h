@@ -156,6 +156,8 @@ bool wf_lower_has(const wf_lowering *, int tensor); /* does the model? */
 void wf_lower_linear(wf_lowering *, const char *site, wf_view x, int weight, int bias, wf_view out);
 void wf_lower_activate(wf_lowering *, const char *site, wf_view x, int weight, int bias,
                        wf_view act, wf_view pre);
+/* d = (dy weight) * activation'(pre). */
+void wf_lower_activation_backward(wf_lowering *, const char *site, wf_view dy, int weight, wf_view pre, wf_view d);
 /* Weight gradient dy^T x of a matrix, and the bias gradient's row sum (of a bias that is absent:
  * nothing); deferred. */
 void wf_lower_wgrad(wf_lowering *, const char *site, wf_view dy, wf_view x, int tensor);
