@@ -37,8 +37,18 @@ static wf_view as_heads(const wf_lowering *L, wf_view m, int64_t heads) {
     return wf_array(m.buffer, (wf_at)m.at, m.offset, 4, extent, stride);
 }
 
+/* The heads' q, or o, of positions that stand next to each other: the first one's place among the domain's, and how many. */
+static wf_view q_at(const wf_lowering *L, wf_view m, wf_range places) {
+    return as_heads(L, wf_lower_rows(m, (wf_rows){places.first * L->b, places.count * L->b}), L->domain.heads.count);
+}
+
+static wf_range places_of(const wf_lowering *L, int run) {
+    const wf_range *const r = L->domain.positions.run;
+    return (wf_range){run ? r[0].count : 0, r[run].count};
+}
+
 static wf_view q_of(const wf_lowering *L, wf_view m, int run) {
-    return as_heads(L, wf_lower_run(L, m, run), L->domain.heads.count);
+    return q_at(L, m, places_of(L, run));
 }
 
 static wf_view k_of(const wf_lowering *L, wf_view kv) {
@@ -55,12 +65,15 @@ static wf_view spans_of(const wf_lowering *L, wf_range positions) {
     return wf_array(L->documents, L->documents_at, positions.first * 2 * L->b, 3, extent, stride);
 }
 
-/* Matrix [b * heads, positions] as [b, heads, positions of the run]. */
-static wf_view per_query(const wf_lowering *L, wf_view m, int run) {
-    const wf_range *const r = L->domain.positions.run;
+/* Matrix [b * heads, positions] as [b, heads, these positions]. */
+static wf_view per_query_at(const wf_lowering *L, wf_view m, wf_range places) {
     const int64_t heads = L->domain.heads.count, all = L->domain.positions.count;
-    const int64_t extent[] = {L->b, heads, r[run].count}, stride[] = {heads * all, all, 1};
-    return wf_array(m.buffer, (wf_at)m.at, m.offset + (run ? r[0].count : 0), 3, extent, stride);
+    const int64_t extent[] = {L->b, heads, places.count}, stride[] = {heads * all, all, 1};
+    return wf_array(m.buffer, (wf_at)m.at, m.offset + places.first, 3, extent, stride);
+}
+
+static wf_view per_query(const wf_lowering *L, wf_view m, int run) {
+    return per_query_at(L, m, places_of(L, run));
 }
 
 /* ---- kernels --------------------------------------------------------------------------------------- */
@@ -69,6 +82,13 @@ bool wf_lower_sees(const wf_lowering *L, wf_range q, wf_range k) {
     const int64_t last_q = q.first + q.count - 1, last_k = k.first + k.count - 1, window = wf_model_window(L->model, L->sequence);
     if (!q.count || !k.count || (!L->model->bidirectional && k.first > last_q)) return false;
     return !window || (q.first - last_k < window && k.first - last_q < window);
+}
+
+wf_range wf_lower_seen(const wf_lowering *L, wf_range q) {
+    const int64_t window = wf_model_window(L->model, L->sequence), last = q.first + q.count - 1;
+    const int64_t first = window && q.first >= window ? q.first - window + 1 : 0;
+    const int64_t end = !L->model->bidirectional ? last + 1 : window && last + window < L->sequence ? last + window : L->sequence;
+    return q.count ? (wf_range){first, end - first} : (wf_range){0, 0};
 }
 
 static wf_problem attention_problem(const wf_lowering *L, wf_op op, wf_range q, wf_range k, bool more) {
@@ -83,16 +103,22 @@ static wf_problem attention_problem(const wf_lowering *L, wf_op op, wf_range q, 
                         .real = {p}};
 }
 
-void wf_lower_attend_run(wf_lowering *L, const char *site, const wf_attended *a, int run, const wf_kv *keys, bool more) {
-    const wf_range q = L->domain.positions.run[run];
+/* Queries at these places, whose first has position `first`, over some keys. */
+static void attend_at(wf_lowering *L, const char *site, const wf_attended *a, wf_range places, int64_t first, const wf_kv *keys,
+                      bool more) {
+    const wf_range q = {first, places.count};
     if (!L->domain.heads.count || !q.count) return;
     const wf_problem p = attention_problem(L, WF_OP_ATTENTION, q, keys->positions, more);
-    wf_view views[WF_OPERANDS] = {q_of(L, a->qkv, run), k_of(L, keys->kv), v_of(L, keys->kv)};
+    wf_view views[WF_OPERANDS] = {q_at(L, a->qkv, places), k_of(L, keys->kv), v_of(L, keys->kv)};
     int n = 3;
     if (L->packed) views[n++] = spans_of(L, q);
-    views[n++] = q_of(L, a->o, run);
-    views[n++] = per_query(L, a->lse, run);
+    views[n++] = q_at(L, a->o, places);
+    views[n++] = per_query_at(L, a->lse, places);
     wf_lower_kernel(L, site, &p, views, n);
+}
+
+void wf_lower_attend_run(wf_lowering *L, const char *site, const wf_attended *a, int run, const wf_kv *keys, bool more) {
+    attend_at(L, site, a, places_of(L, run), L->domain.positions.run[run].first, keys, more);
 }
 
 void wf_lower_attend_run_backward(wf_lowering *L, const char *site, const wf_attended *a, int run, const wf_kv *keys,
@@ -249,10 +275,25 @@ static wf_value result_value(const wf_lowering *L) {
     return L->ulysses.ranks == 1 ? WF_V_ATTN : WF_V_CONTEXT_O;
 }
 
+/* Under chunks the projection's sums are on their way while attention is still at other rows. */
+static bool may_wait(const wf_lowering *L) {
+    return L->layout.chunks > 1 && L->sp && L->cp.ranks == 1 && !L->backward;
+}
+
+void wf_lower_attend_rows(wf_lowering *L, wf_rows rows) {
+    const wf_attended a = {.qkv = L->value[WF_V_CONTEXT_QKV], .o = L->value[WF_V_ATTN], .lse = L->value[WF_V_LSE]};
+    const wf_range q = {rows.first / L->b, rows.count / L->b}, seen = wf_lower_seen(L, q);
+    const wf_view all = wf_lower_own_keys(L, a.qkv, 0).kv;
+    const wf_kv keys = {wf_lower_rows(all, (wf_rows){seen.first * L->b, seen.count * L->b}), seen};
+    attend_at(L, "attn", &a, q, q.first, &keys, false);
+}
+
 void wf_lower_attend(wf_lowering *L) {
     wf_attended a = {.qkv = wf_lower_need(L, WF_V_CONTEXT_QKV)};
     a.o = wf_lower_destination(L, result_value(L));
     a.lse = wf_lower_destination(L, WF_V_LSE);
+    L->pending = may_wait(L);
+    if (L->pending) return;
     if (L->ring.ranks == 1) {
         const wf_kv keys = wf_lower_own_keys(L, a.qkv, 0);
         wf_lower_attend_run(L, "attn", &a, 0, &keys, false);

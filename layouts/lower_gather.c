@@ -54,11 +54,8 @@ static wf_view gather(wf_lowering *L, const wf_attended *a) {
 
 /* All keys that any query of a run sees. */
 static wf_kv keys_of(const wf_lowering *L, wf_view whole, wf_range q) {
-    const int64_t window = wf_model_window(L->model, L->sequence), last = q.first + q.count - 1;
-    int64_t first = window && q.first >= window ? q.first - window + 1 : 0;
-    int64_t end = !L->model->bidirectional ? last + 1 : window && last + window < L->sequence ? last + window : L->sequence;
-    if (!q.count) first = end = 0;
-    return (wf_kv){at_positions(L, whole, (wf_range){first, end - first}), {first, end - first}};
+    const wf_range seen = wf_lower_seen(L, q);
+    return (wf_kv){at_positions(L, whole, seen), seen};
 }
 
 void wf_lower_gathered(wf_lowering *L, const wf_attended *a) {

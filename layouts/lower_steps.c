@@ -42,6 +42,7 @@ void wf_lower_begin(wf_lowering *L, const char *name, bool first) {
     L->backward = false;
     L->ndeferred = 0;
     L->whole[0] = L->whole[1] = L->arriving = -1;
+    L->pending = false;
     for (int v = 0; v < WF_LAYER_VALUES; v++) L->has[v] = false;
     wf_build_segment(L->s, "%s", name);
 }
@@ -55,6 +56,7 @@ void wf_lower_flush(wf_lowering *L) {
 }
 
 void wf_lower_end(wf_lowering *L) {
+    assert(!L->pending);
     wf_lower_flush(L);
     wf_build_segment_end(L->s);
 }
@@ -101,6 +103,7 @@ uint32_t wf_lower_weight_flags(const wf_lowering *L, int tensor) {
 }
 
 static void product_rows(wf_lowering *L, const char *site, uint32_t flags, wf_view a, int weight, wf_view c, wf_rows rows) {
+    if (L->pending && a.buffer == L->value[WF_V_ATTN].buffer) wf_lower_attend_rows(L, rows);
     wf_lower_gemm(L, site, flags | wf_lower_weight_flags(L, weight), wf_lower_rows(a, rows),
                   wf_lower_parameter(L, WF_KIND_VALUE, weight), wf_lower_rows(c, rows));
 }
@@ -109,10 +112,11 @@ bool wf_lower_has(const wf_lowering *L, int tensor) {
     return L->table[tensor].rows > 0;
 }
 
-/* Chunk c of a block of rows. */
+/* Chunk c of a block of rows: under sp, of its positions. */
 static wf_rows chunk_of(const wf_lowering *L, wf_rows block, int32_t c) {
-    const wf_range part = wf_shard(block.count, L->layout.chunks, c);
-    return (wf_rows){block.first + part.first, part.count};
+    const int64_t each = L->sp ? L->b : 1;
+    const wf_range part = wf_shard(block.count / each, L->layout.chunks, c);
+    return (wf_rows){block.first + part.first * each, part.count * each};
 }
 
 /* Rows in which a product with x is computed: all at once, or as they arrive: the own block, then the others' chunks. */
@@ -361,6 +365,7 @@ static void product_scatter(wf_lowering *L, const char *product, uint32_t flags,
         }
     }
     product_rows(L, product, flags, x, weight, partial, mine);
+    L->pending = false;
     wf_lower_flush(L);
 }
 

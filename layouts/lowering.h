@@ -111,6 +111,7 @@ typedef struct wf_lowering {
     wf_view value[WF_LAYER_VALUES];
     int32_t whole[WF_HALVES]; /* gathered buffer whose own block is in place; -1 */
     int32_t arriving;         /* gathered buffer that comes in chunks; -1 */
+    bool pending;             /* attention is computed by those who need rows of it: wf_lower_attend_rows */
     wf_deferred deferred[WF_DEFERRED]; /* weight gradients that wait for the next exchange */
     int ndeferred;
 } wf_lowering;
@@ -281,8 +282,11 @@ typedef struct wf_attended {
     wf_view qkv, o, lse; /* o: in backward, its gradient */
     wf_view delta, dqkv;
 } wf_attended;
-/* Does any query see any of the keys, through mask and window? */
+/* Does any query see any of the keys, through mask and window? And all that any of them sees. */
 bool wf_lower_sees(const wf_lowering *, wf_range queries, wf_range keys);
+wf_range wf_lower_seen(const wf_lowering *, wf_range queries);
+/* Where attention is pending: these rows of it, whole positions. */
+void wf_lower_attend_rows(wf_lowering *, wf_rows);
 wf_view wf_lower_run(const wf_lowering *, wf_view of_domain, int run); /* its rows */
 wf_view wf_lower_columns(wf_view, int64_t first, int64_t count);
 wf_kv wf_lower_own_keys(const wf_lowering *, wf_view qkv, int run);
