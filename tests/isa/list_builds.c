@@ -19,7 +19,7 @@
 
 typedef struct build {
     const char *source;
-    char options[512], vendors[64], entries[256], from[448];
+    char options[512], vendors[64], entries[256], from[WF_CASE_BYTES + 128];
 } build;
 
 enum { BUILDS = 1024 };
