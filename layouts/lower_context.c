@@ -91,6 +91,16 @@ wf_range wf_lower_seen(const wf_lowering *L, wf_range q) {
     return q.count ? (wf_range){first, end - first} : (wf_range){0, 0};
 }
 
+wf_positions wf_lower_held(const wf_lowering *L, int32_t place) {
+    const int32_t ranks = L->ring.ranks;
+    return wf_model_ring_positions(L->model, &L->layout, L->sequence, (place % ranks + ranks) % ranks);
+}
+
+bool wf_lower_needs(const wf_lowering *L, int32_t place, int32_t owner, int run) {
+    const wf_positions q = wf_lower_held(L, place), kv = wf_lower_held(L, owner);
+    return wf_lower_sees(L, q.run[0], kv.run[run]) || wf_lower_sees(L, q.run[1], kv.run[run]);
+}
+
 static wf_problem attention_problem(const wf_lowering *L, wf_op op, wf_range q, wf_range k, bool more) {
     const wf_model *m = L->model;
     const double p = L->training ? m->dropout_attention : 0;

@@ -6,15 +6,6 @@
  * queries attends once, to all keys that it sees. */
 #include "layouts/lowering.h"
 
-static wf_positions held(const wf_lowering *L, int32_t place) {
-    return wf_model_ring_positions(L->model, &L->layout, L->sequence, place);
-}
-
-static bool needs(const wf_lowering *L, int32_t place, int32_t owner, int run) {
-    const wf_positions q = held(L, place), kv = held(L, owner);
-    return wf_lower_sees(L, q.run[0], kv.run[run]) || wf_lower_sees(L, q.run[1], kv.run[run]);
-}
-
 /* Rows of a matrix of the whole sequence. */
 static wf_view at_positions(const wf_lowering *L, wf_view whole, wf_range positions) {
     return wf_lower_rows(whole, (wf_rows){positions.first * L->b, positions.count * L->b});
@@ -42,8 +33,8 @@ static wf_view gather(wf_lowering *L, const wf_attended *a) {
             int32_t to, from;
             const int32_t after = place_at(L, k, &to), before = place_at(L, -k, &from);
             const wf_view sent = at_positions(L, whole, L->domain.positions.run[run]);
-            const wf_view received = at_positions(L, whole, held(L, before).run[run]);
-            const bool out = needs(L, after, L->ring.me, run), in = needs(L, L->ring.me, before, run);
+            const wf_view received = at_positions(L, whole, wf_lower_held(L, before).run[run]);
+            const bool out = wf_lower_needs(L, after, L->ring.me, run), in = wf_lower_needs(L, L->ring.me, before, run);
             if (out || in)
                 wf_build_hop(L->s, "attn.keys.gather", WF_LANE_CP, WF_ALL_GATHER, L->ring.group, k, out ? to : -1,
                              out ? &sent : NULL, in ? from : -1, in ? &received : NULL);
@@ -79,8 +70,8 @@ static void scatter(wf_lowering *L, const wf_attended *a, wf_view grads) {
         for (int run = 0; run < 2; run++) {
             int32_t to, from;
             const int32_t after = place_at(L, k, &to), before = place_at(L, -k, &from);
-            const wf_view sent = at_positions(L, grads, held(L, after).run[run]);
-            const bool out = needs(L, me, after, run), in = has[run][before] = needs(L, before, me, run);
+            const wf_view sent = at_positions(L, grads, wf_lower_held(L, after).run[run]);
+            const bool out = wf_lower_needs(L, me, after, run), in = has[run][before] = wf_lower_needs(L, before, me, run);
             if (in)
                 parts[run][before] = wf_lower_scratch(L, "attn.keys.landing", L->domain.positions.run[run].count * L->b, grads.extent[1]);
             if (out || in)

@@ -31,15 +31,9 @@ static int32_t rank_of(const wf_lowering *L, int32_t place) {
     return L->s->members[L->s->groups[L->ring.group].first_member + member(L, place)];
 }
 
-static wf_positions held(const wf_lowering *L, int32_t place) {
-    return wf_model_ring_positions(L->model, &L->layout, L->sequence, member(L, place));
-}
-
 /* Does the member k before the owner see this run of its block? */
 static bool needs(const wf_lowering *L, int32_t owner, int run, int32_t k) {
-    if (k < 1 || k >= L->ring.ranks) return false;
-    const wf_positions q = held(L, owner - k), kv = held(L, owner);
-    return wf_lower_sees(L, q.run[0], kv.run[run]) || wf_lower_sees(L, q.run[1], kv.run[run]);
+    return k > 0 && k < L->ring.ranks && wf_lower_needs(L, owner - k, owner, run);
 }
 
 /* Ways of a run at step k. */
@@ -63,7 +57,7 @@ static bool takes(const wf_lowering *L, way w, int32_t owner, int run, int32_t k
 /* ---- blocks ------------------------------------------------------------------------------------------ */
 
 static int64_t rows_of_run(const wf_lowering *L, int32_t owner, int run) {
-    return held(L, owner).run[run].count * L->b;
+    return wf_lower_held(L, owner).run[run].count * L->b;
 }
 
 static wf_view run_of(const wf_lowering *L, const block *of, int run) {
@@ -139,7 +133,7 @@ static void attend_own(wf_lowering *L, const wf_attended *a) {
 }
 
 static void attend_block(wf_lowering *L, const wf_attended *a, const block *of) {
-    const wf_positions positions = held(L, of->owner);
+    const wf_positions positions = wf_lower_held(L, of->owner);
     for (int which = 0; which < 2; which++)
         for (int run = 0; run < 2 && of->has[which]; run++) {
             const wf_kv keys = {run_of(L, of, which), positions.run[which]};
@@ -174,7 +168,7 @@ static void grad_own(wf_lowering *L, const wf_attended *a, wf_view own) {
 /* This member's part of the gradients of a block. */
 static block grad_block(wf_lowering *L, const wf_attended *a, const block *of) {
     const block part = new_block(L, "attn.ring.grad", of->owner, of->has);
-    const wf_positions positions = held(L, of->owner);
+    const wf_positions positions = wf_lower_held(L, of->owner);
     wf_lower_fill(L, "attn.ring.grad", part.kv, 0);
     for (int which = 0; which < 2; which++)
         for (int run = 0; run < 2 && of->has[which]; run++) {

@@ -285,6 +285,9 @@ typedef struct wf_attended {
 /* Does any query see any of the keys, through mask and window? And all that any of them sees. */
 bool wf_lower_sees(const wf_lowering *, wf_range queries, wf_range keys);
 wf_range wf_lower_seen(const wf_lowering *, wf_range queries);
+/* Positions of a member of the ring, whose places are counted round; and does it see any key of a run of another's? */
+wf_positions wf_lower_held(const wf_lowering *, int32_t place);
+bool wf_lower_needs(const wf_lowering *, int32_t place, int32_t owner, int run);
 /* Where attention is pending: these rows of it, whole positions. */
 void wf_lower_attend_rows(wf_lowering *, wf_rows);
 wf_view wf_lower_run(const wf_lowering *, wf_view of_domain, int run); /* its rows */
