@@ -85,6 +85,8 @@ void *wf_memory_host(const wf_memory *);
 void *wf_memory_direct(const wf_memory *);
 /* For who uses its bytes at that address beyond a call: the memory stays until it has been destroyed once more. */
 void wf_memory_hold(wf_memory *);
+/* Instead of that: whoever uses the bytes may never let go, so they stay; the handle goes when its owner destroys it. */
+void wf_memory_abandon(wf_memory *);
 /* Its cl_mem, borrowed; NULL when it has no bytes. */
 void *wf_memory_cl(const wf_memory *);
 /* Host memory that copies of the device are fastest from and to: what the driver has locked, or else pages as

@@ -102,7 +102,7 @@ wf_status wf_memory_wrap(wf_opencl *opencl, void *host, int64_t bytes, wf_memory
 
 void wf_memory_destroy(wf_memory *memory) {
     if (!memory || memory->holds-- > 0) return;
-    if (memory->mem) clReleaseMemObject(memory->mem);
+    if (memory->mem && !memory->abandoned) clReleaseMemObject(memory->mem);
     if (memory->borrowed) {
         free(memory);
         return;
@@ -126,6 +126,11 @@ void *wf_memory_cl(const wf_memory *memory) {
 
 void *wf_memory_direct(const wf_memory *memory) {
     return memory->direct;
+}
+
+void wf_memory_abandon(wf_memory *memory) {
+    memory->abandoned = true;
+    wf_memory_destroy(memory);
 }
 
 void wf_memory_hold(wf_memory *memory) {

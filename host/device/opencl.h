@@ -49,6 +49,7 @@ struct wf_memory {
     void *direct;               /* where the host finds these bytes; NULL: only by commands */
     bool borrowed;              /* mem is the caller's, retained */
     int32_t holds;              /* it is gone after so many more destructions */
+    bool abandoned;     /* its bytes stay */
 };
 
 struct wf_event {

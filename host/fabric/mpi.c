@@ -291,7 +291,7 @@ static void abandon_slot(wf_fabric *fabric, slot *s, bool sends) {
     if (s->event) wf_event_release(s->event);
     s->event = NULL;
     const bool free = !s->request || boot->cancel(boot->self, &s->request);
-    if (!free && s->held) s->held = NULL;
+    if (!free && s->held) wf_memory_abandon(s->held), s->held = NULL;
     else if (!free && wf_pinned_create(fabric->device, fabric->chunk_bytes, &s->staging) != WF_OK) s->staging = NULL;
     let_go(s);
     s->state = sends ? FREE : SETTLING;

@@ -2,8 +2,8 @@
  * ranks are about to run plans that fit each other. What happens in a run is executor.c's.
  *
  * Memory is allocated exactly as the schedule's allocations say, one object each, so that what was
- * planned is what is used. Kernels are built by one rank of a node after the other, but for those that are
- * kept: drivers that share a kernel cache fail when several build at once. */
+ * planned is what is used. Kernels are built by one rank of a node after the other: drivers that
+ * share a kernel cache fail when several build at once (PoCL, too, in threads of one process). */
 #include "host/run/internal.h"
 
 #include <stdio.h>
@@ -94,21 +94,6 @@ static wf_status prepare_kernels(void *context) {
     return wf_opencl_warm(r->opencl);
 }
 
-/* One rank of a node after the other, or all at once where nothing is likely to be compiled. */
-static wf_status prepare_in_order(wf_runner *r) {
-    const int32_t mine = wf_opencl_all_kept(r->opencl), ranks = wf_fabric_ranks(r->fabric);
-    int32_t *const all = calloc((size_t)ranks, sizeof *all);
-    wf_status status = all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory to ask %d ranks for their programs", ranks);
-    TRY_GOTO(wf_fabric_agree(r->fabric, status), free_all);
-    TRY_GOTO(wf_fabric_all_gather(r->fabric, &mine, sizeof mine, all), free_all);
-    bool kept = true;
-    for (int32_t i = 0; i < ranks; i++) kept = kept && all[i];
-    status = kept ? wf_fabric_agree(r->fabric, prepare_kernels(r)) : wf_fabric_in_turn(r->fabric, prepare_kernels, r);
-free_all:
-    free(all);
-    return status;
-}
-
 /* Views of every kernel step: the problem's operands, then its workspace if it has one. */
 static wf_status check_steps(const wf_runner *r) {
     const wf_schedule *const s = r->schedule;
@@ -155,7 +140,7 @@ static wf_status build(wf_runner *r, wf_store *store) {
     if (status == WF_OK) status = allocate_device(r);
     TRY(wf_fabric_agree(r->fabric, status));
     TRY(wf_fabric_agree(r->fabric, allocate_windows(r)));
-    TRY(prepare_in_order(r));
+    TRY(wf_fabric_in_turn(r->fabric, prepare_kernels, r));
     status = check_steps(r);
     if (status == WF_OK) status = wf_executor_create(r);
     return wf_fabric_agree(r->fabric, status);
