@@ -10,8 +10,6 @@
  * step behind their block, each member adding its own, and go home from the last. Both ends derive all this from positions.
  *
  * Where both runs of a block go the same way, they are one message. */
-#include <string.h>
-
 #include "layouts/lowering.h"
 
 /* Keys, or gradients of keys, of one owner: the runs that are here, one after another. */

@@ -66,10 +66,6 @@ typedef struct wf_cache_info {
 void wf_opencl_cache(const wf_opencl *, wf_cache_info *out);
 void wf_cache_print(const wf_cache_info *, const char *before, FILE *);
 struct json_t *wf_cache_json(const wf_cache_info *);
-/* Has each program so far been there as intermediate code? Then most likely some process has run its kernels, and
- * the driver has their machine code, too. What it lacks is compiled by whoever runs it first: PoCL stands that
- * of several processes at once, as it writes each object under another name and then renames it. */
-bool wf_opencl_all_kept(const wf_opencl *);
 
 /* ---- memory ------------------------------------------------------------------------------------------ */
 

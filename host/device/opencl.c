@@ -230,10 +230,6 @@ void wf_opencl_cache(const wf_opencl *opencl, wf_cache_info *out) {
     wf_cache_measure(out);
 }
 
-bool wf_opencl_all_kept(const wf_opencl *opencl) {
-    return opencl->kept.intermediate && opencl->loaded > 0 && opencl->compiled == 0;
-}
-
 const wf_device *wf_opencl_device(const wf_opencl *opencl) {
     return &opencl->device;
 }
