@@ -19,9 +19,18 @@ wf_view wf_lower_columns(wf_view m, int64_t first, int64_t count) {
     return m;
 }
 
-wf_view wf_lower_run(const wf_lowering *L, wf_view m, int run) {
+/* Of a run among the domain's positions. */
+static wf_range places_of(const wf_lowering *L, int run) {
     const wf_range *const r = L->domain.positions.run;
-    return wf_lower_rows(m, (wf_rows){run ? r[0].count * L->b : 0, r[run].count * L->b});
+    return (wf_range){run ? r[0].count : 0, r[run].count};
+}
+
+static wf_view at_places(const wf_lowering *L, wf_view m, wf_range places) {
+    return wf_lower_rows(m, (wf_rows){places.first * L->b, places.count * L->b});
+}
+
+wf_view wf_lower_run(const wf_lowering *L, wf_view m, int run) {
+    return at_places(L, m, places_of(L, run));
 }
 
 wf_kv wf_lower_own_keys(const wf_lowering *L, wf_view qkv, int run) {
@@ -39,12 +48,7 @@ static wf_view as_heads(const wf_lowering *L, wf_view m, int64_t heads) {
 
 /* The heads' q, or o, of positions that stand next to each other: the first one's place among the domain's, and how many. */
 static wf_view q_at(const wf_lowering *L, wf_view m, wf_range places) {
-    return as_heads(L, wf_lower_rows(m, (wf_rows){places.first * L->b, places.count * L->b}), L->domain.heads.count);
-}
-
-static wf_range places_of(const wf_lowering *L, int run) {
-    const wf_range *const r = L->domain.positions.run;
-    return (wf_range){run ? r[0].count : 0, r[run].count};
+    return as_heads(L, at_places(L, m, places), L->domain.heads.count);
 }
 
 static wf_view q_of(const wf_lowering *L, wf_view m, int run) {
@@ -294,7 +298,7 @@ void wf_lower_attend_rows(wf_lowering *L, wf_rows rows) {
     const wf_attended a = {.qkv = L->value[WF_V_CONTEXT_QKV], .o = L->value[WF_V_ATTN], .lse = L->value[WF_V_LSE]};
     const wf_range q = {rows.first / L->b, rows.count / L->b}, seen = wf_lower_seen(L, q);
     const wf_view all = wf_lower_own_keys(L, a.qkv, 0).kv;
-    const wf_kv keys = {wf_lower_rows(all, (wf_rows){seen.first * L->b, seen.count * L->b}), seen};
+    const wf_kv keys = {at_places(L, all, seen), seen};
     attend_at(L, "attn", &a, q, q.first, &keys, false);
 }
 

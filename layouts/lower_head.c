@@ -211,33 +211,28 @@ static void loss_and_backward(wf_lowering *L, const top *t) {
 
 /* ---- results that a caller reads ----------------------------------------------------------------- */
 
-/* Rows of a matrix of the whole sequence that are a cp rank's. */
-static wf_view run_of(const wf_lowering *L, wf_view whole, int32_t cp, int run) {
+/* Of the whole sequence's rows, those of a run of a cp rank's positions. */
+static wf_rows rows_of_run(const wf_lowering *L, int32_t cp, int run) {
     const int32_t rank = L->s->members[L->s->groups[L->cp.group].first_member + cp];
     const wf_range r = wf_model_positions(L->model, &L->layout, L->sequence, rank).run[run];
-    return wf_lower_rows(whole, (wf_rows){r.first * L->b, r.count * L->b});
+    return (wf_rows){r.first * L->b, r.count * L->b};
 }
 
 /* The slot gets all rows, of which the rank has those of its positions. Exchanges never write slots. */
 static void all_positions(wf_lowering *L, const char *site, wf_view local, wf_view slot) {
-    const int32_t n = L->cp.ranks, me = L->cp.me;
+    const int32_t n = L->cp.ranks;
     if (n == 1) {
         wf_lower_copy(L, site, local, slot);
         return;
     }
     const wf_view whole = wf_lower_scratch(L, site, slot.extent[0], slot.extent[1]);
-    const int32_t *const member = &L->s->members[L->s->groups[L->cp.group].first_member];
     for (int run = 0; run < 2; run++) {
-        const wf_view to = run_of(L, whole, me, run);
-        const wf_rows rows = {run ? local.extent[0] - to.extent[0] : 0, to.extent[0]};
-        wf_lower_copy(L, site, wf_lower_rows(local, rows), to);
+        wf_rows of[n];
+        for (int32_t i = 0; i < n; i++) of[i] = rows_of_run(L, i, run);
+        const wf_rows mine = {run ? local.extent[0] - of[L->cp.me].count : 0, of[L->cp.me].count};
+        wf_lower_copy(L, site, wf_lower_rows(local, mine), wf_lower_rows(whole, of[L->cp.me]));
+        wf_build_all_gather(L->s, site, WF_LANE_CP, L->cp.group, &whole, of);
     }
-    for (int32_t k = 1; k < n; k++)
-        for (int run = 0; run < 2; run++) {
-            const int32_t to = (me + k) % n, from = (me - k + n) % n;
-            const wf_view sent = run_of(L, whole, me, run), received = run_of(L, whole, from, run);
-            wf_build_hop(L->s, site, WF_LANE_CP, WF_ALL_GATHER, L->cp.group, k, member[to], &sent, member[from], &received);
-        }
     wf_lower_copy(L, site, whole, slot);
 }
 
