@@ -11,12 +11,12 @@ cp the step's sum of gradients over ranks is not counted: take a case of `forwar
 """
 
 import argparse
+import json
 import os
 import re
 import statistics
 import subprocess
 import sys
-import json
 
 
 def sizes_of(case):
