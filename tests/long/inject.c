@@ -203,6 +203,29 @@ static void let_go(MPI_Request request) {
 /* Of a sanitized program. */
 __attribute__((weak)) void __lsan_ignore_object(const void *at);
 
+/* Buffers over pages of weft's own, each alive while its pages are MPI's. */
+enum { HOSTED = 4096 };
+static _Thread_local struct {
+    cl_mem mem;
+    block pages;
+} hosted[HOSTED];
+static _Thread_local int nhosted;
+
+static void host_buffer(cl_mem mem, void *pages, size_t bytes) {
+    if (!mem || !pages || !mine.tracking) return;
+    if (nhosted == HOSTED) fputs("inject: too many buffers to track\n", stderr), abort();
+    hosted[nhosted].mem = mem;
+    hosted[nhosted++].pages = (block){.at = pages, .bytes = bytes};
+}
+
+static void release_hosted(cl_mem mem) {
+    for (int i = 0; i < nhosted; i++)
+        if (hosted[i].mem == mem) {
+            hosted[i] = hosted[--nhosted];
+            return;
+        }
+}
+
 static bool is_with_mpi(const block *b) {
     for (int i = 0; i < nrequests; i++)
         if (requests[i].let_go && requests[i].data >= (char *)b->at && requests[i].data < (char *)b->at + b->bytes) return true;
@@ -227,6 +250,7 @@ int inject_leaks(FILE *out, inject_left *left_out) {
         if (!is_with_mpi(&blocks[i])) leaks += tell_block(out, &blocks[i]);
         else if (__lsan_ignore_object) __lsan_ignore_object(blocks[i].at);
     }
+    for (int i = 0; i < nhosted; i++) objects[BUFFER] -= is_with_mpi(&hosted[i].pages);
     for (int i = 0; i < OBJECTS; i++) {
         if (!objects[i] || (i == COMMUNICATOR && objects[i] > 0)) continue;
         fprintf(out, "leak: %lld of kind %s\n", (long long)objects[i], object_names[i]);
@@ -234,7 +258,7 @@ int inject_leaks(FILE *out, inject_left *left_out) {
     }
     for (int i = 0; i < nrequests; i++)
         if (!requests[i].let_go) fputs("leak: a request that was neither ended nor let go\n", out), leaks++;
-    nrequests = 0;
+    nrequests = nhosted = 0;
     reset();
     return leaks;
 }
@@ -381,16 +405,29 @@ bool __wrap_wf_calls_fails(wf_calls *calls) {
 typedef void(CL_CALLBACK *notify)(const char *, const void *, size_t, void *);
 COUNTED(CONTEXT, cl_context, clCreateContext, (const cl_context_properties *p, cl_uint n, const cl_device_id *d, notify f, void *u, cl_int *c), (p, n, d, f, u, c))
 COUNTED(QUEUE, cl_command_queue, clCreateCommandQueue, (cl_context x, cl_device_id d, cl_command_queue_properties p, cl_int *c), (x, d, p, c))
-COUNTED(BUFFER, cl_mem, clCreateBuffer, (cl_context x, cl_mem_flags f, size_t n, void *h, cl_int *c), (x, f, n, h, c))
 COUNTED(BUFFER, cl_mem, clCreateSubBuffer, (cl_mem m, cl_mem_flags f, cl_buffer_create_type t, const void *i, cl_int *c), (m, f, t, i, c))
 COUNTED(PROGRAM, cl_program, clCreateProgramWithSource, (cl_context x, cl_uint n, const char **t, const size_t *l, cl_int *c), (x, n, t, l, c))
 COUNTED(PROGRAM, cl_program, clCreateProgramWithBinary, (cl_context x, cl_uint n, const cl_device_id *d, const size_t *l, const unsigned char **b, cl_int *s, cl_int *c), (x, n, d, l, b, s, c))
 COUNTED(KERNEL, cl_kernel, clCreateKernel, (cl_program p, const char *n, cl_int *c), (p, n, c))
 RELEASED(CONTEXT, cl_context, clReleaseContext)
 RELEASED(QUEUE, cl_command_queue, clReleaseCommandQueue)
-RELEASED(BUFFER, cl_mem, clReleaseMemObject)
 RELEASED(PROGRAM, cl_program, clReleaseProgram)
 RELEASED(KERNEL, cl_kernel, clReleaseKernel)
+
+cl_mem __real_clCreateBuffer(cl_context, cl_mem_flags, size_t, void *, cl_int *);
+cl_mem __wrap_clCreateBuffer(cl_context context, cl_mem_flags flags, size_t bytes, void *host, cl_int *code_out) {
+    cl_mem const mem = __real_clCreateBuffer(context, flags, bytes, host, code_out);
+    if (mem) count(BUFFER, 1);
+    host_buffer(mem, host, bytes);
+    return mem;
+}
+
+cl_int __real_clReleaseMemObject(cl_mem);
+cl_int __wrap_clReleaseMemObject(cl_mem mem) {
+    count(BUFFER, -1);
+    release_hosted(mem);
+    return __real_clReleaseMemObject(mem);
+}
 
 /* ---- MPI: what all ranks must call is called, and said to have failed ------------------------------------------- */
 

@@ -45,7 +45,7 @@ typedef struct inject_left {
     int64_t communicators; /* of ranks that did not end together: a late message may still come */
     bool gave_up;
 } inject_left;
-/* What is still there, each on a line; their number. The block that a request's bytes lie in stays on purpose where the
+/* What is still there, each on a line; their number. The block that a request's bytes lie in, and the buffer over it, stay on purpose where the
  * request was let go before MPI was through with it; a request that was not even let go is left behind. Ends tracking. */
 int inject_leaks(FILE *out, inject_left *left_out);
 
