@@ -131,8 +131,12 @@ void wf_queue_settle(wf_opencl *, wf_queue);
 /* *done becomes true when complete; a failed command is WF_ERR_DEVICE. Never blocks. */
 wf_status wf_event_done(wf_event *, bool *done);
 wf_status wf_event_wait(wf_event *);
-/* Seconds on the host's monotonic clock (device clock mapped); needs options.profile and completion. */
+/* Seconds on the host's monotonic clock (device clock mapped), from the start of a kernel's first launch to the end of its
+ * last; needs options.profile and completion. */
 wf_status wf_event_times(wf_event *, double *start_s, double *end_s);
+/* Measures again how the device's clock stands to the host's: two clocks part by some 1e-5 of the time that passes. Waits
+ * for the device, which may be busy. Without options.profile there is nothing to measure. */
+wf_status wf_clock_measure(wf_opencl *);
 void wf_event_release(wf_event *);
 /* When the event is complete, or has failed, wf_opencl_sleep returns. The event may be released before. */
 wf_status wf_event_ring(wf_event *);

@@ -354,25 +354,41 @@ static wf_status check_bound(const wf_kernel *kernel, const wf_bound_view *views
                    (long long)kernel->workspace_bytes, (long long)(bytes - start));
 }
 
+/* The launches from `first` to `last`; the events of both are made if their places are given. */
+static wf_status enqueue_launches(const wf_bound_launch *bound, int first, int last, const wf_run_number *run, cl_event *first_out,
+                                  cl_event *last_out) {
+    wf_kernel *const kernel = bound->kernel;
+    for (int i = first; i <= last; i++) {
+        wf_prepared *prepared = &kernel->prepared[i];
+        cl_event *const wanted = i == last ? last_out : i == first ? first_out : NULL;
+        if (is_empty(&prepared->launch)) continue;
+        if (prepared->library)
+            TRY(prepared->library->enqueue(&(wf_bound_launch){kernel, &prepared->launch, bound->queue, bound->views, bound->workspace}, wanted));
+        else
+            TRY(enqueue_kernel(kernel, prepared, bound->queue, bound->views, bound->workspace, run, wanted));
+        if (i < last) TRY(wf_event_submitted(kernel->opencl, bound->queue, NULL, NULL));
+    }
+    return WF_OK;
+}
+
 wf_status wf_kernel_enqueue(wf_kernel *kernel, wf_queue queue, const wf_bound_view *views, int nviews,
                             const wf_bound_view *workspace, const wf_run_number *run, wf_event **event_out) {
     wf_opencl *opencl = kernel->opencl;
-    int last = -1;
+    const wf_bound_launch bound = {kernel, NULL, queue, views, workspace};
+    int first = -1, last = -1;
+    cl_event start = NULL, end = NULL;
     TRY(check_bound(kernel, views, nviews, workspace));
     TRY(wf_event_reserve(opencl));
     for (int i = 0; i < kernel->nlaunches; i++)
-        if (!is_empty(&kernel->prepared[i].launch)) last = i;
+        if (!is_empty(&kernel->prepared[i].launch)) last = i, first = first < 0 ? i : first;
     if (last < 0) return wf_queue_mark(opencl, queue, event_out);
-    for (int i = 0; i <= last; i++) {
-        wf_prepared *prepared = &kernel->prepared[i];
-        cl_event event = NULL, *wanted = i == last && event_out ? &event : NULL;
-        if (is_empty(&prepared->launch)) continue;
-        if (prepared->library)
-            TRY(prepared->library->enqueue(&(wf_bound_launch){kernel, &prepared->launch, queue, views, workspace}, wanted));
-        else
-            TRY(enqueue_kernel(kernel, prepared, queue, views, workspace, run, wanted));
-        TRY(wf_event_submitted(opencl, queue, event, wanted ? event_out : NULL));
+    const wf_status status = enqueue_launches(&bound, first, last, run, event_out && opencl->profile ? &start : NULL, event_out ? &end : NULL);
+    if (status != WF_OK) {
+        if (start) clReleaseEvent(start);
+        return status;
     }
+    TRY(wf_event_submitted(opencl, queue, end, event_out));
+    if (start) (*event_out)->first = start;
     return WF_OK;
 }
 

@@ -28,7 +28,7 @@ struct wf_opencl {
     bool profile;
     bool direct;                /* host and device see the same bytes at the same address: memory.c, which has asked */
     cl_command_queue clock_queue;   /* only when profiling: always idle, to read the device's clock */
-    double clock_offset_s, clock_read_s; /* host = device + offset; when this was measured */
+    double clock_offset_s;          /* host = device + offset */
     wf_program *programs;       /* list */
     bool build_refused;         /* a compiler has said no, which another variant may mend */
     wf_kernel *kernels;         /* list of those alive, for wf_opencl_warm */
@@ -55,6 +55,7 @@ struct wf_memory {
 struct wf_event {
     wf_opencl *opencl;
     cl_event event;
+    cl_event first;             /* of what was submitted together; NULL: one command, or nobody profiles */
     wf_queue queue;
     int64_t number;             /* the queue's count of commands, this one included */
     wf_event *next;             /* in free_events */
@@ -80,8 +81,6 @@ void wf_bell_destroy(wf_bell *);
 /* Finds out whether this device's memory is the host's, and sets `direct`. */
 wf_status wf_memory_probe(wf_opencl *);
 
-/* Measures clock_offset_s; needs profiling. */
-wf_status wf_clock_measure(wf_opencl *);
 
 /* The built program of source `name` with these options: from this wf_opencl, the cache, or the
  * compiler. `text` NULL: wf_kernel_source(name). A build that fails is WF_ERR_DEVICE with the end of

@@ -75,8 +75,9 @@ wf_status wf_queue_wait(wf_opencl *opencl, wf_queue queue, wf_event *event) {
 
 void wf_event_release(wf_event *event) {
     if (!event) return;
+    if (event->first) clReleaseEvent(event->first);
     clReleaseEvent(event->event);
-    event->event = NULL;
+    event->first = event->event = NULL;
     event->next = event->opencl->free_events;
     event->opencl->free_events = event;
 }
@@ -94,7 +95,7 @@ static wf_status moment(wf_opencl *opencl, cl_event event, cl_profiling_info wha
  * right to half its width. */
 wf_status wf_clock_measure(wf_opencl *opencl) {
     double best = 1e9;
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 8 && opencl->profile; i++) {
         cl_event event = NULL;
         const double before = wf_clock_s();
         TRY(WF_CL(&opencl->calls, clEnqueueMarkerWithWaitList, (opencl->clock_queue, 0, NULL, &event)));
@@ -108,7 +109,6 @@ wf_status wf_clock_measure(wf_opencl *opencl) {
         best = after - before;
         opencl->clock_offset_s = 0.5 * (before + after) - end;
     }
-    opencl->clock_read_s = wf_clock_s();
     return WF_OK;
 }
 
@@ -116,9 +116,7 @@ wf_status wf_event_times(wf_event *event, double *start_s, double *end_s) {
     wf_opencl *opencl = event->opencl;
     double start, end;
     if (!opencl->profile) return wf_fail(WF_ERR_ARGUMENT, "times of events need a device opened with profiling");
-    /* Two clocks part by some 1e-5 of the time that passes. */
-    if (wf_clock_s() - opencl->clock_read_s > 0.5) TRY(wf_clock_measure(opencl));
-    TRY(moment(opencl, event->event, CL_PROFILING_COMMAND_START, &start));
+    TRY(moment(opencl, event->first ? event->first : event->event, CL_PROFILING_COMMAND_START, &start));
     TRY(moment(opencl, event->event, CL_PROFILING_COMMAND_END, &end));
     *start_s = start + opencl->clock_offset_s;
     *end_s = end + opencl->clock_offset_s;

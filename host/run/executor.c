@@ -8,17 +8,13 @@
  *   - an exchange starts when the kernels that it waits for are complete, which their events tell.
  *     A dry run of the program (once, at creation) finds which kernels that are: only those keep an
  *     event, and every WF_MARK_EVERY-th, which bounds the run ahead.
- * When nothing moves, the host sleeps: on a machine whose device is its CPU, a host that polls in a loop takes the core
- * that computes, and one that sleeps for long makes everybody wait. The kernels that somebody waits for wake it. A message
- * does not: while one is on its way, the host sleeps for a sixteenth of the time that none of its bytes has moved, so
- * a wait of length T costs a few dozen polls, and ends at most T/16 late.
+ * When nothing moves, the host sleeps (rest.c).
  *
  * Nothing is allocated in a run (traced runs excepted, before they start). */
 #include "host/run/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* ---- creation ------------------------------------------------------------------------------------------ */
 
@@ -396,22 +392,6 @@ wf_status wf_runner_advance(wf_runner *r, bool *submitted, bool *done) {
     *submitted = status == WF_OK && !r->running;
     *done = status == WF_OK && is_done(r);
     return r->broken = status;
-}
-
-static bool waits_for_messages(const wf_runner *r) {
-    for (int l = 0; l < WF_LANES; l++)
-        if (r->lane[l].transfer) return true;
-    return false;
-}
-
-void wf_runner_rest(wf_runner *r) {
-    enum { LEAST_NS = 10000, MOST_NS = 1000000, MOST_UNTIL_WOKEN_NS = 5000000 };
-    if (r->still_s == 0) return;
-    const double begin = wf_clock_s(), want_ns = r->still_s * 1e9 / 16;
-    const struct timespec nap = {0, want_ns < LEAST_NS ? LEAST_NS : want_ns > MOST_NS ? MOST_NS : (long)want_ns};
-    if (waits_for_messages(r)) nanosleep(&nap, NULL);
-    else wf_opencl_sleep(r->opencl, &r->heard, MOST_UNTIL_WOKEN_NS);
-    r->idle_s += wf_clock_s() - begin;
 }
 
 wf_status wf_runner_run(wf_runner *r, const wf_run_args *args) {

@@ -33,8 +33,10 @@ bool wf_runner_traced(const wf_runner *r) {
     return r->trace.on;
 }
 
+/* The clocks are compared here, as this waits for the device: within a run it would stall what is traced. */
 wf_status wf_trace_begin(wf_runner *r) {
     if (!r->trace.on) return WF_OK;
+    TRY(wf_clock_measure(r->opencl));
     int64_t need = r->trace.nrecords;
     for (int l = 0; l < WF_LANES; l++) need += r->now->instances[l];
     if (need <= r->trace.capacity) return WF_OK;

@@ -306,6 +306,33 @@ START_TEST(event_times_lie_between_the_hosts) {
 }
 END_TEST
 
+/* A kernel of two launches lasts from the first's start. */
+START_TEST(event_times_are_of_all_launches) {
+    const wf_run_number run[WF_RUN_VALUES] = {0};
+    wf_problem problem = scale_problem(1 << 20);
+    wf_memory *a = NULL;
+    wf_kernel *kernel = NULL;
+    wf_event *event = NULL;
+    double start = 0, end = 0;
+    cl_ulong last_ns = 0, last_end_ns = 0;
+    problem.real[1] = 1;
+    ck_ok(wf_memory_create(opencl, 8 * problem.size[0], &a));
+    ck_ok(wf_kernel_prepare_as(opencl, &scale_operation, &problem, &(wf_candidate){.value = {32}}, scale_source,
+                               "-DFACTOR=3 -DGROUP=32", &kernel));
+    const wf_bound_view views[] = {{a, 0, {1}}, {a, problem.size[0], {1}}};
+    ck_ok(wf_kernel_enqueue(kernel, WF_QUEUE_COMPUTE, views, 2, NULL, run, &event));
+    ck_ok(wf_event_wait(event));
+    ck_ok(wf_event_times(event, &start, &end));
+    ck_assert_int_eq(clGetEventProfilingInfo(event->event, CL_PROFILING_COMMAND_START, sizeof last_ns, &last_ns, NULL), CL_SUCCESS);
+    ck_assert_int_eq(clGetEventProfilingInfo(event->event, CL_PROFILING_COMMAND_END, sizeof last_end_ns, &last_end_ns, NULL), CL_SUCCESS);
+    ck_assert_msg(end - start > 1e-9 * (double)(last_end_ns - last_ns), "%g s, of which the last launch takes %g", end - start,
+                  1e-9 * (double)(last_end_ns - last_ns));
+    wf_event_release(event);
+    wf_kernel_destroy(kernel);
+    wf_memory_destroy(a);
+}
+END_TEST
+
 /* Every call on the way, made to fail in turn, ends in a sentence and leaves nothing behind; what only kept a program
  * for later is done without. */
 START_TEST(each_call_may_fail) {
@@ -491,7 +518,9 @@ int main(void) {
     tcase_add_test(plain, views_that_leave_their_memory_are_refused);
     tcase_add_test(plain, empty_problems_still_give_an_event);
     tcase_add_test(plain, each_call_may_fail);
-    tcase_add_test(device_case(suite, "profiling", open_profiling), event_times_lie_between_the_hosts);
+    TCase *const profiling = device_case(suite, "profiling", open_profiling);
+    tcase_add_test(profiling, event_times_lie_between_the_hosts);
+    tcase_add_test(profiling, event_times_are_of_all_launches);
     TCase *choice = device_case(suite, "choice", NULL);
     tcase_add_test(choice, devices_are_chosen_by_wish_and_shared_out);
     tcase_add_test(choice, ranks_of_a_cpu_take_fair_shares);

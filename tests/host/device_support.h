@@ -25,7 +25,7 @@
     } while (0)
 
 /* out[i] = FACTOR * in[i * stride] + run LR, for size {n}; parameter GROUP is the group's size, real
- * {local bytes to ask for}. */
+ * {local bytes to ask for, launches that do it again}. */
 static const char scale_source[] =
     "#ifndef FACTOR\n#error FACTOR\n#endif\n"
     "__kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))\n"
@@ -53,7 +53,9 @@ static int scale_launches(const wf_problem *problem, const wf_candidate *candida
         {WF_ARG_LOCAL, 0, 0, {.i = (int64_t)problem->real[0]}}, {WF_ARG_I32, 0, 0, {.i = 1}}, {WF_ARG_F32, 0, 0, {.f = 0.5}}};
     launch->narguments = sizeof arguments / sizeof *arguments;
     memcpy(launch->arguments, arguments, sizeof arguments);
-    return 1;
+    const int again = (int)problem->real[1];
+    for (int i = 1; i <= again; i++) out[i] = out[0];
+    return 1 + again;
 }
 
 static int scale_operands(const wf_problem *problem, wf_operand out[WF_OPERANDS]) {
