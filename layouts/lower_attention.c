@@ -56,6 +56,7 @@ wf_view wf_lower_attention_backward(wf_lowering *L, wf_view d) {
             "attn.qkv.dgrad",
             "attn.qkv.wgrad",
             "attn.qkv.bias.grad",
-            {"attn.qkv.dgrad.scatter", "attn.qkv.dgrad.sum", "attn.qkv.dgrad.gather"}},
+            {"attn.qkv.dgrad.scatter", "attn.qkv.dgrad.sum", "attn.qkv.dgrad.gather"},
+            .more = false},
         dqkv, wf_lower_need(L, WF_V_ALL1), WF_T_QKV_WEIGHT, WF_T_QKV_BIAS);
 }

@@ -73,6 +73,7 @@ wf_view wf_lower_mlp_backward(wf_lowering *L, wf_view d) {
             "mlp.fc1.dgrad",
             "mlp.fc1.wgrad",
             "mlp.fc1.bias.grad",
-            {"mlp.fc1.dgrad.scatter", "mlp.fc1.dgrad.sum", "mlp.fc1.dgrad.gather"}},
+            {"mlp.fc1.dgrad.scatter", "mlp.fc1.dgrad.sum", "mlp.fc1.dgrad.gather"},
+            .more = true},
         dpre, wf_lower_need(L, WF_V_ALL2), WF_T_FC1_WEIGHT, WF_T_FC1_BIAS);
 }

@@ -195,10 +195,12 @@ wf_view wf_lower_sum(wf_lowering *, const wf_sum_sites *, wf_view partial);
 /* The sum of all ranks' x weight^T or x weight (flags): under chunks a block is on its way as soon as it is computed. */
 wf_view wf_lower_product_sum(wf_lowering *, const char *product, uint32_t flags, wf_view x, int weight, const wf_sum_sites *);
 /* Backward of a column-parallel layer, given the gradient dy of its output: own rows of the gradient
- * of x (dy weight, summed over tp); weight and bias gradients deferred. */
+ * of x (dy weight, summed over tp); weight and bias gradients deferred. They hide the sum's exchange; under chunks this
+ * hides behind the product itself, and they the segment's next one, if there is one. */
 typedef struct wf_column_sites {
     const char *dgrad, *wgrad, *bias;
     wf_sum_sites sum;
+    bool more; /* exchanges follow in this segment */
 } wf_column_sites;
 wf_view wf_lower_column_backward(wf_lowering *, const wf_column_sites *, wf_view dy, wf_view x,
                                  int weight, int bias);
