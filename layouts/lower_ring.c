@@ -8,6 +8,8 @@
  * A run that the next member cannot see (mask, window) stops; a later one that sees it gets it from its owner. So every run is
  * sent once to each member that needs it, and to no other. Gradients of keys start at the first member of such a chain, travel a
  * step behind their block, each member adding its own, and go home from the last. Both ends derive all this from positions.
+ * Backward, the own block hides two exchanges: a run's queries with the keys of another run the first one, and each run by
+ * itself, left for the end, the last way home.
  *
  * Where both runs of a block go the same way, they are one message. */
 #include "layouts/lowering.h"
@@ -153,12 +155,18 @@ void wf_lower_ring(wf_lowering *L, const wf_attended *a) {
 
 /* ---- backward ----------------------------------------------------------------------------------------- */
 
+/* Does a run see the other one of its own block? Else there is nothing to begin with but the runs themselves. */
+static bool has_square(const wf_lowering *L) {
+    const wf_positions *const at = &L->domain.positions;
+    return wf_lower_sees(L, at->run[0], at->run[1]) || wf_lower_sees(L, at->run[1], at->run[0]);
+}
+
 /* Everything is added to: queries and keys of a run meet several times. */
-static void grad_own(wf_lowering *L, const wf_attended *a, wf_view own) {
+static void grad_own(wf_lowering *L, const wf_attended *a, wf_view own, bool diagonal) {
     for (int run = 0; run < 2; run++)
         for (int which = 0; which < 2; which++) {
             const wf_kv keys = wf_lower_own_keys(L, a->qkv, which);
-            if (wf_lower_sees(L, L->domain.positions.run[run], keys.positions))
+            if ((run == which) == diagonal && wf_lower_sees(L, L->domain.positions.run[run], keys.positions))
                 wf_lower_attend_run_backward(L, "attn.backward", a, run, &keys, wf_lower_run(L, own, which), true);
         }
 }
@@ -211,6 +219,7 @@ void wf_lower_ring_backward(wf_lowering *L, const wf_attended *a) {
     const wf_view grad = wf_lower_scratch(L, "attn.ring.grad", L->domain.positions.count * L->b, columns);
     wf_view parts[ranks][2];
     returned home = {.parts = parts};
+    const bool square = has_square(L);
     block now = own, sum = {.owner = me};
     wf_lower_fill(L, "attn.ring.grad", grad, 0);
     wf_lower_fill(L, "attn.dq", wf_lower_columns(a->dqkv, 0, a->dqkv.extent[1] - columns), 0);
@@ -224,10 +233,11 @@ void wf_lower_ring_backward(wf_lowering *L, const wf_attended *a) {
             sum = add_carried(L, &carried, &part);
             go_home(L, &sum, k, &home);
         } else {
-            grad_own(L, a, grad);
+            grad_own(L, a, grad, !square);
         }
         now = next;
     }
+    if (square) grad_own(L, a, grad, true);
     for (int run = 0; run < 2; run++) {
         const wf_view to = wf_lower_own_keys(L, a->dqkv, run).kv;
         wf_view all[ranks];
