@@ -57,6 +57,11 @@ typedef struct wf_rows { int64_t first, count; } wf_rows;
 void wf_build_all_gather(wf_schedule *, const char *site, wf_lane, int32_t group, const wf_view *whole, const wf_rows *shard);
 void wf_build_reduce_scatter(wf_schedule *, const char *site, wf_lane, int32_t group, const wf_view *partial,
                              const wf_rows *shard, wf_view *parts_out);
+/* Its exchanges alone, with a landing place of the caller's: a matrix of (members - 1) * own rows; and the views to sum. */
+void wf_build_scatter(wf_schedule *, const char *site, wf_lane, int32_t group, const wf_view *partial, const wf_rows *shard,
+                      const wf_view *landing);
+void wf_build_parts(const wf_schedule *, int32_t group, const wf_view *partial, const wf_rows *shard, const wf_view *landing,
+                    wf_view *parts_out);
 
 void wf_build_call(wf_schedule *, const wf_call *call);
 

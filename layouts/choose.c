@@ -283,16 +283,18 @@ static void add_workspaces(wf_schedule *s) {
 
 /* ---- transports ------------------------------------------------------------------------------ */
 
-/* Where a hop's two peers are reached by different transports, each direction keeps its own. */
+/* Where a hop's two peers are reached by different transports, each direction keeps its own. Gradients are sent from where
+ * they lie: that is told by the lane, as who receives does not see what is sent. */
 static void set_transports(wf_schedule *s, const wf_choices *choices) {
     for (int32_t i = 0; i < s->nsteps && choices->transport; i++) {
         const wf_step *step = &s->steps[i];
         if (step->kind != WF_STEP_EXCHANGE) continue;
         wf_exchange *e = &s->exchanges[step->exchange];
+        const bool slots = step->lane == WF_LANE_DP;
         const wf_transport_kind to =
-            e->to >= 0 ? choices->transport(choices->context, e->to) : WF_TRANSPORT_NONE;
+            e->to >= 0 ? choices->transport(choices->context, e->to, slots) : WF_TRANSPORT_NONE;
         const wf_transport_kind from =
-            e->from >= 0 ? choices->transport(choices->context, e->from) : WF_TRANSPORT_NONE;
+            e->from >= 0 ? choices->transport(choices->context, e->from, slots) : WF_TRANSPORT_NONE;
         e->transport = (uint8_t)(e->to >= 0 ? to : from);
         e->receive_transport = (uint8_t)(e->from >= 0 ? from : to);
         for (int32_t v = 0; v < step->reads && to == WF_TRANSPORT_WINDOW; v++)

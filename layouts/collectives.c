@@ -46,22 +46,38 @@ void wf_build_all_gather(wf_schedule *s, const char *site, wf_lane lane, int32_t
     }
 }
 
+/* What arrives from a member, among what arrives from all but the own one. */
+static wf_view landed(const wf_group *group, const wf_view *landing, int32_t from, int64_t rows) {
+    return block(landing, &(wf_rows){(from < group->index ? from : from - 1) * rows, rows});
+}
+
+void wf_build_parts(const wf_schedule *s, int32_t group, const wf_view *partial, const wf_rows *shard, const wf_view *landing,
+                    wf_view *parts_out) {
+    const wf_group *const g = &s->groups[group];
+    for (int32_t i = 0; i < g->members; i++)
+        parts_out[i] = i == g->index ? block(partial, &shard[i]) : landed(g, landing, i, shard[g->index].count);
+}
+
+void wf_build_scatter(wf_schedule *s, const char *site, wf_lane lane, int32_t group, const wf_view *partial, const wf_rows *shard,
+                      const wf_view *landing) {
+    if (!legal(s, site, group, partial, shard)) return;
+    const wf_group *g = &s->groups[group];
+    for (int32_t k = 1; k < g->members; k++) {
+        const int32_t to = member_at(g, k), from = member_at(g, -k);
+        const wf_view theirs = block(partial, &shard[to]), mine = landed(g, landing, from, shard[g->index].count);
+        wf_build_hop(s, site, lane, WF_REDUCE_SCATTER, group, k, s->members[g->first_member + to], &theirs,
+                     s->members[g->first_member + from], &mine);
+    }
+}
+
 void wf_build_reduce_scatter(wf_schedule *s, const char *site, wf_lane lane, int32_t group, const wf_view *partial,
                              const wf_rows *shard, wf_view *parts_out) {
     if (!legal(s, site, group, partial, shard)) return;
     const wf_group *g = &s->groups[group];
-    const int64_t rows = shard[g->index].count, columns = partial->extent[1];
-    parts_out[g->index] = block(partial, &shard[g->index]);
-    if (g->members == 1) return;
-    const int32_t landing = wf_build_scratch(s, wf_build_text(s, "%s.landing", site),
-                                             (wf_dtype)s->buffers[partial->buffer].dtype,
-                                             (g->members - 1) * rows * columns);
-    for (int32_t k = 1; k < g->members; k++) {
-        const int32_t to = member_at(g, k), from = member_at(g, -k);
-        const wf_view theirs = block(partial, &shard[to]);
-        const int64_t place = from < g->index ? from : from - 1;
-        parts_out[from] = wf_matrix(landing, WF_AT_NONE, place * rows * columns, rows, columns, columns);
-        wf_build_hop(s, site, lane, WF_REDUCE_SCATTER, group, k, s->members[g->first_member + to], &theirs,
-                     s->members[g->first_member + from], &parts_out[from]);
-    }
+    const int64_t rows = (g->members - 1) * shard[g->index].count, columns = partial->extent[1];
+    const wf_dtype dtype = (wf_dtype)s->buffers[partial->buffer].dtype;
+    const int32_t buffer = g->members == 1 ? -1 : wf_build_scratch(s, wf_build_text(s, "%s.landing", site), dtype, rows * columns);
+    const wf_view landing = wf_matrix(buffer, WF_AT_NONE, 0, rows, columns, columns);
+    wf_build_parts(s, group, partial, shard, &landing, parts_out);
+    wf_build_scatter(s, site, lane, group, partial, shard, &landing);
 }

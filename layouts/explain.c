@@ -65,30 +65,70 @@ static bool overlap(const wf_schedule *s, const wf_view *a, const wf_view *b) {
     return first[0] < end[1] && first[1] < end[0];
 }
 
-/* Does the step touch what the exchange receives, or overwrite what it sends? */
-static bool depends(const wf_schedule *s, const wf_step *step, const wf_step *exchange) {
+/* Of one segment the scratch of another takes the place. */
+static bool in_one_place(const wf_schedule *s, const wf_view *a, const wf_call *of_a, const wf_view *b, const wf_call *of_b) {
+    if (of_a == of_b) return overlap(s, a, b);
+    if (s->buffers[a->buffer].life == WF_SCRATCH) return s->buffers[b->buffer].life == WF_SCRATCH;
+    wf_view same = *b;
+    same.at = a->at;
+    return wf_view_instance(a, of_a) == wf_view_instance(b, of_b) && overlap(s, a, &same);
+}
+
+/* Does the step touch what the exchange receives, or overwrite what it sends? Each within its call. */
+static bool depends(const wf_schedule *s, const wf_step *step, const wf_call *call, const wf_step *exchange, const wf_call *own) {
     const int all = step->reads + step->updates + step->writes;
     for (int e = 0; e < exchange->reads + exchange->writes; e++)
         for (int v = e < exchange->reads ? step->reads : 0; v < all; v++)
-            if (overlap(s, &s->views[exchange->view + e], &s->views[step->view + v])) return true;
+            if (in_one_place(s, &s->views[exchange->view + e], own, &s->views[step->view + v], call)) return true;
     return false;
 }
 
-static void print_hidden(FILE *out, const wf_schedule *s, const wf_segment *segment, int32_t at) {
-    const wf_step *exchange = &s->steps[segment->step + at];
-    bool any = false;
-    for (int32_t j = at + 1; j < segment->steps; j++) {
-        const wf_step *step = &s->steps[segment->step + j];
-        if (step->lane == exchange->lane) continue;
-        if (depends(s, step, exchange)) break;
-        fprintf(out, "%s %s", any ? "," : "; hides behind", step->site);
-        any = true;
+/* What is computed while an exchange is on its way, as far as the order of the program tells: the steps behind it, up to the first
+ * that needs it. */
+typedef struct hiding {
+    const wf_schedule *s;
+    const wf_step *exchange;
+    const wf_call *own;
+    bool met; /* the step that needs it */
+    int32_t hidden;
+    FILE *out; /* NULL: they are only counted */
+} hiding;
+
+/* The steps of a call from `first` on; of its own segment by name, of another as that one. */
+static void hide(hiding *h, const wf_call *call, int32_t first) {
+    const wf_segment *const segment = &h->s->segments[call->segment];
+    bool named = false;
+    for (int32_t j = first; j < segment->steps && !h->met; j++) {
+        const wf_step *const step = &h->s->steps[segment->step + j];
+        if (step->lane == h->exchange->lane) continue;
+        h->met = depends(h->s, step, call, h->exchange, h->own);
+        if (h->met || (h->own != call && (named || step->kind != WF_STEP_KERNEL))) continue;
+        named = true;
+        if (h->out) fprintf(h->out, "%s %s", h->hidden ? "," : "; hides behind", h->own == call ? step->site : segment->name);
+        h->hidden++;
     }
-    if (!any) fprintf(out, "; exposed");
 }
 
-static void print_exchange(FILE *out, const wf_schedule *s, const wf_segment *segment, int32_t at) {
-    const wf_step *step = &s->steps[segment->step + at];
+/* The exchange that stands at `at` in the segment of this call: behind how many steps does it hide? */
+static int32_t find_hidden(FILE *out, const wf_schedule *s, int32_t call, int32_t at) {
+    enum { FURTHER = 2 };
+    const wf_call *const own = &s->calls[call];
+    hiding h = {.s = s, .exchange = &s->steps[s->segments[own->segment].step + at], .own = own, .out = out};
+    hide(&h, own, at + 1);
+    for (int32_t c = call + 1; c < s->ncalls && c <= call + FURTHER && !h.met; c++) hide(&h, &s->calls[c], 0);
+    return h.hidden;
+}
+
+/* Segments are explained as their first call has them. */
+static int32_t first_call(const wf_schedule *s, int32_t segment) {
+    int32_t c = 0;
+    while (c < s->ncalls && s->calls[c].segment != segment) c++;
+    return c;
+}
+
+static void print_exchange(FILE *out, const wf_schedule *s, int32_t index, int32_t at) {
+    const wf_step *step = &s->steps[s->segments[index].step + at];
+    const int32_t call = first_call(s, index);
     const wf_exchange *e = &s->exchanges[step->exchange];
     fprintf(out, "%s",
             e->kind == WF_BARRIER ? "barrier" : wf_collective_name((wf_collective)e->collective));
@@ -101,7 +141,7 @@ static void print_exchange(FILE *out, const wf_schedule *s, const wf_segment *se
     if (step->writes)
         fprintf(out, "%s %lld bytes from rank %d", step->reads ? "," : ":",
                 (long long)wf_view_bytes(s, &s->views[step->view + step->reads]), e->from);
-    print_hidden(out, s, segment, at);
+    if (call == s->ncalls || !find_hidden(out, s, call, at)) fprintf(out, "; exposed");
 }
 
 /* ---- segments -------------------------------------------------------------------------------- */
@@ -131,7 +171,7 @@ static void print_segment(FILE *out, const wf_schedule *s, int32_t index, const 
         const wf_step *step = &s->steps[segment->step + j];
         fprintf(out, "  %-8s %-32s ", wf_lane_name((wf_lane)step->lane), step->site);
         if (step->kind == WF_STEP_EXCHANGE)
-            print_exchange(out, s, segment, j);
+            print_exchange(out, s, index, j);
         else
             print_kernel(out, s, step);
         fprintf(out, " |");
@@ -170,6 +210,21 @@ static void print_work(FILE *out, const wf_schedule *s) {
     fprintf(out, work.messages ? "\n" : " nothing\n");
 }
 
+/* Of a run's messages, those that nothing hides. */
+static void print_exposed(FILE *out, const wf_schedule *s) {
+    int64_t messages = 0, bytes = 0;
+    for (int32_t c = 0; c < s->ncalls; c++) {
+        const wf_segment *const segment = &s->segments[s->calls[c].segment];
+        for (int32_t j = 0; j < segment->steps; j++) {
+            const wf_step *const step = &s->steps[segment->step + j];
+            if (step->kind != WF_STEP_EXCHANGE || !step->reads || find_hidden(NULL, s, c, j)) continue;
+            messages++;
+            bytes += wf_view_bytes(s, &s->views[step->view]);
+        }
+    }
+    fprintf(out, "exposed, with nothing to compute meanwhile: %lld messages, %lld bytes\n", (long long)messages, (long long)bytes);
+}
+
 wf_status wf_explain(const wf_schedule *s, char **text_out) {
     char *text = NULL;
     size_t bytes = 0;
@@ -185,6 +240,7 @@ wf_status wf_explain(const wf_schedule *s, char **text_out) {
     for (int32_t i = 0; i < s->nsegments; i++) print_segment(out, s, i, kept);
     print_bytes(out, s);
     print_work(out, s);
+    print_exposed(out, s);
     free(kept);
     if (fclose(out) != 0) {
         free(text);

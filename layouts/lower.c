@@ -250,7 +250,7 @@ typedef struct last_segments {
 /* One stage of a pipeline: no sends and receives. A backward reads its layer's input, x. */
 static wf_pipeline_segments microbatch_segments(wf_lowering *L) {
     wf_pipeline_segments g = {.backward = -1, .backward_first = -1, .embed_backward = -1,
-                              .embed_backward_first = -1, .update = -1,
+                              .embed_backward_first = -1, .update = -1, .sums_send = -1, .sums = -1,
                               .receive_forward = -1, .send_forward = -1,
                               .receive_backward = -1, .send_backward = -1,
                               .keep_x = L->training};
@@ -263,6 +263,9 @@ static wf_pipeline_segments microbatch_segments(wf_lowering *L) {
         *(first ? &g.backward_first : &g.backward) = wf_lower_layer_backward(L, first);
         *(first ? &g.embed_backward_first : &g.embed_backward) = wf_lower_embedding_backward(L, first);
     }
+    if (!L->training) return g;
+    g.sums_send = wf_lower_layer_sums_send(L);
+    g.sums = wf_lower_layer_sums(L);
     return g;
 }
 

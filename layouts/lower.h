@@ -55,8 +55,9 @@ typedef struct wf_choices {
     wf_status (*candidate)(void *context, const wf_problem *, wf_candidate *out, int64_t *workspace_bytes_out);
     void *context;
     bool no_fusion;                 /* for tests */
-    /* Transport between this rank and `peer`, as found by self-test or forced. */
-    wf_transport_kind (*transport)(void *context, int32_t peer);
+    /* Transport between this rank and `peer`, as found by self-test or forced. slots: what is sent may be a slot, which lies in
+     * memory that no window holds. */
+    wf_transport_kind (*transport)(void *context, int32_t peer, bool slots);
 } wf_choices;
 /* Fuses, asks for candidates, adds workspace views, sets transports; buffers that are sent over a
  * window move to WF_SPACE_WINDOW. NULL functions: simple variants, no transport. */

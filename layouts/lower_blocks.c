@@ -10,7 +10,7 @@
 typedef struct segments {
     int32_t enter, forward, leave;                  /* x in, layers, y out */
     int32_t enter_backward, backward_first, backward, leave_backward;
-    int32_t sums;
+    int32_t sums_send, sums, tp_sums;
     int32_t no_squares, squares, gradnorm, optimizer;
 } segments;
 
@@ -74,7 +74,7 @@ static wf_view rows_of(const wf_lowering *L, int32_t buffer, wf_at at) {
 }
 
 static segments lower_segments(wf_lowering *L) {
-    segments g = {.sums = -1};
+    segments g = {.sums_send = -1, .sums = -1, .tp_sums = -1};
     g.enter = move(L, "in.x", rows_of(L, caller_slot(L, "in.x"), WF_AT_NONE), rows_of(L, L->x, WF_AT_X_OUT));
     g.forward = wf_lower_layer_forward(L);
     g.leave = move(L, "out.y", rows_of(L, L->x, WF_AT_X_IN), rows_of(L, caller_slot(L, "out.y"), WF_AT_NONE));
@@ -85,7 +85,9 @@ static segments lower_segments(wf_lowering *L) {
     g.backward = wf_lower_layer_backward(L, false);
     g.leave_backward =
         move(L, "out.dx", rows_of(L, L->dx, WF_AT_DX_IN), rows_of(L, caller_slot(L, "out.dx"), WF_AT_NONE));
+    g.sums_send = wf_lower_layer_sums_send(L);
     g.sums = wf_lower_layer_sums(L);
+    g.tp_sums = wf_lower_layer_tp_sums(L);
     if (L->mode != WF_MODE_TRAIN) return g;
     g.no_squares = wf_lower_no_squares(L);
     g.squares = wf_lower_layer_squares(L);
@@ -132,6 +134,15 @@ static void per_layer(wf_lowering *L, int32_t segment) {
         call(L, segment, l, WF_AT_NONE, 0, WF_AT_NONE, 0);
 }
 
+/* After the caller's last backward, of which only he knows: nothing is left that could hide them. */
+static void sums(wf_lowering *L, const segments *g) {
+    for (int64_t l = 0; g->sums >= 0 && l < L->model->layers; l++) {
+        call(L, g->sums_send, l, WF_AT_NONE, 0, WF_AT_NONE, 0);
+        call(L, g->sums, l, WF_AT_NONE, 0, WF_AT_NONE, 0);
+    }
+    per_layer(L, g->tp_sums);
+}
+
 static void optimize(wf_lowering *L, const segments *g) {
     call(L, g->no_squares, 0, WF_AT_NONE, 0, WF_AT_NONE, 0);
     per_layer(L, g->squares);
@@ -145,7 +156,7 @@ static void program(wf_lowering *L, const segments *g) {
         if (phase == WF_PHASE_FORWARD) forward(L, g);
         if (phase == WF_PHASE_BACKWARD_FIRST && L->training) backward(L, g, g->backward_first);
         if (phase == WF_PHASE_BACKWARD && L->training) backward(L, g, g->backward);
-        if (phase == WF_PHASE_FINISH) per_layer(L, g->sums);
+        if (phase == WF_PHASE_FINISH && L->training) sums(L, g);
         if (phase == WF_PHASE_OPTIMIZE && L->mode == WF_MODE_TRAIN) optimize(L, g);
         L->s->phases[phase] = (wf_piece){first, L->s->ncalls - first};
     }

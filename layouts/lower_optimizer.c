@@ -1,6 +1,6 @@
 /* lower_optimizer.c: after the last microbatch: sums of replicated tensors' gradients over tp
  * (under sp each rank has seen its own tokens only) and of kv heads that several ranks hold (each
- * has seen its own query heads only), the norm of the whole gradient with every element counted
+ * has seen its own query heads only), of all gradients over cp, the norm of the whole gradient with every element counted
  * once, and AdamW.
  *
  * Squares: one element of a vector per kind of tensor, a layer's added to the layers' before it;
@@ -101,16 +101,85 @@ static void sum_shared_heads(wf_lowering *L) {
     }
 }
 
-/* All tensors: under cp each rank has seen its own positions. In pieces, one after another, so that what they are packed
- * into stays small beside activations. */
-static void sum_over_cp(wf_lowering *L, bool per_layer) {
+/* ---- sums over cp: each rank has seen its own positions ------------------------------------------------------ */
+
+/* Tensors outside layers, in pieces, one after another, so that what they are packed into stays small beside
+ * activations. */
+static void sum_outside_over_cp(wf_lowering *L) {
     enum { AT_ONCE = 1 << 20 }; /* elements: of 4 MiB, which costs a message little */
     const adders ranks = {L->cp.group, L->cp.ranks, L->cp.me, WF_LANE_CP};
     for (int t = 0; t < WF_TENSORS && L->cp.ranks > 1; t++) {
-        if (L->table[t].per_layer != per_layer || !wf_lower_has(L, t)) continue;
+        if (L->table[t].per_layer || !wf_lower_has(L, t)) continue;
         for (int64_t first = 0, n = L->elements[t]; first < n; first += AT_ONCE)
             sum_pieces(L, &ranks, &(piece){t, first, n - first < AT_ONCE ? n - first : AT_ONCE}, 1);
     }
+}
+
+/* A layer's tensors, from where they lie, while the next layer's backward computes: the exchanges of a reduce-scatter in
+ * one segment, what is left of the all-reduce in another (as Megatron's and PyTorch's DDP overlap theirs with backward;
+ * Li et al., "PyTorch Distributed", 2020). What arrives has a place of its own, of which one is enough: a layer's is added up
+ * before the next one's is sent. */
+typedef struct cp_sum {
+    wf_view flat, landing;
+    wf_rows *block;
+} cp_sum;
+
+static wf_rows block_of(const wf_lowering *L, int t, int32_t member) {
+    const wf_range range = wf_shard(L->elements[t], L->cp.ranks, member);
+    return (wf_rows){range.first, range.count};
+}
+
+static int64_t landing_elements(const wf_lowering *L, int t) {
+    return L->table[t].per_layer && wf_lower_has(L, t) ? (L->cp.ranks - 1) * block_of(L, t, L->cp.me).count : 0;
+}
+
+/* The next tensor from *t on; false: none is left. */
+static bool next_cp_sum(const wf_lowering *L, int *t, int64_t *landed, cp_sum *out) {
+    while (*t < WF_TENSORS && (!L->table[*t].per_layer || !wf_lower_has(L, *t))) (*t)++;
+    if (*t == WF_TENSORS) return false;
+    const wf_view flat = wf_lower_flat(L, WF_KIND_GRAD, *t);
+    const int64_t n = landing_elements(L, *t);
+    out->flat = wf_matrix(flat.buffer, (wf_at)flat.at, 0, flat.extent[0], 1, 1);
+    out->landing = wf_matrix(L->landing, WF_AT_NONE, *landed, n, 1, 1);
+    for (int32_t i = 0; i < L->cp.ranks; i++) out->block[i] = block_of(L, *t, i);
+    *landed += n;
+    (*t)++;
+    return true;
+}
+
+int32_t wf_lower_layer_sums_send(wf_lowering *L) {
+    wf_rows block[L->cp.ranks];
+    cp_sum sum = {.block = block};
+    int64_t landed = 0, most = 0;
+    if (L->cp.ranks == 1) return -1;
+    for (int t = 0; t < WF_TENSORS; t++) most += landing_elements(L, t);
+    L->landing = wf_build_pool(L->s, "grad.landing", WF_CLASS_GRADIENT, WF_F32, most);
+    wf_build_pool_count(L->s, L->landing, 1);
+    wf_lower_begin(L, "layer.sums.send", false);
+    for (int t = 0; next_cp_sum(L, &t, &landed, &sum);)
+        wf_build_scatter(L->s, "grad.scatter", WF_LANE_DP, L->cp.group, &sum.flat, block, &sum.landing);
+    wf_lower_end(L);
+    return L->s->nsegments - 1;
+}
+
+int32_t wf_lower_layer_sums(wf_lowering *L) {
+    wf_rows block[L->cp.ranks];
+    wf_view parts[L->cp.ranks];
+    cp_sum sum = {.block = block};
+    int64_t landed = 0;
+    if (L->cp.ranks == 1) return -1;
+    wf_lower_begin(L, "layer.sums", false);
+    for (int t = 0; next_cp_sum(L, &t, &landed, &sum);) {
+        const int64_t mine = block[L->cp.me].count;
+        wf_build_parts(L->s, L->cp.group, &sum.flat, block, &sum.landing, parts);
+        for (int32_t i = 0; i < L->cp.ranks; i++) parts[i] = as_row(parts[i], parts[i].offset, mine);
+        const wf_view total = wf_lower_scratch(L, "grad.sum", 1, mine);
+        wf_lower_add(L, "grad.sum", parts, L->cp.ranks, total);
+        wf_lower_copy(L, "grad.sum", total, as_row(sum.flat, block[L->cp.me].first, mine));
+        wf_build_all_gather(L->s, "grad.gather", WF_LANE_DP, L->cp.group, &sum.flat, block);
+    }
+    wf_lower_end(L);
+    return L->s->nsegments - 1;
 }
 
 /* The sum of all tokens' losses, on every rank. */
@@ -256,35 +325,34 @@ int32_t wf_lower_finish(wf_lowering *L) {
         if (wf_lower_has(L, WF_T_POSITION_EMBEDDING) && !sums_positions(L)) gather_positions(L);
         sum_replicated(L, false);
     }
-    if (L->training) sum_over_cp(L, false);
+    if (L->training) sum_outside_over_cp(L);
     if (L->mode == WF_MODE_TRAIN) squares_outside(L);
     wf_lower_end(L);
     return L->s->nsegments - 1;
 }
 
-static bool has_layer_sums(const wf_lowering *L) {
-    return L->sp || L->nshared || L->cp.ranks > 1;
+static bool has_tp_sums(const wf_lowering *L) {
+    return L->sp || L->nshared;
 }
 
-static void layer_sums(wf_lowering *L) {
+static void tp_sums(wf_lowering *L) {
     if (L->sp) sum_replicated(L, true);
     sum_shared_heads(L);
-    sum_over_cp(L, true);
 }
 
 int32_t wf_lower_layer_finish(wf_lowering *L) {
-    if (!has_layer_sums(L) && L->mode != WF_MODE_TRAIN) return -1;
+    if (!has_tp_sums(L) && L->mode != WF_MODE_TRAIN) return -1;
     wf_lower_begin(L, "layer.finish", false);
-    layer_sums(L);
+    tp_sums(L);
     if (L->mode == WF_MODE_TRAIN) squares_of_layer(L);
     wf_lower_end(L);
     return L->s->nsegments - 1;
 }
 
-int32_t wf_lower_layer_sums(wf_lowering *L) {
-    if (!has_layer_sums(L)) return -1;
-    wf_lower_begin(L, "layer.sums", false);
-    layer_sums(L);
+int32_t wf_lower_layer_tp_sums(wf_lowering *L) {
+    if (!has_tp_sums(L)) return -1;
+    wf_lower_begin(L, "layer.sums.tp", false);
+    tp_sums(L);
     wf_lower_end(L);
     return L->s->nsegments - 1;
 }

@@ -102,6 +102,7 @@ typedef struct wf_lowering {
     int32_t documents, places; /* slots; documents of a block stack that trains: in the stash */
     wf_at documents_at;
     int32_t x, dx, saved[WF_LAYER_VALUES], squares;      /* pools; saved: -1 where not kept */
+    int32_t landing;                  /* pool: what arrives of a layer's gradients */
     int32_t embedded, embedded_stats; /* pools: what the embedding's norm is of; -1 */
 
     /* of the open segment */
@@ -228,9 +229,12 @@ int32_t wf_lower_finish(wf_lowering *);
 int32_t wf_lower_layer_finish(wf_lowering *);
 int32_t wf_lower_gradnorm(wf_lowering *);
 int32_t wf_lower_optimizer(wf_lowering *, bool per_layer);
-/* The parts of the finishing segments, for a block stack: sums under sp (-1: none), all squares 0, a
- * layer's squares. */
+/* Sums of a layer's gradients over cp (-1: none): the exchanges that begin them, and the rest. */
+int32_t wf_lower_layer_sums_send(wf_lowering *);
 int32_t wf_lower_layer_sums(wf_lowering *);
+/* The parts of the finishing segments, for a block stack: sums over tp (-1: none), all squares 0, a
+ * layer's squares. */
+int32_t wf_lower_layer_tp_sums(wf_lowering *);
 int32_t wf_lower_no_squares(wf_lowering *);
 int32_t wf_lower_layer_squares(wf_lowering *);
 

@@ -59,6 +59,7 @@ typedef struct pipeline {
     const wf_pipeline_shape *shape;
     const wf_pipeline_segments *segments;
     int32_t layers, most;       /* of the model; most of one chunk */
+    int32_t summing;            /* the layer whose gradients are being summed; -1 */
     wf_free_list *x, *dx, *saved, *weights;
     int32_t *head_x;            /* per microbatch: what the head will read */
     int32_t *saved_of;          /* per microbatch and layer of this stage */
@@ -137,6 +138,19 @@ static void update(pipeline *p, int32_t layer, int32_t local, int32_t m) {
     p->begun[local] = false;
 }
 
+/* The sums that are on their way end. */
+static void end_sums(pipeline *p) {
+    if (p->summing >= 0) call(p, p->segments->sums, (wf_call){.layer = p->summing});
+    p->summing = -1;
+}
+
+static void begin_sums(pipeline *p, int32_t layer, int32_t m) {
+    if (p->segments->sums < 0 || m + 1 < p->shape->microbatches) return;
+    end_sums(p);
+    call(p, p->segments->sums_send, (wf_call){.layer = layer});
+    p->summing = layer;
+}
+
 static void backward(pipeline *p, int32_t chunk, int32_t m) {
     const wf_range layers = layers_of(p, chunk);
     const wf_pipeline_segments *g = p->segments;
@@ -163,6 +177,7 @@ static void backward(pipeline *p, int32_t chunk, int32_t m) {
         wf_free_list_give(p->dx, dx);
         leave_version(p, p->version_of[slot]);
         update(p, layer, local, m);
+        begin_sums(p, layer, m);
         dx = dy;
     }
     const int32_t embed_backward = p->embed_begun ? g->embed_backward : g->embed_backward_first;
@@ -170,6 +185,7 @@ static void backward(pipeline *p, int32_t chunk, int32_t m) {
          call_of((int32_t)layers.first, m, WF_AT_DX_IN, dx, WF_AT_NONE, 0));
     p->embed_begun = true;
     wf_free_list_give(p->dx, dx);
+    end_sums(p);
 }
 
 /* Everything per microbatch and layer; versions never outnumber those in flight by more than two per layer. */
@@ -220,7 +236,7 @@ static wf_status generate(pipeline *p, wf_pipeline_counts *counts_out) {
 wf_status wf_pipeline_program(wf_schedule *s, const wf_pipeline_shape *shape, int32_t layers,
                               const wf_pipeline_segments *segments, wf_pipeline_counts *counts_out) {
     TRY(check_pipeline(shape));
-    pipeline p = {.schedule = s, .shape = shape, .segments = segments, .layers = layers};
+    pipeline p = {.schedule = s, .shape = shape, .segments = segments, .layers = layers, .summing = -1};
     p.most = (int32_t)wf_shard(layers, shape->chunks * shape->stages, 0).count;
     const wf_status status = generate(&p, counts_out);
     free(p.head_x);

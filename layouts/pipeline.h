@@ -38,12 +38,15 @@ wf_status wf_pipeline_order(const wf_pipeline_shape *, wf_pipeline_item *items_o
  *   embed_backward   reads DX_IN
  *   head_first, backward_first, embed_backward_first: the same where a gradient holds nothing yet
  *   update           PipeDream: after each backward of a layer: weights X_IN -> WEIGHTS
+ *   sums_send, sums  of gradients over ranks, after the last microbatch's backward of a layer: the exchanges, and, when the
+ *                    next layer's backward has hidden these, the sums
  * layer: global. WEIGHTS: the layer's place among this stage's layers; of PipeDream its version's
  * instance (those of the first version are 0, 1, ... in that order).
  * keep_x: a layer's backward reads its input, too, by X_IN, which is therefore kept until then.
  * An evaluation has no backward segments (-1): its program is forwards and heads. */
 typedef struct wf_pipeline_segments {
     int32_t embed, forward, head, head_first, backward, backward_first, embed_backward, embed_backward_first, update;
+    int32_t sums_send, sums;
     int32_t receive_forward, send_forward, receive_backward, send_backward;
     bool keep_x;
 } wf_pipeline_segments;

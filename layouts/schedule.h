@@ -34,6 +34,8 @@ typedef enum wf_lane {
     WF_LANE_PP_SEND_F, WF_LANE_PP_RECV_F, WF_LANE_PP_SEND_B, WF_LANE_PP_RECV_B, WF_LANES
 } wf_lane;
 
+/* DP: sums of gradients, of all ranks that have seen other tokens. */
+
 /* Which index of the call picks a buffer's instance. */
 typedef enum wf_at {
     WF_AT_NONE,       /* instance 0 */

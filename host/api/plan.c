@@ -62,11 +62,11 @@ static wf_status choose_candidate(void *context, const wf_problem *problem, wf_c
     return wf_defaults_candidate(&((chooser *)context)->defaults, problem, out, workspace_bytes_out);
 }
 
-static wf_transport_kind choose_transport(void *context, int32_t peer) {
+static wf_transport_kind choose_transport(void *context, int32_t peer, bool slots) {
     const wf_fabric *const fabric = ((chooser *)context)->fabric;
     /* Another rank's plan (weft_plan_check) has this rank among its peers: any pair stands for it. */
     if (peer == wf_fabric_rank(fabric)) peer = peer ? 0 : wf_fabric_ranks(fabric) - 1;
-    return wf_fabric_transport(fabric, peer);
+    return slots ? wf_fabric_transport_outside(fabric, peer) : wf_fabric_transport(fabric, peer);
 }
 
 wf_status weft_plan_schedule(const weft_plan *p, int32_t rank, wf_schedule **out) {

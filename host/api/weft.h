@@ -117,7 +117,9 @@ typedef enum weft_log_level { WEFT_LOG_WARNING = 1, WEFT_LOG_NOTE = 2 } weft_log
 
 typedef struct weft_context_options {
     const char *device;     /* index, "platform.device", or part of a name; NULL: WEFT_DEVICE, else the best */
-    const char *transport;  /* "mpi", "staged", "window" forces one; NULL: WEFT_TRANSPORT, else by self-test */
+    const char *transport;  /* "mpi", "staged", "window" forces one; NULL: WEFT_TRANSPORT, else by self-test. Sums of layers'
+                             * gradients over cp are sent from the parameters' memory, which no window holds: then by the
+                             * next fastest */
     const char *cache_dir;  /* of built programs; NULL: WEFT_CACHE_DIR, else the user's cache folder */
     double timeout_s;       /* deadline of every wait; 0: WEFT_TIMEOUT_S, else 60 */
     bool profile;           /* device timestamps, needed by traces */

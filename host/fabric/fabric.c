@@ -188,12 +188,17 @@ static const char *detail(const wf_fabric *fabric, int32_t rank, int32_t peer,
     return why;
 }
 
-static wf_transport_kind fastest(const wf_fabric *fabric, int32_t peer) {
-    int kind = WF_TRANSPORTS - 1; /* the enum goes from slow to fast */
+/* The enum goes from slow to fast. */
+static wf_transport_kind fastest(const wf_fabric *fabric, int32_t peer, wf_transport_kind kind) {
     while (kind > WF_TRANSPORT_NONE &&
            wf_fabric_verdict(fabric, fabric->rank, peer, kind) != WF_PAIR_PASSED)
         kind--;
     return kind;
+}
+
+wf_transport_kind wf_fabric_transport_outside(const wf_fabric *fabric, int32_t peer) {
+    const wf_transport_kind chosen = wf_fabric_transport(fabric, peer);
+    return chosen == WF_TRANSPORT_WINDOW ? fastest(fabric, peer, WF_TRANSPORT_WINDOW - 1) : chosen;
 }
 
 static wf_status refuse_pair(const wf_fabric *fabric, int32_t peer, wf_transport_kind kind) {
@@ -209,7 +214,7 @@ static wf_status refuse_pair(const wf_fabric *fabric, int32_t peer, wf_transport
 static wf_status choose(wf_fabric *fabric) {
     for (int32_t peer = 0; peer < fabric->ranks; peer++) {
         if (peer == fabric->rank) continue;
-        const wf_transport_kind kind = fabric->force ? fabric->force : fastest(fabric, peer);
+        const wf_transport_kind kind = fabric->force ? fabric->force : fastest(fabric, peer, WF_TRANSPORTS - 1);
         if (kind == WF_TRANSPORT_NONE) return refuse_pair(fabric, peer, WF_TRANSPORT_MPI);
         if (wf_fabric_verdict(fabric, fabric->rank, peer, kind) != WF_PAIR_PASSED)
             return refuse_pair(fabric, peer, kind);

@@ -95,6 +95,8 @@ void wf_fabric_destroy(wf_fabric *);
 int32_t wf_fabric_rank(const wf_fabric *);
 int32_t wf_fabric_ranks(const wf_fabric *);
 wf_transport_kind wf_fabric_transport(const wf_fabric *, int32_t peer);
+/* ... and for what lies in no window: the fastest but that one. */
+wf_transport_kind wf_fabric_transport_outside(const wf_fabric *, int32_t peer);
 /* Where this rank publishes what it does. Ranks of the node that wait for this one see it: who works
  * long on its own between two collective calls (a file is written) says so now and then, with
  * wf_board_enter, and is not taken for lost. */

@@ -221,10 +221,12 @@ static wf_status advance_compute(wf_runner *r, bool *moved) {
 static wf_status message(const wf_runner *r, const wf_instance *i, const wf_view *view, int32_t peer, wf_message *out) {
     if (!wf_view_contiguous(view))
         return wf_fail(WF_ERR_INTERNAL, "step %s exchanges a view with gaps", i->step->site);
-    const wf_location at = wf_schedule_locate(r->schedule, view, i->call);
-    out->memory = at.allocation < 0 ? NULL : r->memory[at.allocation];
-    out->offset_bytes = at.offset_bytes;
-    out->bytes = wf_view_elements(view) * wf_dtype_bytes((wf_dtype)r->schedule->buffers[view->buffer].dtype);
+    const int64_t each = wf_dtype_bytes((wf_dtype)r->schedule->buffers[view->buffer].dtype);
+    wf_bound_view at;
+    bind(r, view, i->call, &at);
+    out->memory = at.memory;
+    out->offset_bytes = at.offset * each;
+    out->bytes = wf_view_elements(view) * each;
     out->peer = peer;
     return WF_OK;
 }

@@ -1,13 +1,13 @@
 /* trace.c: what all ranks did and when, as one Chrome-trace JSON (Perfetto, chrome://tracing).
  *
  * One process per rank, one thread per lane, one slice per step instance, arrows from what sent a
- * message to what received it. Kernels carry the device's own times where the context profiles,
- * else the host's view (from submission, or the end of the kernel before, until its completion was
- * seen). All times are aligned to rank 0's clock: a message from
- * rank 0 cannot arrive before it left, which bounds the difference of the clocks from above, and one
- * to rank 0 bounds it from below (Cristian, "Probabilistic clock synchronization", 1989). Several
- * rounds tighten both bounds; the middle is the offset, half the width its uncertainty, and both
- * are written into the file.
+ * message to what received it. An exchange says for how long kernels ran on its rank meanwhile: so
+ * much of it is hidden. Kernels carry the device's own times where the context profiles, else the
+ * host's view (from submission, or the end of the kernel before, until its completion was seen).
+ * All times are aligned to rank 0's clock: a message from rank 0 cannot arrive before it left, which
+ * bounds the difference of the clocks from above, and one to rank 0 bounds it from below (Cristian,
+ * "Probabilistic clock synchronization", 1989). Several rounds tighten both bounds; the middle is the
+ * offset, half the width its uncertainty, and both are written into the file.
  *
  * The file is written by rank 0 under a temporary name, synced and renamed. */
 #include "host/run/internal.h"
@@ -167,11 +167,56 @@ static void put_arrow(FILE *f, const wf_schedule *s, const char *phase, int lane
             phase, from, to, channel_lane(lane), number, s->rank, lane, us);
 }
 
+/* When this rank's device computed. */
+typedef struct busy {
+    int64_t count;              /* of kernels, one after another */
+    double *start_s, *end_s, *before_s; /* before_s: of all kernels before this one */
+} busy;
+
 typedef struct writer {
     FILE *file;
     double base_s;              /* this rank's clock at time 0 of the file */
     int64_t *messages;          /* [ranks][lanes][sent, received] so far */
+    busy busy;
+    double exchanges_s, hidden_s; /* all lanes' exchanges; of these what kernels ran meanwhile */
 } writer;
+
+static bool find_busy(const wf_runner *r, busy *b) {
+    const size_t n = (size_t)r->trace.nrecords + 1;
+    double sum_s = 0;
+    *b = (busy){.start_s = calloc(n, sizeof(double)), .end_s = calloc(n, sizeof(double)), .before_s = calloc(n, sizeof(double))};
+    if (!b->start_s || !b->end_s || !b->before_s) return false;
+    for (int64_t i = 0; i < r->trace.nrecords; i++) {
+        const wf_record *const x = &r->trace.records[i];
+        if (r->schedule->steps[x->step].kind != WF_STEP_KERNEL) continue;
+        const double after_s = b->count ? b->end_s[b->count - 1] : x->start_s; /* clocks' errors aside they follow each other */
+        b->start_s[b->count] = x->start_s > after_s ? x->start_s : after_s;
+        b->end_s[b->count] = x->end_s > b->start_s[b->count] ? x->end_s : b->start_s[b->count];
+        b->before_s[b->count] = sum_s;
+        sum_s += b->end_s[b->count] - b->start_s[b->count];
+        b->count++;
+    }
+    return true;
+}
+
+static void free_busy(busy *b) {
+    free(b->start_s);
+    free(b->end_s);
+    free(b->before_s);
+}
+
+/* Seconds of kernels until then. */
+static double busy_until(const busy *b, double s) {
+    int64_t low = 0, high = b->count; /* kernels before `low` have started, those from `high` on have not */
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (b->start_s[middle] <= s) low = middle + 1;
+        else high = middle;
+    }
+    if (low == 0) return 0;
+    const double end_s = b->end_s[low - 1] < s ? b->end_s[low - 1] : s;
+    return b->before_s[low - 1] + end_s - b->start_s[low - 1];
+}
 
 static void put_record(writer *w, const wf_runner *r, const wf_record *x) {
     const wf_schedule *const s = r->schedule;
@@ -191,7 +236,10 @@ static void put_record(writer *w, const wf_runner *r, const wf_record *x) {
         return;
     }
     put_exchange(w->file, r, step);
-    fprintf(w->file, "}}");
+    const double hidden_s = length_us > 0 ? busy_until(&w->busy, x->end_s) - busy_until(&w->busy, x->start_s) : 0;
+    w->exchanges_s += length_us > 0 ? 1e-6 * length_us : 0;
+    w->hidden_s += hidden_s;
+    fprintf(w->file, ",\"hidden_us\":%.3f}}", 1e6 * hidden_s);
     const wf_exchange *const e = &s->exchanges[step->exchange];
     const int lane = channel_lane(step->lane);
     if (e->to >= 0)
@@ -211,19 +259,22 @@ static void put_rank(writer *w, const wf_runner *r, const clock_offset *clock) {
     fprintf(w->file, ",\n{\"ph\":\"M\",\"name\":\"clock\",\"pid\":%d,\"tid\":0,\"args\":{\"offset_us\":%.3f,\"uncertainty_us\":%.3f}}",
             s->rank, clock->offset_s * 1e6, clock->uncertainty_s * 1e6);
     for (int64_t i = 0; i < r->trace.nrecords; i++) put_record(w, r, &r->trace.records[i]);
+    fprintf(w->file, ",\n{\"ph\":\"M\",\"name\":\"exchanges\",\"pid\":%d,\"tid\":0,\"args\":{\"total_us\":%.3f,\"hidden_us\":%.3f}}",
+            s->rank, w->exchanges_s * 1e6, w->hidden_s * 1e6);
 }
 
 static wf_status format(const wf_runner *r, double base_s, const clock_offset *clock, char **text_out, size_t *bytes_out) {
     writer w = {.base_s = base_s};
     w.messages = calloc((size_t)r->schedule->ranks * WF_LANES * 2, sizeof *w.messages);
     w.file = open_memstream(text_out, bytes_out);
-    if (w.file && w.messages) put_rank(&w, r, clock);
-    const bool bad = !w.messages || !w.file || ferror(w.file);
-    if ((w.file && fclose(w.file) != 0) || bad) {
-        free(w.messages);
-        return wf_fail(WF_ERR_MEMORY, "no host memory for the text of a trace of %" PRId64 " steps", r->trace.nrecords);
-    }
+    const bool ready = find_busy(r, &w.busy) && w.file && w.messages;
+    if (ready) put_rank(&w, r, clock);
+    const bool bad = !ready || ferror(w.file);
+    const bool lost = w.file && fclose(w.file) != 0;
+    free_busy(&w.busy);
     free(w.messages);
+    if (bad || lost)
+        return wf_fail(WF_ERR_MEMORY, "no host memory for the text of a trace of %" PRId64 " steps", r->trace.nrecords);
     return WF_OK;
 }
 

@@ -143,6 +143,13 @@ events = json.load(open(sys.argv[1]))["traceEvents"]
 assert {e["pid"] for e in events if e.get("ph") == "X"} == {0, 1}, "not both ranks"
 assert any("all" in e["name"] or "gather" in str(e) for e in events)' "$scratch/trace.json"
     [ $status = 0 ] || fails "the trace is no JSON with both ranks' events"
+    for layout in tp2.sp.chunks2 cp2ring; do
+        run "$weft" plan --model "$scratch/small.json" --shape b2s32 --layout $layout --explain
+        cp "$scratch/out" "$scratch/explained"
+        run env WEFT_LINK=100us,1GB/s "$weft" train "${small[@]}" --layout $layout --trace "$scratch/trace.json"
+        run "$python" "$top_srcdir/tests/cli/trace_agrees.py" "$scratch/explained" "$scratch/trace.json"
+        [ $status = 0 ] || fails "$layout: the trace is not what --explain says: $(tail -1 "$scratch/err")"
+    done
 fi
 
 finish

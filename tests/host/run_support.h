@@ -38,8 +38,8 @@ static inline void call_of(wf_schedule *s, int32_t segment, int32_t microbatch) 
     wf_build_call(s, &call);
 }
 
-static inline wf_transport_kind transport_to(void *fabric, int32_t peer) {
-    return wf_fabric_transport(fabric, peer);
+static inline wf_transport_kind transport_to(void *fabric, int32_t peer, bool slots) {
+    return slots ? wf_fabric_transport_outside(fabric, peer) : wf_fabric_transport(fabric, peer);
 }
 
 static inline wf_status finish(wf_schedule *s, wf_fabric *fabric) {

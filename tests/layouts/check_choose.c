@@ -235,7 +235,7 @@ END_TEST
 
 /* ---- transports ------------------------------------------------------------------------------ */
 
-static wf_transport_kind transport(void *context, int32_t peer) {
+static wf_transport_kind transport(void *context, int32_t peer, bool slots) {
     return peer == 1 ? WF_TRANSPORT_WINDOW : *(const wf_transport_kind *)context;
 }
 

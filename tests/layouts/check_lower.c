@@ -189,6 +189,36 @@ START_TEST(program_runs_in_megatrons_order) {
 }
 END_TEST
 
+/* A layer's gradients are on their way while the layer before computes; those of the last microbatch, which hold all. */
+START_TEST(gradient_sums_hide_behind_backward) {
+    const wf_model model = small_model(TEST_GPT2);
+    wf_schedule *s;
+    const char *const expected[] = {"head",
+                                    "layer.backward",
+                                    "layer.sums.send",
+                                    "layer.backward",
+                                    "layer.sums",
+                                    "layer.sums.send",
+                                    "embed.backward",
+                                    "layer.sums",
+                                    "finish",
+                                    "gradnorm"};
+    const int32_t layer[] = {2, 1, 1, 0, 1, 0, 0, 0};
+    ck_assert_int_eq(lower(&model, (wf_shape){.batch = 4, .sequence = 5}, "cp2ring.mb2", 0, WF_MODE_TRAIN, &s), WF_OK);
+    int32_t first = 0, next = 0;
+    while (first < s->ncalls && strcmp(segment_name(s, first), "head") != 0) first++;
+    for (int32_t i = 0; i < first; i++) ck_assert_ptr_null(strstr(segment_name(s, i), "sums"));
+    for (int32_t i = first; i < s->ncalls && next < 10; i++) {
+        if (strcmp(segment_name(s, i), "layer.finish") == 0) continue; /* squares */
+        ck_assert_str_eq(segment_name(s, i), expected[next]);
+        if (next < 8) ck_assert_int_eq(s->calls[i].layer, layer[next]);
+        next++;
+    }
+    ck_assert_int_eq(next, 10);
+    wf_schedule_destroy(s);
+}
+END_TEST
+
 START_TEST(chunks_need_tp) {
     const wf_model model = small_model(TEST_GPT2);
     wf_schedule *s = NULL;
@@ -364,6 +394,7 @@ int main(void) {
     tcase_add_test(tests, windows_are_of_the_sequence);
     tcase_add_test(tests, evaluation_drops_nothing_and_keeps_nothing);
     tcase_add_test(tests, program_runs_in_megatrons_order);
+    tcase_add_test(tests, gradient_sums_hide_behind_backward);
     tcase_add_loop_test(tests, every_layout_passes_check, 0, LAYOUTS * TEST_FORMS);
     tcase_add_loop_test(tests, recomputation_keeps_less, 0, TEST_FORMS);
     tcase_add_test(tests, large_logits_come_in_chunks);

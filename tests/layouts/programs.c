@@ -80,7 +80,7 @@ static int32_t one_hop(const pipe *p, const char *name, wf_lane lane, int32_t to
 static wf_pipeline_segments build_segments(const pipe *p, bool pipedream) {
     const bool alone = p->s->ranks == 1;
     wf_pipeline_segments g = {.receive_forward = -1, .send_forward = -1, .receive_backward = -1, .send_backward = -1,
-                              .update = -1};
+                              .update = -1, .sums_send = -1, .sums = -1};
     g.embed = one_step(p, "embed", 1, 0, 1, VIEWS(whole(p->token, WF_AT_MICROBATCH), whole(p->x, WF_AT_X_OUT)));
     g.forward = layer_forward(p);
     g.head = one_step(p, "head", 1, 0, 2,
