@@ -56,6 +56,7 @@ static int64_t would_need(const weft_plan *p, const wf_layout *layout) {
 typedef struct search {
     const weft_plan *plan;
     int64_t available;
+    int64_t more;               /* that the device's own kernels need, for the layout that was refused */
     int64_t held;               /* of what is planned, there already; then the weights stay as they are split; -1: none */
     int found;
     char text[560], least_text[WF_LAYOUT_BYTES];
@@ -64,7 +65,7 @@ typedef struct search {
 
 static void try_layout(search *s, const wf_layout *layout) {
     char name[WF_LAYOUT_BYTES], size[32];
-    const int64_t planned = would_need(s->plan, layout), need = planned - (s->held > 0 ? s->held : 0);
+    const int64_t planned = would_need(s->plan, layout), need = planned + s->more - (s->held > 0 ? s->held : 0);
     if (planned < 0 || s->found == SUGGESTIONS) return;
     wf_layout_print(layout, name, sizeof name);
     print_bytes(size, sizeof size, (double)need);
@@ -106,9 +107,11 @@ static void try_recomputation(search *s) {
     try_layout(s, &layout);
 }
 
-static void suggest(const weft_plan *p, int64_t available, int64_t held, char *out, size_t out_bytes) {
+static void suggest(const weft_plan *p, int64_t need, int64_t available, int64_t held, char *out, size_t out_bytes) {
     search s = {.plan = p, .available = available, .held = held};
     char size[32];
+    const int64_t simple = would_need(p, &p->layout), own = need + (held > 0 ? held : 0);
+    s.more = simple >= 0 && own > simple ? own - simple : 0;
     const int32_t now = p->layout.size[WF_AXIS_TP], most = held < 0 ? MOST_RANKS : now;
     try_recomputation(&s);
     for (int32_t tp = now; tp <= most && s.found < SUGGESTIONS; tp *= 2) try_ranks(&s, tp);
@@ -134,7 +137,7 @@ static wf_status refuse(const weft_plan *p, int64_t need, int64_t available, int
     }
     print_bytes(total, sizeof total, (double)need);
     print_bytes(free_text, sizeof free_text, (double)available);
-    suggest(p, available, held, others, sizeof others);
+    suggest(p, need, available, held, others, sizeof others);
     return wf_fail(WF_ERR_MEMORY, "rank %d needs %s (%lld bytes: %s), its device %s%shas %s (%lld bytes) to give%s", p->rank, total,
                    (long long)need, text, device ? device->name : "", device ? " " : "", free_text, (long long)available, others);
 }
