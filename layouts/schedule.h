@@ -28,8 +28,8 @@ extern "C" {
 #endif
 
 /* Steps of one lane run in order; lanes overlap. The four pp lanes keep each direction, each way
- * apart: 1F1B with both on one lane deadlocks. */
-/* Queues of a rank. DP: sums of gradients over all ranks that have seen other tokens, sent from slots. */
+ * apart: 1F1B with both on one lane deadlocks. DP: sums of gradients over ranks that have seen other
+ * tokens, sent from slots. */
 typedef enum wf_lane {
     WF_LANE_COMPUTE, WF_LANE_COPY, WF_LANE_TP, WF_LANE_CP, WF_LANE_EP, WF_LANE_DP,
     WF_LANE_PP_SEND_F, WF_LANE_PP_RECV_F, WF_LANE_PP_SEND_B, WF_LANE_PP_RECV_B, WF_LANES
