@@ -380,14 +380,20 @@ wf_view wf_lower_product_sum(wf_lowering *L, const char *product, uint32_t flags
     return sum_parts(L, site, parts);
 }
 
-wf_view wf_lower_column_backward(wf_lowering *L, const wf_column_sites *site, wf_view dy, wf_view x,
-                                 int weight, int bias) {
-    const bool chunked = L->tp > 1 && L->layout.chunks > 1;
-    wf_view dx;
-    if (chunked && site->more) dx = wf_lower_product_sum(L, site->dgrad, 0, dy, weight, &site->sum);
+static void defer_gradients(wf_lowering *L, const wf_column_sites *site, wf_view dy, wf_view x, int weight, int bias) {
     wf_lower_wgrad(L, site->wgrad, dy, x, weight);
     wf_lower_bias_grad(L, site->bias, dy, bias);
-    return chunked && site->more ? dx : wf_lower_product_sum(L, site->dgrad, 0, dy, weight, &site->sum);
+}
+
+wf_view wf_lower_column_backward(wf_lowering *L, const wf_column_sites *site, wf_view dy, wf_view x,
+                                 int weight, int bias) {
+    if (site->more && L->tp > 1 && L->layout.chunks > 1) {
+        const wf_view dx = wf_lower_product_sum(L, site->dgrad, 0, dy, weight, &site->sum);
+        defer_gradients(L, site, dy, x, weight, bias);
+        return dx;
+    }
+    defer_gradients(L, site, dy, x, weight, bias);
+    return wf_lower_product_sum(L, site->dgrad, 0, dy, weight, &site->sum);
 }
 
 wf_view wf_lower_branch(wf_lowering *L, const wf_branch_sites *site, wf_view dx, double dropout,

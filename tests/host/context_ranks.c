@@ -122,6 +122,47 @@ static void try_sample(const combination *all, int n, uint64_t seed) {
     free(rows);
 }
 
+/* ---- gradients that lie in the caller's memory ------------------------------------------------------------------------ */
+
+/* All gradients, behind one another; released when the params are gone. */
+static wf_memory *lend_gradients(program *p) {
+    wf_memory *memory = NULL;
+    int64_t bytes = 0, at = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int32_t i = 0; i < p->params->tensors; i++) {
+            const wf_shard_map *const map = &p->params->map[p->params->tensor[i]];
+            const int64_t each = map->rows * map->columns * (int64_t)sizeof(float);
+            if (pass)
+                must(weft_params_bind(p->params, i, "grad", 0, &(weft_buffer){.cl_mem = wf_memory_cl(memory), .offset_bytes = at}), "params_bind");
+            *(pass ? &at : &bytes) += each;
+        }
+        if (!pass && wf_memory_create(p->context->opencl, bytes, &memory) != WF_OK) must(WEFT_ERR_MEMORY, "memory of the caller's");
+    }
+    return memory;
+}
+
+/* They are summed from there: the same bits as in weft's own. */
+static void try_lent(const char *layout) {
+    context_case_open(&now, 0);
+    for (int t = 0; t < TRANSPORTS; t++) {
+        program own, lent;
+        snprintf(stage, sizeof stage, "lent gradients, %s over %s", layout, transports[t]);
+        open_ordered_program(&own, contexts[t], layout, WEFT_ORDER_ROWS);
+        open_ordered_program(&lent, contexts[t], layout, WEFT_ORDER_ROWS);
+        wf_memory *const memory = lend_gradients(&lent);
+        outcome in_own = run(&own), in_lent = run(&lent);
+        expect(same_bits(&in_own, &in_lent), "other bits than in weft's memory");
+        compare_truth(&lent, &in_lent);
+        conclude();
+        close_program(&own);
+        close_program(&lent);
+        wf_memory_destroy(memory);
+        forget(&in_own);
+        forget(&in_lent);
+    }
+    context_case_close(&now);
+}
+
 /* ---- what is refused ------------------------------------------------------------------------------------------------- */
 
 /* No plan, whether of these ranks or of none; the sentence says which layout, or what of the batch, is meant. */
@@ -337,6 +378,7 @@ int main(int argc, char **argv) {
     if (sample) try_sample(all, n, seed);
     else try_part(all, n, part, parts);
     if (!rank) printf("  %d ranks: within %.1e of one rank\n", ranks, worst_seen);
+    try_lent(layouts[0].text);
     try_faults(layouts[0].text);
     close_contexts();
     free(all);

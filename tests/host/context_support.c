@@ -132,12 +132,17 @@ static void write_weights(weft_params *params, int32_t i) {
 }
 
 void open_program(program *p, weft_context *context, const char *layout) {
+    open_ordered_program(p, context, layout, WEFT_ORDER_AUTO);
+}
+
+void open_ordered_program(program *p, weft_context *context, const char *layout, weft_order order) {
     const weft_model_options model = model_options(&now.model);
     *p = (program){.context = context};
     must(weft_model_fill(&model, &p->model), "model_fill");
     must(weft_layout_parse(layout, &p->layout), "layout_parse");
-    const weft_plan_options options = plan_options(p->model, p->layout);
-    must(weft_params_create(context, p->model, p->layout, &p->params), "params_create");
+    weft_plan_options options = plan_options(p->model, p->layout);
+    options.order = order;
+    must(weft_params_create_ordered(context, p->model, p->layout, order, &p->params), "params_create");
     for (int32_t i = 0; i < p->params->tensors; i++) write_weights(p->params, i);
     must(weft_plan_create(context, &options, &p->plan), "plan_create");
     must(weft_plan_load(p->plan, p->params), "plan_load");

@@ -44,6 +44,7 @@ typedef struct program {
 weft_model_options model_options(const wf_model *);
 weft_plan_options plan_options(const weft_model *, const weft_layout *);
 void open_program(program *, weft_context *, const char *layout);
+void open_ordered_program(program *, weft_context *, const char *layout, weft_order);
 void close_program(program *);
 
 /* ---- runs ------------------------------------------------------------------------------------------------------------ */
