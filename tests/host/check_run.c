@@ -1,7 +1,11 @@
 /* The executor, the store and allocation on one rank, with schedules of two or three small kernels. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* syscall */
+#endif
 #include <check.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "tests/host/run_support.h"
@@ -67,6 +71,33 @@ START_TEST(long_programs_run_in_order) {
     expect_weight(2 * CALLS / INSTANCES * (1 + 2 + 3 + 4));
     wf_runner_destroy(r);
     wf_schedule_destroy(s);
+}
+END_TEST
+
+/* The host sleeps with time slices of its own choice; the caller's thread has its own afterwards. */
+START_TEST(the_threads_time_slices_are_left) {
+#if defined(SYS_sched_setattr) && defined(SYS_sched_getattr)
+    struct {
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t slice_ns, deadline_ns, period_ns;
+    } before = {.size = sizeof before}, after = {.size = sizeof after};
+    wf_schedule *s = NULL;
+    must(adding_schedule(3000, 1, &s));
+    wf_runner *const r = runner_of(s);
+    write_inputs(r);
+    ck_assert_int_eq(syscall(SYS_sched_getattr, 0, &before, sizeof before, 0), 0);
+    before.slice_ns = 5000000; /* kernels before Linux 6.12 have none of a thread's own, and tell 0 */
+    ck_assert_int_eq(syscall(SYS_sched_setattr, 0, &before, 0), 0);
+    ck_assert_int_eq(syscall(SYS_sched_getattr, 0, &before, sizeof before, 0), 0);
+    must(wf_runner_run(r, &(wf_run_args){0}));
+    ck_assert_int_eq(syscall(SYS_sched_getattr, 0, &after, sizeof after, 0), 0);
+    ck_assert(before.slice_ns == after.slice_ns && before.policy == after.policy && before.nice == after.nice);
+    wf_runner_destroy(r);
+    wf_schedule_destroy(s);
+#endif
 }
 END_TEST
 
@@ -183,6 +214,7 @@ int main(void) {
     tcase_add_unchecked_fixture(c, open_device, close_device);
     tcase_add_checked_fixture(c, open_store, close_store);
     tcase_add_test(c, long_programs_run_in_order);
+    tcase_add_test(c, the_threads_time_slices_are_left);
     tcase_add_test(c, planned_bytes_are_allocated_bytes);
     tcase_add_test(c, plans_share_their_parameters);
     tcase_add_test(c, a_plan_of_another_model_is_refused);
