@@ -134,7 +134,8 @@ START_TEST(the_fastest_transport_is_chosen) {
     bool right = true;
     for (int r = 0; r < world_ranks; r++)
         right =
-            right && wf_fabric_transport(fabric, r) == (r == world_rank ? WF_TRANSPORT_NONE : best);
+            right && wf_fabric_transport(fabric, r) == (r == world_rank ? WF_TRANSPORT_NONE : best) &&
+            wf_fabric_transport_outside(fabric, r) == (r == world_rank ? WF_TRANSPORT_NONE : WF_TRANSPORT_STAGED);
     good(wf_fabric_describe(fabric, &text));
     verdict(right);
     verdict(world_ranks == 1 || strstr(text, "ranks 0 and 1:"));

@@ -264,6 +264,34 @@ START_TEST(what_a_window_sends_lies_in_it) {
 }
 END_TEST
 
+static wf_transport_kind window_or_staged(void *context, int32_t peer, bool slots) {
+    return slots ? WF_TRANSPORT_STAGED : WF_TRANSPORT_WINDOW;
+}
+
+/* Gradients are summed from their slots, by another transport on both sides, be there anything to send or not. */
+START_TEST(no_window_sends_slots) {
+    wf_schedule *s = lowered("cp8ring" /* more ranks than tokens */, WF_MODE_TRAIN);
+    ck_assert_int_eq(wf_choose(s, &(wf_choices){.transport = window_or_staged}), WF_OK);
+    int slots = 0, windows = 0;
+    for (int32_t i = 0; i < s->nsteps; i++) {
+        const wf_step *step = &s->steps[i];
+        if (step->kind != WF_STEP_EXCHANGE) continue;
+        const wf_exchange *e = &s->exchanges[step->exchange];
+        const bool slot = step->reads && s->buffers[s->views[step->view].buffer].life == WF_SLOT;
+        const wf_transport_kind want = step->lane == WF_LANE_DP ? WF_TRANSPORT_STAGED : WF_TRANSPORT_WINDOW;
+        ck_assert(!slot || step->lane == WF_LANE_DP);
+        ck_assert_int_eq(e->transport, want);
+        ck_assert_int_eq(e->receive_transport, want);
+        slots += slot;
+        windows += want == WF_TRANSPORT_WINDOW;
+    }
+    ck_assert(slots > 10 && windows > 10);
+    for (int32_t i = 0; i < s->nbuffers; i++)
+        if (s->buffers[i].life == WF_SLOT) ck_assert_int_eq(s->buffers[i].space, WF_SPACE_DEVICE);
+    wf_schedule_destroy(s);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("choose");
     TCase *tests = tcase_create("choose");
@@ -274,6 +302,7 @@ int main(void) {
     tcase_add_loop_test(tests, either_norm_fuses, 0, 2);
     tcase_add_test(tests, each_problem_is_asked_for_once);
     tcase_add_test(tests, what_a_window_sends_lies_in_it);
+    tcase_add_test(tests, no_window_sends_slots);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
