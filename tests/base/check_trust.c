@@ -17,7 +17,7 @@ static int remove_one(const char *name, const struct stat *status, int type, str
     return remove(name);
 }
 
-/* top/a/cache, all of them the user's, in a sticky folder that all may write to. */
+/* top/a/cache, all of them the user's, in a sticky folder that all may write to, which /tmp is and TMPDIR need not be. */
 static void setup(void) {
     umask(022);
     snprintf(top, sizeof top, "/tmp/weft-trust-XXXXXX");

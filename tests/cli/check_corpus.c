@@ -10,6 +10,7 @@
 
 #include "host/cli/cli.h"
 #include "host/cli/corpus.h"
+#include "tests/scratch.h"
 
 static char said[1024];
 
@@ -22,11 +23,10 @@ int complain(int status, const char *format, ...) {
     return status;
 }
 
-static char path[] = "/tmp/weft-corpus-XXXXXX";
+static char path[512];
 
 static void write_text(const char *text) {
-    snprintf(path, sizeof path, "/tmp/weft-corpus-XXXXXX");
-    const int file = mkstemp(path);
+    const int file = mkstemp(scratch_template(path, sizeof path, "corpus"));
     ck_assert_int_ge(file, 0);
     ck_assert_int_eq(write(file, text, strlen(text)), (ssize_t)strlen(text));
     close(file);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "host/api/weft.h"
+#include "tests/scratch.h"
 
 enum { BATCH = 4, MICROBATCHES = 2, SEQUENCE = 13, HIDDEN = 48, VOCABULARY = 67, SEED = 11, STEP = 5, MOST_TENSORS = 32 };
 
@@ -34,9 +35,9 @@ static inline void must(weft_status status, const char *what) {
 
 /* The file of this text becomes a model, and what else `use` makes of it. */
 static inline weft_model *make_model_of(const char *text, void (*use)(const char *path)) {
-    char path[] = "/tmp/weft-blocks-XXXXXX";
+    char path[512];
     weft_model *model;
-    const int file = mkstemp(path);
+    const int file = mkstemp(scratch_template(path, sizeof path, "blocks"));
     FILE *const f = file < 0 ? NULL : fdopen(file, "w");
     if (!f) give_up(path, "no file for a model");
     fputs(text, f);

@@ -62,7 +62,7 @@ static void fill_packed(void) {
 
 static weft_model *model;
 static wf_model form;
-static char saved[64]; /* folder of the weights */
+static char saved[512]; /* folder of the weights */
 static reference_tensors weights, gradients;
 static double x[ROWS * HIDDEN], y[ROWS * HIDDEN], evaluated[ROWS * HIDDEN], dy[ROWS * HIDDEN], dx[ROWS * HIDDEN];
 
@@ -119,8 +119,7 @@ static void open_form(int which) {
     reference_batch batch = batch_of(true);
     model = make_model_of(forms[which].config, read_form);
     ck_assert_int_eq(form.hidden, HIDDEN);
-    strcpy(saved, "/tmp/weft-forms-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(saved));
+    ck_assert_ptr_nonnull(mkdtemp(scratch_template(saved, sizeof saved, "forms")));
     weights = reference_tensors_create(&form);
     gradients = reference_tensors_create(&form);
     make_weights();
@@ -133,7 +132,7 @@ static void open_form(int which) {
 
 static void close_form(void) {
     static const char *const files[] = {"config.json", "model.safetensors"};
-    char path[128];
+    char path[1024];
     for (int i = 0; i < 2; i++) {
         snprintf(path, sizeof path, "%s/%s", saved, files[i]);
         unlink(path);

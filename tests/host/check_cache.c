@@ -9,8 +9,9 @@
 
 #include "host/device/cache.h"
 #include "tests/host/device_support.h"
+#include "tests/scratch.h"
 
-static char folder[64];
+static char folder[512];
 static wf_opencl *opencl;
 
 static int remove_one(const char *path, const struct stat *status, int type, struct FTW *at) {
@@ -24,8 +25,7 @@ static wf_opencl *open_with(const char *path) {
 }
 
 static void setup(void) {
-    snprintf(folder, sizeof folder, "/tmp/weft-cache-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
+    ck_assert_ptr_nonnull(mkdtemp(scratch_template(folder, sizeof folder, "cache")));
     opencl = open_with(folder);
     ck_assert_ptr_nonnull(opencl->cache);
 }
@@ -36,13 +36,13 @@ static void teardown(void) {
 }
 
 /* A kept entry of some bytes, and its path. */
-static wf_cache_key plant(const char *text, char path[256]) {
+static wf_cache_key plant(const char *text, char path[1024]) {
     wf_cache_key key;
     char hex[2 * WF_SHA256_BYTES + 1];
     wf_cache_key_of(opencl, text, "-DX", &key);
     wf_cache_write(opencl->cache, &key, (const unsigned char *)text, strlen(text));
     wf_sha256_hex(key.digest, hex);
-    snprintf(path, 256, "%s/%s.bin", folder, hex);
+    snprintf(path, 1024, "%s/%s.bin", folder, hex);
     ck_assert_int_eq(access(path, R_OK), 0);
     return key;
 }
@@ -56,7 +56,7 @@ static bool readable(const wf_cache_key *key) {
 }
 
 START_TEST(entries_come_back_whole) {
-    char path[256];
+    char path[1024];
     unsigned char *bytes = NULL;
     size_t nbytes = 0;
     const wf_cache_key key = plant("some driver's bytes", path);
@@ -100,7 +100,7 @@ START_TEST(the_first_sound_entry_stays) {
 END_TEST
 
 START_TEST(every_single_damaged_byte_is_seen) {
-    char path[256];
+    char path[1024];
     const wf_cache_key key = plant("damage me", path);
     struct stat status;
     ck_assert_int_eq(stat(path, &status), 0);
@@ -123,7 +123,7 @@ START_TEST(every_single_damaged_byte_is_seen) {
 END_TEST
 
 START_TEST(longer_renamed_and_linked_entries_are_refused) {
-    char path[256], other[256], away[128];
+    char path[1024], other[1024], away[1024];
     wf_cache_key key = plant("one", path), second = plant("two", other);
     ck_assert_int_eq(rename(other, path), 0);
     ck_assert(!readable(&key) && !readable(&second));
@@ -147,7 +147,7 @@ START_TEST(longer_renamed_and_linked_entries_are_refused) {
 END_TEST
 
 START_TEST(entries_that_others_may_have_written_are_refused) {
-    char path[256];
+    char path[1024];
     const wf_cache_key key = plant("mine", path);
     ck_assert_int_eq(chmod(path, 0620), 0);
     ck_assert(!readable(&key));
@@ -158,7 +158,7 @@ START_TEST(entries_that_others_may_have_written_are_refused) {
 END_TEST
 
 START_TEST(folders_that_others_may_write_to_are_not_used) {
-    char path[128], link[128];
+    char path[1024], link[1024];
     snprintf(path, sizeof path, "%s/open", folder);
     snprintf(link, sizeof link, "%s/link", folder);
     ck_assert_int_eq(mkdir(path, 0700), 0);
@@ -360,7 +360,7 @@ START_TEST(it_is_on_off_or_automatic) {
 END_TEST
 
 START_TEST(what_is_kept_is_counted) {
-    char path[256];
+    char path[1024];
     wf_cache_info info;
     plant("one", path);
     plant("another", path);

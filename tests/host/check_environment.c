@@ -14,6 +14,7 @@
 #include "host/api/weft.h"
 #include "host/base/env.h"
 #include "host/base/log.h"
+#include "tests/scratch.h"
 
 static void must(weft_status status) {
     ck_assert_msg(status == WEFT_OK, "%s", weft_last_error());
@@ -117,13 +118,13 @@ END_TEST
 /* The driver executes what it finds there; the sentence names the folder and the remedy. (That nothing planted is
  * executed: check_planted.sh.) */
 START_TEST(a_drivers_cache_that_others_can_write_to_is_refused) {
-    char folder[] = "/tmp/weft-environment-XXXXXX";
+    char folder[512];
     char *text = NULL;
     must(weft_environment_describe(false, &text));
     const bool pocl = strstr(text, "Portable Computing Language") != NULL;
     weft_text_free(text);
     if (!pocl) return;
-    ck_assert_ptr_nonnull(mkdtemp(folder));
+    ck_assert_ptr_nonnull(mkdtemp(scratch_template(folder, sizeof folder, "environment")));
     setenv("POCL_CACHE_DIR", folder, 1);
     must(open_with(NULL, NULL));
     ck_assert_int_eq(chmod(folder, 0777), 0);
@@ -156,7 +157,7 @@ typedef struct listener {
     heard heard;
     weft_context_options options;
     weft_bootstrap *bootstrap;
-    char folder[64];
+    char folder[512];
     weft_status status;
     char why[1100];
 } listener;
@@ -202,8 +203,7 @@ static int remove_one(const char *path, const struct stat *status, int type, str
 }
 
 static void make_folder(listener *l) {
-    snprintf(l->folder, sizeof l->folder, "/tmp/weft-environment-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(l->folder));
+    ck_assert_ptr_nonnull(mkdtemp(scratch_template(l->folder, sizeof l->folder, "environment")));
 }
 
 static void remove_folder(const listener *l) {
@@ -271,7 +271,7 @@ END_TEST
  * keeps silent but for those who ask. */
 static long load_damaged(const char *categories, heard *h, heard *other) {
     listener l = {.bootstrap = NULL};
-    char path[256], text[128];
+    char path[1024], text[1024];
     weft_context *bystander = NULL;
     weft_context_options others;
     fill(&others, "all", other);

@@ -6,9 +6,10 @@
 #include <unistd.h>
 
 #include "tests/host/device_support.h"
+#include "tests/scratch.h"
 
 static wf_opencl *opencl;
-static char folder[] = "/tmp/weft-warm-XXXXXX", programs[64];
+static char folder[512], programs[512];
 static int objects;
 
 static void open_plain(void) {
@@ -146,7 +147,7 @@ START_TEST(kept_programs_find_their_machine_code_or_compile_it) {
     close_device();
     if (!intermediate) return;
     nftw(folder, remove_inside, 16, FTW_DEPTH | FTW_PHYS);
-    ck_assert_ptr_nonnull(mkdtemp(strcpy(programs, "/tmp/weft-programs-XXXXXX")));
+    ck_assert_ptr_nonnull(mkdtemp(scratch_template(programs, sizeof programs, "programs")));
     ck_assert_int_eq(fill_from_cache(false), 1);
     ck_assert_int_eq(fill_from_cache(true), 1);
     nftw(folder, remove_inside, 16, FTW_DEPTH | FTW_PHYS);
@@ -171,8 +172,8 @@ END_TEST
 
 int main(int argc, char **argv) {
     const bool is_child = argc == 3;
-    if (is_child) strcpy(folder, argv[1]), strcpy(programs, argv[2]);
-    else if (!mkdtemp(folder)) return 99;
+    if (is_child) snprintf(folder, sizeof folder, "%s", argv[1]), snprintf(programs, sizeof programs, "%s", argv[2]);
+    else if (!mkdtemp(scratch_template(folder, sizeof folder, "warm"))) return 99;
     setenv("POCL_CACHE_DIR", folder, 1); /* before the driver's first call */
     Suite *suite = suite_create("warm");
     TCase *tests = tcase_create("warm");

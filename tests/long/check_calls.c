@@ -15,6 +15,7 @@
 
 #include "host/api/weft_mpi.h"
 #include "tests/long/inject.h"
+#include "tests/scratch.h"
 
 enum { BATCH = 2, SEQUENCE = 8, VOCABULARY = 29, LATE_S = 2 };
 static double deadline_s = 3;
@@ -314,7 +315,7 @@ static int find(const char *const *names, int count, const char *name) {
 }
 
 static bool prepare(void) {
-    snprintf(folder, sizeof folder, "%s/weft-calls-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+    scratch_template(folder, sizeof folder, "calls");
     if (rank == 0 && !mkdtemp(folder)) return false;
     if (ranks > 1) MPI_Bcast(folder, sizeof folder, MPI_CHAR, 0, MPI_COMM_WORLD);
     snprintf(config, sizeof config, "%s/config.json", folder);
