@@ -159,7 +159,7 @@ int64_t wf_kernel_workspace_bytes(const wf_kernel *);
 /* Forces the driver and libraries to finish compilation of every prepared kernel (PoCL compiles
  * work-group functions when they first run, CLBlast its programs when first called): lets one rank
  * build before the others. Runs each distinct kernel on a small problem in scratch memory, which is
- * released again and left out of the peak. */
+ * released again and left out of the peak; where there is no memory for that, a kernel is left as it is. */
 wf_status wf_opencl_warm(wf_opencl *);
 /* Bytes of workspace of a candidate on this device, library variants asked. */
 wf_status wf_kernel_workspace(wf_opencl *, const wf_problem *, const wf_candidate *, int64_t *bytes_out);

@@ -306,6 +306,23 @@ START_TEST(event_times_lie_between_the_hosts) {
 }
 END_TEST
 
+/* Warming needs memory for a moment; where none is left it is done without. */
+START_TEST(a_full_device_is_not_warmed) {
+    const wf_problem problem = scale_problem(1000);
+    wf_kernel *kernel = NULL;
+    const int64_t available = opencl->device.available_bytes;
+    ck_ok(wf_kernel_prepare_as(opencl, &scale_operation, &problem, &(wf_candidate){.value = {32}}, scale_source,
+                               "-DFACTOR=3 -DGROUP=32", &kernel));
+    opencl->device.available_bytes = opencl->owned_bytes;
+    ck_ok(wf_opencl_warm(opencl));
+    ck_assert(!kernel->warmed);
+    opencl->device.available_bytes = available;
+    ck_ok(wf_opencl_warm(opencl));
+    ck_assert(kernel->warmed);
+    wf_kernel_destroy(kernel);
+}
+END_TEST
+
 /* A kernel of two launches lasts from the first's start. */
 START_TEST(event_times_are_of_all_launches) {
     const wf_run_number run[WF_RUN_VALUES] = {0};
@@ -517,6 +534,7 @@ int main(void) {
     tcase_add_test(plain, kernels_that_ask_too_much_are_refused);
     tcase_add_test(plain, views_that_leave_their_memory_are_refused);
     tcase_add_test(plain, empty_problems_still_give_an_event);
+    tcase_add_test(plain, a_full_device_is_not_warmed);
     tcase_add_test(plain, each_call_may_fail);
     TCase *const profiling = device_case(suite, "profiling", open_profiling);
     tcase_add_test(profiling, event_times_lie_between_the_hosts);
