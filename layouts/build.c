@@ -285,6 +285,20 @@ static void add_step(wf_schedule *s, wf_step step, const char *site, const wf_vi
     append_steps(s, &step, 1);
 }
 
+void wf_build_insert(wf_schedule *s, int32_t segment, int32_t at, const wf_step *step, const wf_exchange *exchange, const wf_view *views) {
+    wf_step made = *step;
+    made.exchange = append_exchanges(s, exchange, 1);
+    made.view = wf_build_views(s, views, step->reads + step->writes);
+    for (int l = 0; l < WF_LANES; l++) made.wait[l] = -1;
+    append_steps(s, &made, 1);
+    if (wf_build_failed(s)) return;
+    wf_step *const place = &s->steps[s->segments[segment].step + at];
+    memmove(place + 1, place, (size_t)(&s->steps[s->nsteps - 1] - place) * sizeof *place);
+    *place = made;
+    s->segments[segment].steps++;
+    for (int32_t g = segment + 1; g < s->nsegments; g++) s->segments[g].step++;
+}
+
 /* ---- problems and kernels --------------------------------------------------------------------- */
 
 static int32_t *table_place(const wf_schedule *s, const wf_problem *problem) {

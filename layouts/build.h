@@ -50,9 +50,9 @@ void wf_build_hop(wf_schedule *, const char *site, wf_lane, wf_collective, int32
  * `whole`, a matrix whose row blocks the members own, in order.
  * all_gather: my block of `whole` is sent to all, theirs received into theirs; my own block must
  * already lie in place (a COPY step by lowering when it does not).
- * reduce_scatter: block j of `partial` goes to member j; what arrives for me lands in
- * landing[i] (i != me), contiguous blocks in one scratch buffer; parts_out[i] are then the views to
- * sum in member order (my own is a view of `partial`). */
+ * reduce_scatter: block j of `partial` goes to member j; what arrives for me from member i lands in a
+ * scratch buffer of its own; parts_out[i] are then the views to sum in member order (my own is a view of
+ * `partial`). What lands is only read, by kernels of the same segment: so it may stay where it is (in_place.c). */
 typedef struct wf_rows { int64_t first, count; } wf_rows;
 void wf_build_all_gather(wf_schedule *, const char *site, wf_lane, int32_t group, const wf_view *whole, const wf_rows *shard);
 void wf_build_reduce_scatter(wf_schedule *, const char *site, wf_lane, int32_t group, const wf_view *partial,
@@ -69,6 +69,8 @@ void wf_build_call(wf_schedule *, const wf_call *call);
  * segment. wf_build_views: consecutive views; returns the index of the first. */
 int32_t wf_build_scratch_of(wf_schedule *, int32_t segment, const char *name, wf_class, wf_dtype, int64_t elements);
 int32_t wf_build_views(wf_schedule *, const wf_view *views, int32_t nviews);
+/* An exchange before the at-th step of a segment. */
+void wf_build_insert(wf_schedule *, int32_t segment, int32_t at, const wf_step *, const wf_exchange *, const wf_view *views);
 /* The index of this problem among schedule->problems; equal problems share one. */
 int32_t wf_build_problem(wf_schedule *, const wf_problem *);
 

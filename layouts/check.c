@@ -239,7 +239,6 @@ static wf_status check_exchange(const player *p, const wf_instance *i) {
     const bool receives_only = wf_lane_channel(lane) != lane, sends_only = receive_lane(lane) != lane;
     char text[256];
     describe(p, i, text, sizeof text);
-    if (e->kind != WF_HOP) return wf_fail(WF_ERR_UNSUPPORTED, "%s: barriers cannot be checked yet", text);
     if ((receives_only && e->to >= 0) || (sends_only && e->from >= 0))
         return wf_fail(WF_ERR_INTERNAL, "%s: this lane only %s", text, receives_only ? "receives" : "sends");
     if (e->to >= p->schedule->ranks || e->from >= p->schedule->ranks)

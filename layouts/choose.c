@@ -312,5 +312,6 @@ wf_status wf_choose(wf_schedule *s, const wf_choices *choices) {
     TRY(ask_candidates(s, choices));
     add_workspaces(s);
     set_transports(s, choices);
+    if (choices->in_place) wf_read_in_place(s, choices);
     return wf_build_finish(s);
 }

@@ -74,10 +74,15 @@ void wf_build_reduce_scatter(wf_schedule *s, const char *site, wf_lane lane, int
                              const wf_rows *shard, wf_view *parts_out) {
     if (!legal(s, site, group, partial, shard)) return;
     const wf_group *g = &s->groups[group];
-    const int64_t rows = (g->members - 1) * shard[g->index].count, columns = partial->extent[1];
+    const int64_t rows = shard[g->index].count, columns = partial->extent[1];
     const wf_dtype dtype = (wf_dtype)s->buffers[partial->buffer].dtype;
-    const int32_t buffer = g->members == 1 ? -1 : wf_build_scratch(s, wf_build_text(s, "%s.landing", site), dtype, rows * columns);
-    const wf_view landing = wf_matrix(buffer, WF_AT_NONE, 0, rows, columns, columns);
-    wf_build_parts(s, group, partial, shard, &landing, parts_out);
-    wf_build_scatter(s, site, lane, group, partial, shard, &landing);
+    parts_out[g->index] = block(partial, &shard[g->index]);
+    for (int32_t k = 1; k < g->members; k++) {
+        const int32_t to = member_at(g, k), from = member_at(g, -k);
+        const wf_view theirs = block(partial, &shard[to]);
+        const int32_t landing = wf_build_scratch(s, wf_build_text(s, "%s.landing", site), dtype, rows * columns);
+        parts_out[from] = wf_matrix(landing, WF_AT_NONE, 0, rows, columns, columns);
+        wf_build_hop(s, site, lane, WF_REDUCE_SCATTER, group, k, s->members[g->first_member + to], &theirs,
+                     s->members[g->first_member + from], &parts_out[from]);
+    }
 }

@@ -130,8 +130,7 @@ static void print_exchange(FILE *out, const wf_schedule *s, int32_t index, int32
     const wf_step *step = &s->steps[s->segments[index].step + at];
     const int32_t call = first_call(s, index);
     const wf_exchange *e = &s->exchanges[step->exchange];
-    fprintf(out, "%s",
-            e->kind == WF_BARRIER ? "barrier" : wf_collective_name((wf_collective)e->collective));
+    fprintf(out, "%s%s", wf_collective_name((wf_collective)e->collective), e->kind == WF_RETURN ? " read" : "");
     if (e->group >= 0 && e->group < s->ngroups)
         fprintf(out, " of %d ranks, hop %d", s->groups[e->group].members, e->hop);
     if (e->transport) fprintf(out, " (%s)", wf_transport_name((wf_transport_kind)e->transport));
@@ -139,8 +138,9 @@ static void print_exchange(FILE *out, const wf_schedule *s, int32_t index, int32
         fprintf(out, ": %lld bytes to rank %d", (long long)wf_view_bytes(s, &s->views[step->view]),
                 e->to);
     if (step->writes)
-        fprintf(out, "%s %lld bytes from rank %d", step->reads ? "," : ":",
-                (long long)wf_view_bytes(s, &s->views[step->view + step->reads]), e->from);
+        fprintf(out, "%s %lld bytes %s rank %d%s", step->reads ? "," : ":",
+                (long long)wf_view_bytes(s, &s->views[step->view + step->reads]), e->kind == WF_RETURN ? "back from" : "from", e->from,
+                e->in_place ? " in place" : "");
     if (call == s->ncalls || !find_hidden(out, s, call, at)) fprintf(out, "; exposed");
 }
 
@@ -217,7 +217,8 @@ static void print_exposed(FILE *out, const wf_schedule *s) {
         const wf_segment *const segment = &s->segments[s->calls[c].segment];
         for (int32_t j = 0; j < segment->steps; j++) {
             const wf_step *const step = &s->steps[segment->step + j];
-            if (step->kind != WF_STEP_EXCHANGE || !step->reads || find_hidden(NULL, s, c, j)) continue;
+            if (step->kind != WF_STEP_EXCHANGE || !step->reads || s->exchanges[step->exchange].kind == WF_RETURN) continue;
+            if (find_hidden(NULL, s, c, j)) continue;
             messages++;
             bytes += wf_view_bytes(s, &s->views[step->view]);
         }

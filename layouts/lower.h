@@ -58,10 +58,14 @@ typedef struct wf_choices {
     /* Transport between this rank and `peer`, as found by self-test or forced. slots: what is sent may be a slot, which lies in
      * memory that no window holds. */
     wf_transport_kind (*transport)(void *context, int32_t peer, bool slots);
+    /* Do kernels of the two read each other's window where it lies? The same answer on both. NULL: none do. */
+    bool (*in_place)(void *context, int32_t peer);
 } wf_choices;
 /* Fuses, asks for candidates, adds workspace views, sets transports; buffers that are sent over a
  * window move to WF_SPACE_WINDOW. NULL functions: simple variants, no transport. */
 wf_status wf_choose(wf_schedule *, const wf_choices *);
+/* Its last part: parts of a reduce-scatter that a window carries are read where they lie. layouts/in_place.c */
+void wf_read_in_place(wf_schedule *, const wf_choices *);
 
 /* Human-readable schedule of each distinct segment: what is computed, exchanged, fused, kept, on
  * which lane. Returns a malloc'ed text. */

@@ -11,11 +11,11 @@
 static void measure_scratch(const wf_schedule *s, int64_t most[WF_CLASSES]) {
     for (int32_t begins = 0; begins < s->nbuffers; begins++) {
         const wf_buffer *const now = &s->buffers[begins];
-        if (now->life != WF_SCRATCH || now->allocation < 0) continue;
+        if (now->life != WF_SCRATCH || now->allocation < 0 || now->space == WF_SPACE_PEER) continue;
         int64_t bytes[WF_CLASSES] = {0};
         for (int32_t i = 0; i < s->nbuffers; i++) {
             const wf_buffer *const b = &s->buffers[i];
-            if (b->life != WF_SCRATCH || b->segment != now->segment || b->allocation < 0) continue;
+            if (b->life != WF_SCRATCH || b->segment != now->segment || b->allocation < 0 || b->space == WF_SPACE_PEER) continue;
             if (b->first <= now->first && now->first <= b->last) bytes[b->class_] += b->bytes;
         }
         for (int c = 0; c < WF_CLASSES; c++)
@@ -26,7 +26,7 @@ static void measure_scratch(const wf_schedule *s, int64_t most[WF_CLASSES]) {
 void wf_schedule_measure(const wf_schedule *s, wf_bytes *out) {
     *out = (wf_bytes){0};
     for (int32_t a = 0; a < s->nallocations; a++)
-        if (s->allocations[a].owner != WF_OWNER_CALLER) out->by_space[s->allocations[a].space] += s->allocations[a].bytes;
+        if (s->allocations[a].owner != WF_OWNER_CALLER && s->allocations[a].space != WF_SPACE_PEER) out->by_space[s->allocations[a].space] += s->allocations[a].bytes;
     measure_scratch(s, out->by_class);
     for (int32_t i = 0; i < s->nbuffers; i++) {
         const wf_buffer *b = &s->buffers[i];
@@ -46,6 +46,7 @@ static void count_step(const wf_schedule *s, const wf_step *step, int64_t calls,
         return;
     }
     const wf_exchange *exchange = &s->exchanges[step->exchange];
+    if (exchange->kind == WF_RETURN) return;
     if (step->reads > 0) {
         out->sent_bytes[exchange->collective] += calls * wf_view_bytes(s, &s->views[step->view]);
         out->messages += calls;
@@ -86,7 +87,7 @@ static uint64_t mix_text(uint64_t hash, const char *text) {
 /* What both ends of a message must agree on, apart from the microbatch: what part of which
  * collective, dtype, elements; of run-time extents the bound. */
 static uint64_t hash_message(const wf_schedule *s, const wf_exchange *exchange, const wf_view *view) {
-    uint64_t hash = mix(exchange->collective, (uint64_t)exchange->hop);
+    uint64_t hash = mix((uint64_t)exchange->collective | (uint64_t)exchange->kind << 8, (uint64_t)exchange->hop);
     hash = mix(hash, s->buffers[view->buffer].dtype);
     for (int d = 0; d < view->ndim; d++) hash = mix(hash, view->source[d] >= 0);
     return mix(hash, (uint64_t)wf_view_elements(view));
@@ -166,7 +167,7 @@ static uint64_t hash_step(const wf_schedule *s, const wf_step *step, uint64_t ha
     }
     if (step->exchange >= 0) {
         const wf_exchange *e = &s->exchanges[step->exchange];
-        hash = mix(hash, (uint64_t)(e->kind | e->collective << 8 | e->transport << 16));
+        hash = mix(hash, (uint64_t)(e->kind | e->collective << 8 | e->transport << 16 | e->in_place << 24));
         hash = mix(mix(mix(hash, (uint64_t)e->hop), (uint64_t)e->to), (uint64_t)e->from);
     }
     for (int v = 0; v < views; v++) hash = hash_view(&s->views[step->view + v], hash);

@@ -98,7 +98,8 @@ static wf_status place_group(placing *p, wf_life life, wf_space space, wf_class 
 
 /* ---- scratch ---------------------------------------------------------------------------------- */
 
-/* First and last step (of its segment) that uses each scratch buffer, and lanes that exchange it. */
+/* First and last step (of its segment) that uses each scratch buffer, and lanes that exchange it (a RETURN waits for
+ * nothing that comes behind it in the program: whoever waits for one makes no circle). */
 static void find_uses(placing *p) {
     wf_schedule *s = p->schedule;
     for (int32_t i = 0; i < s->nbuffers; i++) s->buffers[i].first = s->buffers[i].last = -1;
@@ -108,7 +109,7 @@ static void find_uses(placing *p) {
             for (int32_t v = 0; v < step->reads + step->updates + step->writes; v++) {
                 const int32_t buffer = s->views[step->view + v].buffer;
                 wf_buffer *b = &s->buffers[buffer];
-                if (step->kind == WF_STEP_EXCHANGE) p->lanes[buffer] |= 1u << step->lane;
+                if (step->kind == WF_STEP_EXCHANGE && step->lane != WF_LANE_RETURN) p->lanes[buffer] |= 1u << step->lane;
                 if (b->life != WF_SCRATCH) continue;
                 if (b->first < 0) b->first = i;
                 b->last = i;
@@ -290,7 +291,8 @@ static wf_status place_scratch(placing *p, wf_space space, const int32_t *scratc
         int32_t n;
         TRY(collect(p, scratch + start[g], start[g + 1] - start[g], space, &n));
         if (n == 0) continue;
-        p->schedule->segments[g].scratch_bytes += pack(p, n, p->limits.max_alloc_bytes[space]);
+        const int64_t bytes = pack(p, n, p->limits.max_alloc_bytes[space]);
+        if (space != WF_SPACE_PEER) p->schedule->segments[g].scratch_bytes += bytes;
         TRY(store(p, n, space));
     }
     return WF_OK;

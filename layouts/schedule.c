@@ -62,6 +62,10 @@ wf_location wf_schedule_locate(const wf_schedule *s, const wf_view *view, const 
     return at;
 }
 
+bool wf_step_writes(const wf_schedule *s, const wf_step *step, int v) {
+    return v >= step->reads || (step->kind == WF_STEP_EXCHANGE && s->exchanges[step->exchange].kind == WF_RETURN);
+}
+
 wf_lane wf_lane_channel(wf_lane lane) {
     if (lane == WF_LANE_PP_RECV_F) return WF_LANE_PP_SEND_F;
     if (lane == WF_LANE_PP_RECV_B) return WF_LANE_PP_SEND_B;
@@ -72,12 +76,12 @@ wf_lane wf_lane_channel(wf_lane lane) {
 
 const char *wf_lane_name(wf_lane lane) {
     static const char *const names[WF_LANES] = {
-        "compute", "copy", "tp", "cp", "ep", "dp", "pp.send.f", "pp.recv.f", "pp.send.b", "pp.recv.b"};
+        "compute", "copy", "tp", "cp", "ep", "dp", "pp.send.f", "pp.recv.f", "pp.send.b", "pp.recv.b", "return"};
     return (unsigned)lane < WF_LANES ? names[lane] : "unknown";
 }
 
 const char *wf_space_name(wf_space space) {
-    static const char *const names[WF_SPACES] = {"device", "window", "pinned", "host", "file"};
+    static const char *const names[WF_SPACES] = {"device", "window", "pinned", "host", "file", "peer"};
     return (unsigned)space < WF_SPACES ? names[space] : "unknown";
 }
 

@@ -29,10 +29,10 @@ extern "C" {
 
 /* Steps of one lane run in order; lanes overlap. The four pp lanes keep each direction, each way
  * apart: 1F1B with both on one lane deadlocks. DP: sums of gradients over ranks that have seen other
- * tokens, sent from slots. */
+ * tokens, sent from slots. RETURN: word that what was read in place is read; no message waits behind it. */
 typedef enum wf_lane {
     WF_LANE_COMPUTE, WF_LANE_COPY, WF_LANE_TP, WF_LANE_CP, WF_LANE_EP, WF_LANE_DP,
-    WF_LANE_PP_SEND_F, WF_LANE_PP_RECV_F, WF_LANE_PP_SEND_B, WF_LANE_PP_RECV_B, WF_LANES
+    WF_LANE_PP_SEND_F, WF_LANE_PP_RECV_F, WF_LANE_PP_SEND_B, WF_LANE_PP_RECV_B, WF_LANE_RETURN, WF_LANES
 } wf_lane;
 
 /* Which index of the call picks a buffer's instance. */
@@ -52,7 +52,10 @@ typedef enum wf_life {
     WF_SLOT           /* bound by the caller (parameters, gradients, tokens, loss) */
 } wf_life;
 
-typedef enum wf_space { WF_SPACE_DEVICE, WF_SPACE_WINDOW, WF_SPACE_PINNED, WF_SPACE_HOST, WF_SPACE_FILE, WF_SPACES } wf_space;
+/* PEER: another rank's window, where it is read in place; of this rank's memory it takes none. */
+typedef enum wf_space {
+    WF_SPACE_DEVICE, WF_SPACE_WINDOW, WF_SPACE_PINNED, WF_SPACE_HOST, WF_SPACE_FILE, WF_SPACE_PEER, WF_SPACES
+} wf_space;
 
 typedef enum wf_class {
     WF_CLASS_PARAMETER, WF_CLASS_GRADIENT, WF_CLASS_OPTIMIZER, WF_CLASS_ACTIVATION,
@@ -94,7 +97,8 @@ typedef struct wf_view {
 
 typedef enum wf_exchange_kind {
     WF_HOP,        /* send the first view to `to`, receive the second from `from`; either may be -1 */
-    WF_BARRIER     /* no bytes: every rank of the group arrives before any leaves */
+    WF_RETURN      /* no bytes: tells `to` that the first view, read where it lies there, is read, and hears the same of the
+                    * second, which is this rank's own, from `from` (layouts/in_place.c) */
 } wf_exchange_kind;
 
 typedef enum wf_collective {      /* what a hop is part of: for reading, tracing, counting */
@@ -106,6 +110,7 @@ typedef struct wf_exchange {
     uint8_t collective;     /* wf_collective */
     uint8_t transport;      /* wf_transport_kind towards `to`, set by choose; 0: not chosen */
     uint8_t receive_transport; /* from `from`; another one only where the peers are on different nodes */
+    bool in_place;          /* HOP: what is received stays where it is, in the sender's window, until the RETURN */
     int32_t group;          /* index into groups */
     int32_t hop;            /* hop k of the collective: to = me + k, from = me - k */
     int32_t to, from;       /* world ranks; -1: none */
@@ -123,7 +128,7 @@ typedef enum wf_step_kind { WF_STEP_KERNEL, WF_STEP_EXCHANGE } wf_step_kind;
 
 typedef struct wf_step {
     uint8_t kind, lane;
-    uint8_t reads, updates, writes; /* views[view ...], in this order. HOP: read = sent, write = received */
+    uint8_t reads, updates, writes; /* views[view ...], in this order. Exchanges: read = sent, write = received */
     bool fused;                     /* made by choose from several elementary steps */
     int32_t view;
     int32_t problem;                /* KERNEL: into problems */
@@ -206,6 +211,8 @@ int32_t wf_call_instance(const wf_call *, wf_at);
 int32_t wf_view_instance(const wf_view *, const wf_call *);
 int64_t wf_view_elements(const wf_view *);          /* product of extents */
 bool wf_view_contiguous(const wf_view *);           /* row-major without gaps */
+/* Does the step change what its v-th view names? A RETURN gives both of its views up. */
+bool wf_step_writes(const wf_schedule *, const wf_step *, int v);
 int64_t wf_view_bytes(const wf_schedule *, const wf_view *); /* elements * dtype */
 /* Bytes of the instance between the view's first and last element: [first, end), empty views 0, 0. */
 void wf_view_span(const wf_schedule *, const wf_view *, int64_t *first_out, int64_t *end_out);

@@ -48,7 +48,7 @@ static void find_spans(waiting *w) {
             const wf_view *view = &s->views[step->view + v];
             const wf_buffer *b = &s->buffers[view->buffer];
             span *out = &w->spans[step->view + v];
-            *out = (span){.thing = view->buffer, .at = view->at, .write = v >= step->reads};
+            *out = (span){.thing = view->buffer, .at = view->at, .write = wf_step_writes(s, step, v)};
             wf_view_span(s, view, &out->first, &out->end);
             if (out->first == out->end) continue; /* touches nothing */
             if (b->life == WF_SCRATCH) {
@@ -178,8 +178,8 @@ static void reduce(const waiting *w, const int32_t *known, int32_t wait[WF_LANES
 }
 
 static void wait_in_segment(waiting *w, int32_t segment) {
-    static const int32_t nothing[WF_LANES] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-    _Static_assert(WF_LANES == 10, "one -1 per lane");
+    static const int32_t nothing[WF_LANES] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    _Static_assert(WF_LANES == 11, "one -1 per lane");
     wf_step *steps = &w->schedule->steps[w->schedule->segments[segment].step];
     int32_t previous[WF_LANES];
     memcpy(previous, nothing, sizeof previous);

@@ -10,7 +10,8 @@
  *     ring-shift      in = out of the rank before                                    block = size
  *     send-receive    in = out of rank ^ 1: there, then back; timed is half of that
  *
- * What a rank must write is what it receives, and of sums and own blocks that are copied the result. */
+ * What a rank must write is what it receives, and of sums and own blocks that are copied the result. (Over a window it reads what it
+ * sums where that lies; the same is counted.) */
 #ifndef WF_BENCHMARKS_COLLECTIVES_H
 #define WF_BENCHMARKS_COLLECTIVES_H
 

@@ -1,5 +1,5 @@
 /* over_fabric.c: the collectives as schedules have them: direct hops over one transport, on device memory, and a REDUCE that
- * adds what has landed (layouts/collectives.c). */
+ * adds what has landed (layouts/collectives.c), or over a window what lies with the others (layouts/in_place.c). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +15,8 @@ struct over_fabric {
     wf_memory *array[ARRAYS];
     bool window[ARRAYS];
     wf_kernel *sum; /* of the task; NULL: it has none */
+    bool in_place;  /* all ranks: what is summed is not copied */
+    wf_found found[MOST_SUMMED];
 };
 
 /* ---- hops ---- */
@@ -64,6 +66,19 @@ static wf_status scatter_blocks(over_fabric *f, bool own_place) {
     return WF_OK;
 }
 
+/* Where the parts lie, from all; and back: they are read. */
+static wf_status tell_parts(over_fabric *f, bool read) {
+    const task *const t = &f->task;
+    const int64_t bytes = t->block * FLOAT;
+    for (int32_t k = 1; k < t->ranks; k++) {
+        const int32_t to = member(t, k), from = member(t, -k);
+        const wf_message part = block(f, OUT, to, to), found = {.bytes = bytes, .peer = from, .found = &f->found[from]};
+        const wf_message send_word = {.bytes = bytes, .peer = from, .word = true}, word = {.bytes = bytes, .peer = to, .word = true};
+        TRY(hop(f, read ? &send_word : &part, read ? &word : &found));
+    }
+    return WF_OK;
+}
+
 static wf_status add_parts(over_fabric *f) {
     const task *const t = &f->task;
     wf_bound_view view[MOST_SUMMED + 1];
@@ -74,6 +89,7 @@ static wf_status add_parts(over_fabric *f) {
         view[r] = (wf_bound_view){.memory = f->array[result ? WHOLE : own ? OUT : IN],
                                   .offset = (result || own ? t->rank : landing(t, r)) * t->block,
                                   .stride = {COLUMNS, 1}};
+        if (f->in_place && !own && !result) view[r].memory = f->found[r].memory, view[r].offset = f->found[r].offset_bytes / FLOAT;
     }
     TRY(wf_kernel_enqueue(f->sum, WF_QUEUE_COMPUTE, view, t->ranks + 1, NULL, none, &event));
     const wf_status status = wf_event_wait(event);
@@ -86,8 +102,9 @@ static wf_status all_gather(over_fabric *f) {
 }
 
 static wf_status reduce_scatter(over_fabric *f) {
-    TRY(scatter_blocks(f, false));
-    return add_parts(f);
+    TRY(f->in_place ? tell_parts(f, false) : scatter_blocks(f, false));
+    TRY(add_parts(f));
+    return f->in_place ? tell_parts(f, true) : WF_OK;
 }
 
 static wf_status all_reduce(over_fabric *f) {
@@ -199,7 +216,9 @@ static wf_status create_array(over_fabric *f, array which, int64_t bytes) {
 wf_status over_fabric_create(wf_fabric *fabric, wf_opencl *device, wf_transport_kind kind, int64_t most, over_fabric **out) {
     over_fabric *const f = calloc(1, sizeof *f);
     TRY(wf_fabric_agree(fabric, f ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for a transport")));
-    *f = (over_fabric){.fabric = fabric, .device = device, .kind = kind};
+    *f = (over_fabric){.fabric = fabric, .device = device, .kind = kind, .in_place = kind == WF_TRANSPORT_WINDOW};
+    for (int32_t r = 0; r < wf_fabric_ranks(fabric); r++)
+        if (r != wf_fabric_rank(fabric)) f->in_place = f->in_place && wf_fabric_in_place(fabric, r);
     *out = f;
     for (int a = 0; a < ARRAYS; a++)
         TRY(wf_fabric_agree(fabric, create_array(f, (array)a, a == WHOLE ? wf_fabric_ranks(fabric) * most : most)));

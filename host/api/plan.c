@@ -62,11 +62,20 @@ static wf_status choose_candidate(void *context, const wf_problem *problem, wf_c
     return wf_defaults_candidate(&((chooser *)context)->defaults, problem, out, workspace_bytes_out);
 }
 
+/* Another rank's plan (weft_plan_check) has this rank among its peers: any pair stands for it. */
+static int32_t stand_in(const wf_fabric *fabric, int32_t peer) {
+    return peer != wf_fabric_rank(fabric) ? peer : peer ? 0 : wf_fabric_ranks(fabric) - 1;
+}
+
 static wf_transport_kind choose_transport(void *context, int32_t peer, bool slots) {
     const wf_fabric *const fabric = ((chooser *)context)->fabric;
-    /* Another rank's plan (weft_plan_check) has this rank among its peers: any pair stands for it. */
-    if (peer == wf_fabric_rank(fabric)) peer = peer ? 0 : wf_fabric_ranks(fabric) - 1;
+    peer = stand_in(fabric, peer);
     return slots ? wf_fabric_transport_outside(fabric, peer) : wf_fabric_transport(fabric, peer);
+}
+
+static bool read_in_place(void *context, int32_t peer) {
+    const wf_fabric *const fabric = ((chooser *)context)->fabric;
+    return wf_fabric_in_place(fabric, stand_in(fabric, peer));
 }
 
 wf_status weft_plan_schedule(const weft_plan *p, int32_t rank, wf_schedule **out) {
@@ -76,6 +85,7 @@ wf_status weft_plan_schedule(const weft_plan *p, int32_t rank, wf_schedule **out
         chooser.defaults.opencl = p->context->opencl;
         chooser.fabric = p->context->fabric;
         choices.transport = choose_transport;
+        choices.in_place = read_in_place;
     }
     wf_schedule *schedule = NULL;
     wf_limits limits;

@@ -79,6 +79,8 @@ void *wf_memory_host(const wf_memory *);
 /* Where the host reads and writes the device's own bytes without a command, once what wrote or reads them is complete. NULL:
  * only commands reach them. So it is on CPU devices that were seen to have no other memory; never assumed of what is the caller's. */
 void *wf_memory_direct(const wf_memory *);
+/* ... of this device that wraps host memory: always? */
+bool wf_opencl_direct(const wf_opencl *);
 /* For who uses its bytes at that address beyond a call: the memory stays until it has been destroyed once more. */
 void wf_memory_hold(wf_memory *);
 /* Instead of that: whoever uses the bytes may never let go, so they stay; the handle goes when its owner destroys it. */

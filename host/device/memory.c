@@ -128,6 +128,10 @@ void *wf_memory_direct(const wf_memory *memory) {
     return memory->direct;
 }
 
+bool wf_opencl_direct(const wf_opencl *opencl) {
+    return opencl->direct;
+}
+
 void wf_memory_abandon(wf_memory *memory) {
     memory->abandoned = true;
     wf_memory_destroy(memory);

@@ -57,8 +57,7 @@ void wf_fabric_set_verdict(wf_fabric *fabric, int32_t peer, wf_transport_kind ki
 
 /* What every rank tells the others first. */
 typedef struct card {
-    int32_t node, unified, force;
-    int32_t unused;
+    int32_t node, unified, direct, force;
     int64_t chunk_bytes;
 } card;
 
@@ -129,6 +128,7 @@ static void seat(wf_fabric *fabric, const card *cards) {
         const bool here = cards[r].node == cards[fabric->rank].node;
         fabric->peers[r].node = cards[r].node;
         fabric->peers[r].unified = cards[r].unified;
+        fabric->peers[r].direct = cards[r].direct;
         fabric->peers[r].place = here ? count : -1;
         if (here) fabric->node_ranks[count++] = r;
     }
@@ -140,7 +140,8 @@ static wf_status introduce(wf_fabric *fabric) {
     const card mine = {.node = fabric->boot->node,
                        .force = fabric->force,
                        .chunk_bytes = fabric->chunk_bytes,
-                       .unified = fabric->device && wf_opencl_device(fabric->device)->host_unified};
+                       .unified = fabric->device && wf_opencl_device(fabric->device)->host_unified,
+                       .direct = fabric->device && wf_opencl_direct(fabric->device)};
     card *const cards = malloc((size_t)fabric->ranks * sizeof *cards);
     wf_status status =
         cards ? WF_OK : wf_fail(WF_ERR_MEMORY, "no memory for a fabric of %d ranks", fabric->ranks);
@@ -201,6 +202,10 @@ wf_transport_kind wf_fabric_transport_outside(const wf_fabric *fabric, int32_t p
     return chosen == WF_TRANSPORT_WINDOW ? fastest(fabric, peer, WF_TRANSPORT_WINDOW - 1) : chosen;
 }
 
+bool wf_fabric_in_place(const wf_fabric *fabric, int32_t peer) {
+    return wf_fabric_transport(fabric, peer) == WF_TRANSPORT_WINDOW && wf_window_direct(fabric, peer) && !fabric->peers[peer].not_in_place;
+}
+
 static wf_status refuse_pair(const wf_fabric *fabric, int32_t peer, wf_transport_kind kind) {
     const char *const why = detail(fabric, fabric->rank, peer, kind);
     return wf_fail(WF_ERR_FABRIC, "transport %s %s between rank %d and rank %d: %s%s%s",
@@ -228,6 +233,9 @@ static void print_pair(const wf_fabric *fabric, int32_t rank, int32_t peer, FILE
         const char *const why = detail(fabric, rank, peer, kind);
         fprintf(file, "%s %s %s%s%s%s", kind == WF_TRANSPORTS - 1 ? "" : ";", wf_transports[kind]->name,
                 reasons[wf_fabric_verdict(fabric, rank, peer, kind)], why ? " (" : "", why ? why : "", why ? ")" : "");
+        if (kind != WF_TRANSPORT_WINDOW || rank != fabric->rank) continue;
+        if (fabric->peers[peer].why_not_in_place) fprintf(file, ", but not in place (%s)", fabric->peers[peer].why_not_in_place);
+        else if (wf_fabric_in_place(fabric, peer)) fprintf(file, ", in place");
     }
 }
 
@@ -295,9 +303,7 @@ static void free_transfers(wf_fabric *fabric) {
 static void free_windows(wf_fabric *fabric) {
     for (wf_window *w = fabric->windows, *next; w; w = next) {
         next = w->next;
-        wf_memory_destroy(w->memory);
-        wf_share_destroy(w->share);
-        free(w);
+        wf_window_free(fabric, w);
     }
 }
 
@@ -312,6 +318,7 @@ void wf_fabric_destroy(wf_fabric *fabric) {
     free_windows(fabric);
     wf_fabric_hide_board(fabric);
     wf_share_destroy(fabric->outboxes);
+    for (int32_t r = 0; fabric->peers && r < fabric->ranks; r++) free(fabric->peers[r].why_not_in_place);
     for (int32_t r = 0; fabric->peers && r < fabric->ranks; r++)
         for (int kind = 0; kind < WF_TRANSPORTS; kind++) free(fabric->peers[r].why[kind]);
     wf_members_release(&fabric->everyone);

@@ -97,6 +97,9 @@ int32_t wf_fabric_ranks(const wf_fabric *);
 wf_transport_kind wf_fabric_transport(const wf_fabric *, int32_t peer);
 /* ... and for what lies in no window: the fastest but that one. */
 wf_transport_kind wf_fabric_transport_outside(const wf_fabric *, int32_t peer);
+/* May kernels of either of the two read the other's window where it lies? Both say the same: the window is their transport, both devices have
+ * no memory but the host's, and the self-test has tried it. */
+bool wf_fabric_in_place(const wf_fabric *, int32_t peer);
 /* Where this rank publishes what it does. Ranks of the node that wait for this one see it: who works
  * long on its own between two collective calls (a file is written) says so now and then, with
  * wf_board_enter, and is not taken for lost. */
@@ -112,10 +115,20 @@ wf_status wf_fabric_window_create(wf_fabric *, int64_t bytes, wf_memory **out);
 /* Collective over the node. NULL where bytes was 0. */
 void wf_fabric_window_destroy(wf_fabric *, wf_memory *);
 
+/* Where the bytes of a message lie that is read in place: in the sender's window, as this rank's device sees it. */
+typedef struct wf_found {
+    wf_memory *memory;
+    int64_t offset_bytes;
+} wf_found;
+
 typedef struct wf_message {
     wf_memory *memory; /* NULL with bytes 0: nothing in this direction */
     int64_t offset_bytes, bytes;
     int32_t peer;
+    /* Received by window, between two of wf_fabric_in_place, and not copied: where it lies is written here when the transfer is
+     * done, and stays as it is until the sender hears that it has been read. memory: NULL. */
+    wf_found *found;
+    bool word; /* By window: no bytes travel; that `bytes` of an earlier message have been read is told, or heard. memory: NULL */
 } wf_message;
 
 typedef struct wf_transfer wf_transfer;
@@ -140,7 +153,7 @@ int64_t wf_fabric_moves(const wf_fabric *);
  * a transfer has moved): ranks share cores with the threads of their CPU devices. */
 void wf_fabric_pause(const wf_fabric *, int64_t idle_iterations);
 
-/* Bytes sent and messages sent per transport since creation (the self-test's not counted). */
+/* Bytes sent and messages sent per transport since creation (the self-test's, and words, not counted). */
 void wf_fabric_counters(const wf_fabric *, int64_t bytes_out[WF_TRANSPORTS],
                         int64_t messages_out[WF_TRANSPORTS]);
 

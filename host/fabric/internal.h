@@ -104,6 +104,8 @@ struct wf_half {
     int64_t issued, moved; /* bytes handed on; bytes that are through */
     bool announced;        /* the other side can see that this half has started */
     bool matched;          /* the other side has started its half, of the same length */
+    wf_found *found;       /* window: received in place; NULL: copied */
+    bool word;             /* window: no bytes */
     bool pulled;           /* staged: the receiver reads the sender's memory, as far as this side goes; once matched, both */
     double since;          /* fabric clock when something last moved */
     double left_since;     /* ... when the peer was first seen to have left after that */
@@ -157,14 +159,17 @@ typedef struct wf_window { /* memory of WF_SPACE_WINDOW */
     int32_t id; /* the same on all ranks of the node */
     wf_share *share;
     wf_memory *memory; /* mine, NULL where I asked for 0 bytes */
+    wf_memory **theirs; /* [place] the others', for this rank's device, where they may be read in place; else NULL */
 } wf_window;
 
 typedef struct wf_peer {
     int32_t node;
     int32_t place; /* position among this node's ranks; -1: another node */
     bool unified;  /* its device shares memory with its host */
+    bool direct;   /* ... and has no other (wf_memory_direct): its window may be read in place */
+    bool not_in_place; /* but was not read right when that was tried, by it or by me */
     wf_transport_kind chosen;
-    char *why[WF_TRANSPORTS]; /* sentence of a failed self-test, malloc'ed */
+    char *why[WF_TRANSPORTS], *why_not_in_place; /* sentence of a failed self-test, malloc'ed */
 } wf_peer;
 
 struct wf_fabric {
@@ -214,6 +219,10 @@ void wf_half_moved(wf_fabric *, wf_half *, int64_t bytes);
 /* The window that a memory belongs to; by its id. NULL: none. */
 const wf_window *wf_window_of(const wf_fabric *, const wf_memory *);
 const wf_window *wf_window_by_id(const wf_fabric *, int32_t id);
+/* This rank's part of it. */
+void wf_window_free(const wf_fabric *, wf_window *);
+/* Have both devices no memory but the host's? Then each has the other's windows wrapped. */
+bool wf_window_direct(const wf_fabric *, int32_t peer);
 /* After the outboxes are shared: shows this rank's board to the node, and the watchdog the others'.
  * Before they go: takes it back, and says that this rank has left. (boards.c) */
 wf_status wf_fabric_show_board(wf_fabric *);

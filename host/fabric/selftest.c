@@ -47,6 +47,17 @@ static wf_status put(wf_fabric *fabric, wf_memory *memory, const uint8_t *host, 
     return wf_queue_finish(fabric->device, WF_QUEUE_SEND);
 }
 
+static wf_status carry(wf_fabric *fabric, const wf_transport *transport, const wf_message *send, const wf_message *receive) {
+    wf_transfer *transfer = NULL;
+    bool done = false;
+    TRY(wf_transfer_start(fabric, WF_LANE_COPY, transport, send, transport, receive, &transfer));
+    for (int64_t idle = 0; !done; idle++) {
+        TRY(wf_fabric_test(fabric, &transfer, &done));
+        wf_fabric_pause(fabric, idle);
+    }
+    return WF_OK;
+}
+
 static wf_status try_size(wf_fabric *fabric, bench *b, const wf_transport *transport, int32_t peer,
                           int64_t bytes) {
     wf_memory *const from = transport->kind == WF_TRANSPORT_WINDOW ? b->window : b->out;
@@ -57,27 +68,46 @@ static wf_status try_size(wf_fabric *fabric, bench *b, const wf_transport *trans
     TRY(put(fabric, from, b->host, bytes));
     const wf_message send = {.memory = from, .bytes = bytes, .peer = peer};
     const wf_message receive = {.memory = b->in, .bytes = bytes, .peer = peer};
-    wf_transfer *transfer = NULL;
-    bool done = false;
-    TRY(wf_transfer_start(fabric, WF_LANE_COPY, transport, &send, transport, &receive, &transfer));
-    for (int64_t idle = 0; !done; idle++) {
-        TRY(wf_fabric_test(fabric, &transfer, &done));
-        wf_fabric_pause(fabric, idle);
-    }
+    TRY(carry(fabric, transport, &send, &receive));
     TRY(wf_queue_read(fabric->device, WF_QUEUE_RECEIVE, b->in, 0, bytes, b->host, NULL));
     TRY(wf_queue_finish(fabric->device, WF_QUEUE_RECEIVE));
     return compare(b, bytes, peer, fabric->rank, transport->name);
 }
 
-static wf_status try_transport(wf_fabric *fabric, bench *b, const wf_transport *transport,
-                               int32_t peer) {
-    wf_status status;
-    TRY_GOTO(try_size(fabric, b, transport, peer, SMALL), give_up);
-    TRY_GOTO(try_size(fabric, b, transport, peer, b->bytes), give_up);
-    return WF_OK;
+/* The device reads the message where it lies, in the peer's window, then tells it so. */
+static wf_status read_found(wf_fabric *fabric, bench *b, const wf_found *found, int64_t bytes) {
+    if (!found->memory) return wf_fail(WF_ERR_FABRIC, "rank %d cannot read in the others' windows", fabric->rank);
+    TRY(wf_queue_copy(fabric->device, WF_QUEUE_RECEIVE, found->memory, found->offset_bytes, b->in, 0, bytes, NULL));
+    TRY(wf_queue_read(fabric->device, WF_QUEUE_RECEIVE, b->in, 0, bytes, b->host, NULL));
+    return wf_queue_finish(fabric->device, WF_QUEUE_RECEIVE);
+}
 
-give_up: /* the transport's fault, not the fabric's: it goes on without it */
-    fabric->peers[peer].why[transport->kind] = strdup(wf_last_error());
+static wf_status try_in_place(wf_fabric *fabric, bench *b, int32_t peer) {
+    const wf_transport *const window = &wf_transport_window;
+    const int64_t bytes = b->bytes;
+    wf_found found = {0};
+    const wf_message send = {.memory = b->window, .bytes = bytes, .peer = peer},
+                     receive = {.bytes = bytes, .peer = peer, .found = &found}, word = {.bytes = bytes, .peer = peer, .word = true};
+    fill_pattern(b->host, bytes, fabric->rank, peer);
+    TRY(put(fabric, b->window, b->host, bytes));
+    memset(b->host, 0xA5, (size_t)bytes);
+    TRY(put(fabric, b->in, b->host, bytes));
+    TRY(carry(fabric, window, &send, &receive));
+    const wf_status read = read_found(fabric, b, &found, bytes);
+    TRY(carry(fabric, window, &word, &word)); /* the peer waits for it, read or not */
+    TRY(read);
+    return compare(b, bytes, peer, fabric->rank, "window, in place");
+}
+
+static wf_status try_transport(wf_fabric *fabric, bench *b, const wf_transport *transport, int32_t peer) {
+    TRY(try_size(fabric, b, transport, peer, SMALL));
+    return try_size(fabric, b, transport, peer, b->bytes);
+}
+
+/* A failure is the transport's, not the fabric's: it goes on without it. */
+static wf_status forgive(wf_fabric *fabric, wf_status status, char **why_out) {
+    if (status == WF_OK) return WF_OK;
+    *why_out = strdup(wf_last_error());
     wf_fabric_abandon(fabric);
     fabric->failed = WF_OK;
     return status;
@@ -111,6 +141,25 @@ cancel_requests:;
     return status;
 }
 
+/* What both found: a failure of one is enough. */
+static wf_status agree_on_pair(wf_fabric *fabric, int32_t peer, wf_status mine, bool *passed_out) {
+    int32_t theirs = WF_OK;
+    TRY(compare_verdicts(fabric, peer, mine, &theirs));
+    *passed_out = mine == WF_OK && theirs == WF_OK;
+    return WF_OK;
+}
+
+static wf_status meet_over(wf_fabric *fabric, bench *b, const wf_transport *transport, int32_t peer, bool *passed_out) {
+    wf_peer *const p = &fabric->peers[peer];
+    const wf_status mine = forgive(fabric, try_transport(fabric, b, transport, peer), &p->why[transport->kind]);
+    TRY(agree_on_pair(fabric, peer, mine, passed_out));
+    if (transport->kind != WF_TRANSPORT_WINDOW || !*passed_out || !wf_window_direct(fabric, peer)) return WF_OK;
+    bool in_place = false;
+    TRY(agree_on_pair(fabric, peer, forgive(fabric, try_in_place(fabric, b, peer), &p->why_not_in_place), &in_place));
+    p->not_in_place = !in_place;
+    return WF_OK;
+}
+
 static wf_status meet(wf_fabric *fabric, bench *b, int32_t peer) {
     for (int kind = 0; kind < WF_TRANSPORTS; kind++) {
         const wf_transport *const transport = wf_transports[kind];
@@ -118,13 +167,12 @@ static wf_status meet(wf_fabric *fabric, bench *b, int32_t peer) {
         wf_verdict_code verdict = transport->ok(fabric, fabric->rank, peer);
         if (verdict == WF_PAIR_PASSED) {
             wf_activity before;
+            bool passed = false;
             wf_board_enter(fabric->board, transport->name, peer, 0, &before);
-            const wf_status mine = try_transport(fabric, b, transport, peer);
-            int32_t theirs = WF_OK;
-            const wf_status status = compare_verdicts(fabric, peer, mine, &theirs);
+            const wf_status status = meet_over(fabric, b, transport, peer, &passed);
             wf_board_set(fabric->board, &before);
             TRY(status);
-            if (mine != WF_OK || theirs != WF_OK) verdict = WF_PAIR_FAILED;
+            if (!passed) verdict = WF_PAIR_FAILED;
         }
         wf_fabric_set_verdict(fabric, peer, kind, verdict);
     }

@@ -22,6 +22,7 @@ wf_lane wf_channel_lane(wf_lane lane) {
 static double time_on_link(wf_fabric *fabric, const wf_half *half) {
     double *const free_s = &fabric->link_free_s[half->sends];
     const double now_s = wf_clock_s();
+    if (half->word) return now_s + fabric->link.latency_s;
     *free_s = (*free_s > now_s ? *free_s : now_s) + (double)half->bytes / fabric->link.bytes_per_s;
     return *free_s + fabric->link.latency_s;
 }
@@ -152,6 +153,8 @@ static wf_status start_half(wf_fabric *fabric, wf_half *half, bool sends, wf_lan
     half->memory = message->memory;
     half->offset = message->offset_bytes;
     half->bytes = message->bytes;
+    half->found = message->found;
+    half->word = message->word;
     half->since = fabric->clock_s;
     half->end = wf_fabric_end(fabric, half->peer, half->lane, transport->kind, sends);
     half->sequence = half->end->started++;
@@ -173,6 +176,22 @@ wf_status wf_transfer_start(wf_fabric *fabric, wf_lane lane, const wf_transport 
     return WF_OK;
 }
 
+/* Without memory of this rank's. */
+static wf_status check_lies(const wf_fabric *fabric, wf_transport_kind kind, const wf_message *message, const char *way) {
+    if (kind == WF_TRANSPORT_WINDOW && !message->memory && message->bytes > 0 && wf_fabric_in_place(fabric, message->peer)) return WF_OK;
+    return wf_fail(WF_ERR_ARGUMENT, "%s rank %d: %lld bytes that stay where they are, by %s", way, message->peer,
+                   (long long)message->bytes, wf_transport_name(kind));
+}
+
+static wf_status check_lengths(const wf_message *message, const char *way) {
+    if (message->memory && message->bytes >= 0 && message->offset_bytes >= 0 &&
+        message->offset_bytes <= wf_memory_bytes(message->memory) - message->bytes)
+        return WF_OK;
+    return wf_fail(WF_ERR_ARGUMENT, "%s rank %d: %lld bytes at %lld of a memory of %lld bytes", way, message->peer,
+                   (long long)message->bytes, (long long)message->offset_bytes,
+                   (long long)(message->memory ? wf_memory_bytes(message->memory) : 0));
+}
+
 static wf_status check_message(const wf_fabric *fabric, wf_transport_kind *kind,
                                const wf_message *message, const char *way) {
     if (!message || message->bytes == 0) return WF_OK;
@@ -180,18 +199,14 @@ static wf_status check_message(const wf_fabric *fabric, wf_transport_kind *kind,
     if (peer < 0 || peer >= fabric->ranks || peer == fabric->rank)
         return wf_fail(WF_ERR_ARGUMENT, "rank %d cannot %s rank %d (ranks: %d)", fabric->rank, way,
                        peer, fabric->ranks);
-    if (!message->memory || message->bytes < 0 || message->offset_bytes < 0 ||
-        message->offset_bytes > wf_memory_bytes(message->memory) - message->bytes)
-        return wf_fail(WF_ERR_ARGUMENT, "%s rank %d: %lld bytes at %lld of a memory of %lld bytes",
-                       way, peer, (long long)message->bytes, (long long)message->offset_bytes,
-                       (long long)(message->memory ? wf_memory_bytes(message->memory) : 0));
+    if (!message->found && !message->word) TRY(check_lengths(message, way));
     if (*kind == WF_TRANSPORT_NONE) *kind = fabric->peers[peer].chosen;
     if (*kind <= WF_TRANSPORT_NONE || *kind >= WF_TRANSPORTS)
         return wf_fail(WF_ERR_ARGUMENT, "there is no transport %d", (int)*kind);
     if (wf_fabric_verdict(fabric, fabric->rank, peer, *kind) != WF_PAIR_PASSED)
         return wf_fail(WF_ERR_FABRIC, "transport %s is not available between rank %d and rank %d",
                        wf_transports[*kind]->name, fabric->rank, peer);
-    return WF_OK;
+    return message->found || message->word ? check_lies(fabric, *kind, message, way) : WF_OK;
 }
 
 wf_status wf_fabric_start(wf_fabric *fabric, wf_lane lane, wf_transport_kind send_transport,
@@ -200,6 +215,7 @@ wf_status wf_fabric_start(wf_fabric *fabric, wf_lane lane, wf_transport_kind sen
     if (fabric->failed != WF_OK) return refuse(fabric);
     if ((int)lane < 0 || lane >= WF_LANES)
         return wf_fail(WF_ERR_ARGUMENT, "there is no lane %d", (int)lane);
+    if (send && send->found) return wf_fail(WF_ERR_ARGUMENT, "what is sent to rank %d lies with this rank", send->peer);
     TRY(check_message(fabric, &send_transport, send, "send to"));
     TRY(check_message(fabric, &receive_transport, receive, "receive from"));
     return wf_transfer_start(fabric, lane, wf_transports[send_transport], send,
@@ -209,7 +225,7 @@ wf_status wf_fabric_start(wf_fabric *fabric, wf_lane lane, wf_transport_kind sen
 /* ---- progress ---- */
 
 static void count(wf_fabric *fabric, const wf_half *half) {
-    if (!half->sends) return;
+    if (!half->sends || half->word) return;
     fabric->sent_bytes[half->transport->kind] += half->bytes;
     fabric->sent_messages[half->transport->kind]++;
 }

@@ -5,7 +5,10 @@
  *
  * Refreshing: the sender first reads its own bytes onto themselves. By the OpenCL specification
  * (clEnqueueReadBuffer, CL_MEM_USE_HOST_PTR) that is what makes the wrapped memory hold what
- * kernels wrote. A device that was seen to have no other memory to keep them in (wf_memory_direct) is spared the wait. */
+ * kernels wrote. A device that was seen to have no other memory to keep them in (wf_memory_direct) is spared the wait.
+ *
+ * In place: between two such devices a message need not be copied. The receiver hears where it lies, in a wrapping of the
+ * sender's piece for its own device, and says by a word, a message without bytes, when its kernels have read it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,6 +36,31 @@ static wf_status wrap(wf_fabric *fabric, int64_t bytes, const wf_share *share, w
     return wf_memory_wrap(fabric->device, share->piece[share->mine], bytes, out);
 }
 
+/* The others' pieces that kernels of this rank may read where they lie. */
+static wf_status wrap_theirs(wf_fabric *fabric, wf_window *window) {
+    const wf_members *const node = &fabric->node;
+    window->theirs = calloc((size_t)node->count, sizeof *window->theirs);
+    if (!window->theirs) return wf_fail(WF_ERR_MEMORY, "no memory for a window");
+    for (int32_t m = 0; m < node->count; m++) {
+        const int64_t bytes = window->share->bytes[m];
+        if (m == node->index || bytes == 0 || !wf_window_direct(fabric, fabric->node_ranks[m])) continue;
+        TRY(wf_memory_wrap(fabric->device, window->share->piece[m], bytes, &window->theirs[m]));
+    }
+    return WF_OK;
+}
+
+void wf_window_free(const wf_fabric *fabric, wf_window *window) {
+    for (int32_t m = 0; window->theirs && m < fabric->node.count; m++) wf_memory_destroy(window->theirs[m]);
+    wf_memory_destroy(window->memory);
+    wf_share_destroy(window->share);
+    free(window->theirs);
+    free(window);
+}
+
+bool wf_window_direct(const wf_fabric *fabric, int32_t peer) {
+    return fabric->peers[fabric->rank].direct && fabric->peers[peer].direct;
+}
+
 static wf_status may_have_window(const wf_fabric *fabric, int64_t bytes) {
     if (bytes < 0) return wf_fail(WF_ERR_ARGUMENT, "a window of %lld bytes", (long long)bytes);
     if (bytes > 0 && !fabric->device)
@@ -58,18 +86,16 @@ wf_status wf_fabric_window_create(wf_fabric *fabric, int64_t bytes, wf_memory **
         wf_share_create(fabric->boot, &fabric->node, fabric->timeout_s, bytes, 0, &window->share),
         free_window);
     status = wrap(fabric, bytes, window->share, &window->memory);
-    TRY_GOTO(agree_on_node(fabric, status), destroy_memory);
+    if (status == WF_OK) status = wrap_theirs(fabric, window);
+    TRY_GOTO(agree_on_node(fabric, status), free_window);
     window->id = fabric->windows_made++;
     window->next = fabric->windows;
     fabric->windows = window;
     *out = window->memory;
     return WF_OK;
 
-destroy_memory:
-    wf_memory_destroy(window->memory);
-    wf_share_destroy(window->share);
 free_window:
-    free(window);
+    if (window) wf_window_free(fabric, window);
     return status;
 }
 
@@ -79,9 +105,7 @@ static void remove_window(wf_fabric *fabric, const wf_window *gone) {
     wf_window *const window = *link;
     if (!window) return;
     *link = window->next;
-    wf_memory_destroy(window->memory);
-    wf_share_destroy(window->share);
-    free(window);
+    wf_window_free(fabric, window);
 }
 
 /* A rank that asked for 0 bytes has nothing to name the window by; the others tell it. Where they
@@ -127,7 +151,7 @@ static wf_status finished(wf_half *half, bool *done_out) {
 
 /* Starts to refresh; the halves of an end do so in order. */
 static wf_status start(wf_fabric *fabric, wf_half *half) {
-    if (!half->sends) return WF_OK;
+    if (!half->sends || half->word) return WF_OK;
     const wf_window *const window = wf_window_of(fabric, half->memory);
     if (!window)
         return wf_fail(WF_ERR_FABRIC,
@@ -147,7 +171,7 @@ static wf_status advance_send(wf_fabric *fabric, wf_half *half) {
     if (!current) return WF_OK;
     const wf_post post = {.bytes = half->bytes,
                           .offset = half->offset,
-                          .window = wf_window_of(fabric, half->memory)->id};
+                          .window = half->word ? -1 : wf_window_of(fabric, half->memory)->id};
     if (!wf_mail_announce(fabric, half, &post)) return WF_OK;
     TRY(wf_mail_match(fabric, half));
     const wf_mail *const mail = wf_half_mail(fabric, half);
@@ -159,18 +183,36 @@ static wf_status advance_send(wf_fabric *fabric, wf_half *half) {
     return WF_OK;
 }
 
+static const wf_post *post_of(const wf_fabric *fabric, const wf_half *half) {
+    return &wf_half_mail(fabric, half)->sent[half->sequence % WF_POSTS];
+}
+
+static wf_status find_window(const wf_fabric *fabric, const wf_half *half, const wf_window **out) {
+    const wf_post *const post = post_of(fabric, half);
+    *out = wf_window_by_id(fabric, post->window);
+    if (*out && post->offset >= 0 && post->offset <= (*out)->share->bytes[fabric->peers[half->peer].place] - half->bytes) return WF_OK;
+    return wf_fail(WF_ERR_FABRIC, "rank %d sends %lld bytes from %lld of its window %d, which rank %d has not mapped", half->peer,
+                   (long long)half->bytes, (long long)post->offset, post->window, fabric->rank);
+}
+
+/* No bytes move. */
+static wf_status look_in(wf_fabric *fabric, wf_half *half) {
+    if (half->found) {
+        const wf_window *window;
+        TRY(find_window(fabric, half, &window));
+        *half->found = (wf_found){window->theirs[fabric->peers[half->peer].place], post_of(fabric, half)->offset};
+    }
+    half->issued = half->bytes;
+    half->end->issuing++;
+    wf_half_moved(fabric, half, half->bytes);
+    return WF_OK;
+}
+
 /* By the host, a piece in each visit, or by the device at once. */
 static wf_status copy_in(wf_fabric *fabric, wf_half *half) {
-    const wf_post *const post = &wf_half_mail(fabric, half)->sent[half->sequence % WF_POSTS];
-    const wf_window *const window = wf_window_by_id(fabric, post->window);
-    const int32_t place = fabric->peers[half->peer].place;
-    if (!window || post->offset < 0 || post->offset > window->share->bytes[place] - half->bytes)
-        return wf_fail(
-            WF_ERR_FABRIC,
-            "rank %d sends %lld bytes from %lld of its window %d, which rank %d has not mapped",
-            half->peer, (long long)half->bytes, (long long)post->offset, post->window,
-            fabric->rank);
-    const char *const from = (const char *)window->share->piece[place] + post->offset;
+    const wf_window *window;
+    TRY(find_window(fabric, half, &window));
+    const char *const from = (const char *)window->share->piece[fabric->peers[half->peer].place] + post_of(fabric, half)->offset;
     char *const direct = wf_memory_direct(half->memory);
     if (direct) {
         const int64_t left = half->bytes - half->issued, bytes = left < DIRECT_BYTES ? left : DIRECT_BYTES;
@@ -191,7 +233,8 @@ static wf_status advance_receive(wf_fabric *fabric, wf_half *half) {
     if (!wf_mail_announce(fabric, half, &(wf_post){.bytes = half->bytes})) return WF_OK;
     TRY(wf_mail_match(fabric, half));
     if (!half->matched) return WF_OK;
-    if (half->issued < half->bytes && half->end->issuing == half->sequence) TRY(copy_in(fabric, half));
+    if (half->issued < half->bytes && half->end->issuing == half->sequence)
+        TRY(half->found || half->word ? look_in(fabric, half) : copy_in(fabric, half));
     bool arrived = false;
     if (half->event) TRY(finished(half, &arrived));
     if (arrived) wf_half_moved(fabric, half, half->bytes);

@@ -218,6 +218,11 @@ static wf_status advance_compute(wf_runner *r, bool *moved) {
 
 /* ---- exchanges ----------------------------------------------------------------------------------------------- */
 
+/* A message of which no byte moves: a word that it has been read, or one that is read where it lies. */
+static wf_message still(const wf_runner *r, const wf_view *view, int32_t peer, wf_found *found) {
+    return (wf_message){.bytes = wf_view_bytes(r->schedule, view), .peer = peer, .found = found, .word = !found};
+}
+
 static wf_status message(const wf_runner *r, const wf_instance *i, const wf_view *view, int32_t peer, wf_message *out) {
     if (!wf_view_contiguous(view))
         return wf_fail(WF_ERR_INTERNAL, "step %s exchanges a view with gaps", i->step->site);
@@ -231,20 +236,50 @@ static wf_status message(const wf_runner *r, const wf_instance *i, const wf_view
     return WF_OK;
 }
 
+/* Kernels read the buffer where the message lies. Several messages into one buffer come from one place, each from its part of it. */
+static wf_status take_found(wf_runner *r, const wf_lane_state *lane) {
+    const wf_step *const step = lane->active.step;
+    if (!r->schedule->exchanges[step->exchange].in_place) return WF_OK;
+    const wf_view *const view = &r->schedule->views[step->view + step->reads];
+    const wf_buffer *const buffer = &r->schedule->buffers[view->buffer];
+    const int64_t into = view->offset * wf_dtype_bytes((wf_dtype)buffer->dtype);
+    const wf_lent at = {lane->found.memory, lane->found.offset_bytes - into};
+    wf_lent *const known = &r->found[view->buffer];
+    if (into > 0 && (known->memory != at.memory || known->offset_bytes != at.offset_bytes))
+        return wf_fail(WF_ERR_INTERNAL, "what %s receives does not lie together", buffer->name);
+    *known = at;
+    return WF_OK;
+}
+
+/* Where something could lie that nobody has sent: kernels read as many bytes. */
+static wf_found anywhere(const wf_runner *r, const wf_view *view) {
+    const wf_schedule *const s = r->schedule;
+    const wf_buffer *const buffer = &s->buffers[view->buffer];
+    int32_t a = 0;
+    while (a < s->nallocations && (!r->memory[a] || wf_memory_bytes(r->memory[a]) < buffer->bytes)) a++;
+    return (wf_found){a < s->nallocations ? r->memory[a] : NULL, view->offset * wf_dtype_bytes((wf_dtype)buffer->dtype)};
+}
+
 static wf_status start(wf_runner *r, wf_lane_state *lane, const wf_instance *i) {
     const wf_exchange *const x = &r->schedule->exchanges[i->step->exchange];
     const wf_view *view = &r->schedule->views[i->step->view];
+    const bool word = x->kind == WF_RETURN;
     wf_message send = {.peer = -1}, receive = {.peer = -1};
     wf_transport_kind send_by = WF_TRANSPORT_NONE, receive_by = WF_TRANSPORT_NONE;
     if (x->to >= 0) {
-        TRY(message(r, i, view++, x->to, &send));
+        if (word) send = still(r, view++, x->to, NULL);
+        else TRY(message(r, i, view++, x->to, &send));
         send_by = x->transport ? (wf_transport_kind)x->transport : wf_fabric_transport(r->fabric, x->to);
     }
     if (x->from >= 0) {
-        TRY(message(r, i, view, x->from, &receive));
+        if (word || x->in_place) receive = still(r, view, x->from, word ? NULL : &lane->found);
+        else TRY(message(r, i, view, x->from, &receive));
         receive_by = x->receive_transport ? (wf_transport_kind)x->receive_transport : wf_fabric_transport(r->fabric, x->from);
     }
-    if (wf_fabric_is_cut(r->fabric)) send.bytes = receive.bytes = 0;
+    if (wf_fabric_is_cut(r->fabric)) {
+        send.bytes = receive.bytes = 0;
+        if (x->in_place) lane->found = anywhere(r, view);
+    }
     lane->record = wf_trace_start(r, i);
     wf_runner_at(r, i);
     TRY(wf_fabric_start(r->fabric, (wf_lane)i->step->lane, send_by, &send, receive_by, &receive, &lane->transfer));
@@ -260,6 +295,7 @@ static wf_status advance_lane(wf_runner *r, wf_lane_state *lane, bool *moved) {
             TRY(wf_runner_explain(r, &lane->active, wf_fabric_test(r->fabric, &lane->transfer, &done)));
             if (!done) return WF_OK;
             lane->transfer = NULL;
+            TRY(wf_runner_explain(r, &lane->active, take_found(r, lane)));
             lane->completed = lane->active.seq;
             wf_trace_end(r, lane->record, NULL);
             *moved = true;

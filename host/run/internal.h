@@ -35,6 +35,7 @@ typedef struct wf_lane_state {
     int32_t head, count;
     int64_t started, completed; /* sequence numbers, -1: none yet */
     wf_transfer *transfer;      /* exchanges: the one in flight */
+    wf_found found;             /* ... where its message lies, if it is read in place */
     wf_instance active;
     int64_t record;
 } wf_lane_state;
@@ -55,7 +56,8 @@ struct wf_runner {
     bool *owned;                /* created here: not the store's */
     wf_store *store;            /* whose slots `memory` and `lent` name */
     int64_t lendings;           /* of the store, when it was set */
-    const wf_lent **lent;       /* by buffer: instances that lie in the caller's memory; NULL: none */
+    const wf_lent **lent;       /* by buffer: instances that lie in the caller's memory, or another rank's; NULL: none */
+    wf_lent *found;             /* by buffer: where what is read in place lies, of WF_SPACE_PEER */
     wf_kernel **kernels;        /* by problem */
     int32_t *operands;          /* by problem: views that are operands; one more is the workspace */
     wf_cursor *cursor;

@@ -15,7 +15,8 @@
 static wf_status allocate_device(wf_runner *r) {
     const wf_schedule *const s = r->schedule;
     for (int32_t a = 0; a < s->nallocations; a++) {
-        if (r->memory[a] || s->allocations[a].space == WF_SPACE_WINDOW || s->allocations[a].owner != WF_OWNER_PLAN) continue;
+        if (r->memory[a] || s->allocations[a].space == WF_SPACE_WINDOW || s->allocations[a].space == WF_SPACE_PEER) continue;
+        if (s->allocations[a].owner != WF_OWNER_PLAN) continue;
         if (wf_store_keeps(&s->allocations[a])) continue; /* all of it is lent */
         if (s->allocations[a].space != WF_SPACE_DEVICE)
             return wf_fail(WF_ERR_UNSUPPORTED, "allocation %d of %lld bytes lies in space %s, which runs cannot use yet", a,
@@ -78,6 +79,7 @@ static void free_memory(wf_runner *r) {
     free(r->owned);
     free(r->base);
     free(r->lent);
+    free(r->found);
 }
 
 /* ---- kernels ------------------------------------------------------------------------------------------- */
@@ -100,10 +102,7 @@ static wf_status check_steps(const wf_runner *r) {
     for (int32_t i = 0; i < s->nsteps; i++) {
         const wf_step *const step = &s->steps[i];
         const int32_t views = step->reads + step->updates + step->writes;
-        if (step->kind == WF_STEP_EXCHANGE) {
-            if (s->exchanges[step->exchange].kind == WF_HOP) continue;
-            return wf_fail(WF_ERR_UNSUPPORTED, "step %s is a barrier, which runs do not use yet", step->site);
-        }
+        if (step->kind == WF_STEP_EXCHANGE) continue;
         if (step->problem < 0)
             return wf_fail(WF_ERR_ARGUMENT, "step %s has no kernel: this schedule is for planning only", step->site);
         const int32_t want = r->operands[step->problem] + (s->problems[step->problem].workspace_bytes > 0);
@@ -125,10 +124,13 @@ static wf_status local_tables(wf_runner *r) {
     r->owned = calloc((size_t)s->nallocations + 1, sizeof *r->owned);
     r->base = calloc((size_t)s->nallocations + 1, sizeof *r->base);
     r->lent = calloc((size_t)s->nbuffers + 1, sizeof *r->lent);
+    r->found = calloc((size_t)s->nbuffers + 1, sizeof *r->found);
     r->kernels = calloc((size_t)s->nproblems + 1, sizeof *r->kernels);
     r->operands = calloc((size_t)s->nproblems + 1, sizeof *r->operands);
-    if (!r->memory || !r->owned || !r->base || !r->lent || !r->kernels || !r->operands)
+    if (!r->memory || !r->owned || !r->base || !r->lent || !r->found || !r->kernels || !r->operands)
         return wf_fail(WF_ERR_MEMORY, "no host memory for a runner's tables");
+    for (int32_t b = 0; b < s->nbuffers; b++)
+        if (s->buffers[b].space == WF_SPACE_PEER) r->lent[b] = &r->found[b];
     return WF_OK;
 }
 

@@ -148,6 +148,11 @@ static void put_exchange(FILE *f, const wf_runner *r, const wf_step *step) {
     const wf_exchange *const x = &s->exchanges[step->exchange];
     const wf_view *v = &s->views[step->view];
     fprintf(f, ",\"collective\":\"%s\",\"hop\":%d", wf_collective_name((wf_collective)x->collective), x->hop);
+    if (x->kind == WF_RETURN) {
+        fprintf(f, ",\"returns\":true");
+        return;
+    }
+    if (x->in_place) fprintf(f, ",\"in_place\":true");
     if (x->to >= 0)
         fprintf(f, ",\"to\":%d,\"sent_bytes\":%" PRId64 ",\"sent_by\":\"%s\"", x->to, view_bytes(s, v++),
                 wf_transport_name(wf_fabric_transport(r->fabric, x->to)));
@@ -237,8 +242,10 @@ static void put_record(writer *w, const wf_runner *r, const wf_record *x) {
     }
     put_exchange(w->file, r, step);
     const double hidden_s = length_us > 0 ? busy_until(&w->busy, x->end_s) - busy_until(&w->busy, x->start_s) : 0;
-    w->exchanges_s += length_us > 0 ? 1e-6 * length_us : 0;
-    w->hidden_s += hidden_s;
+    if (step->lane != WF_LANE_RETURN) {
+        w->exchanges_s += length_us > 0 ? 1e-6 * length_us : 0;
+        w->hidden_s += hidden_s;
+    }
     fprintf(w->file, ",\"hidden_us\":%.3f}}", 1e6 * hidden_s);
     const wf_exchange *const e = &s->exchanges[step->exchange];
     const int lane = channel_lane(step->lane);

@@ -113,9 +113,9 @@ static wf_status start_some(traffic *t, wf_transport_kind kind) {
     if (s < 0 && r < 0) return WF_OK;
     const wf_lane lane = s >= 0 ? t->sent[s].lane : receiving(t->sent[r].lane);
     wf_message send = {0}, receive = {0};
-    if (s >= 0) send = (wf_message){t->out, t->sent[s].at, t->sent[s].bytes, t->sent[s].to};
+    if (s >= 0) send = (wf_message){.memory = t->out, .offset_bytes = t->sent[s].at, .bytes = t->sent[s].bytes, .peer = t->sent[s].to};
     if (r >= 0)
-        receive = (wf_message){t->in, t->received[r].at, t->received[r].bytes, t->received[r].from};
+        receive = (wf_message){.memory = t->in, .offset_bytes = t->received[r].at, .bytes = t->received[r].bytes, .peer = t->received[r].from};
     if (s >= 0) t->started_send[s] = true;
     if (r >= 0) t->started_receive[r] = true;
     t->remaining -= (s >= 0) + (r >= 0);
@@ -251,7 +251,8 @@ START_TEST(an_emulated_link_takes_its_time) {
     MPI_Barrier(MPI_COMM_WORLD);
     const double start_s = wf_clock_s();
     for (int i = 0; i < MESSAGES_EACH && world_rank < 2 && status == WF_OK; i++) {
-        const wf_message send = {out, 0, BYTES, 1 - world_rank}, receive = {in, i * BYTES, BYTES, 1 - world_rank};
+        const wf_message send = {.memory = out, .bytes = BYTES, .peer = 1 - world_rank},
+                         receive = {.memory = in, .offset_bytes = i * BYTES, .bytes = BYTES, .peer = 1 - world_rank};
         status = wf_fabric_start(fabric, WF_LANE_CP, kind, &send, kind, &receive, &transfer[i]);
     }
     for (int left = world_rank < 2 ? MESSAGES_EACH : 0; left > 0 && status == WF_OK; wf_fabric_pause(fabric, 100)) {
@@ -301,7 +302,7 @@ static int64_t burst_bytes(int i) {
 static wf_status start_burst(wf_fabric *fabric, wf_transport_kind kind, wf_memory *memory,
                              wf_transfer **transfers) {
     for (int i = 0, at = 0; i < BURST; at += (int)burst_bytes(i++)) {
-        const wf_message m = {memory, at, burst_bytes(i), 1 - world_rank};
+        const wf_message m = {.memory = memory, .offset_bytes = at, .bytes = burst_bytes(i), .peer = 1 - world_rank};
         const bool sends = world_rank == 0;
         TRY(wf_fabric_start(fabric, WF_LANE_DP, kind, sends ? &m : NULL, kind, sends ? NULL : &m,
                             &transfers[i]));

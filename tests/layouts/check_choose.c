@@ -6,6 +6,7 @@
 #include "layouts/build.h"
 #include "layouts/lower.h"
 #include "tests/layouts/models.h"
+#include "tests/layouts/near.h"
 
 static wf_schedule *lowered(const char *text, wf_mode mode) {
     const wf_model model = small_model(TEST_GPT2);
@@ -292,6 +293,91 @@ START_TEST(no_window_sends_slots) {
 }
 END_TEST
 
+/* ---- in place -------------------------------------------------------------------------------- */
+
+static bool same_views(const wf_schedule *s, int32_t a, int32_t b) {
+    return memcmp(&s->views[a], &s->views[b], sizeof s->views[a]) == 0;
+}
+
+/* Behind all that read what the hop at `at` receives, its views the other way round; the index of the step. */
+static int32_t return_of(const wf_schedule *s, const wf_segment *g, int32_t at) {
+    const wf_step *const hop = &s->steps[at];
+    const wf_exchange *const e = &s->exchanges[hop->exchange];
+    int32_t last = at, found = -1;
+    for (int32_t i = g->step; i < g->step + g->steps; i++) {
+        const wf_step *const step = &s->steps[i];
+        if (step->kind == WF_STEP_KERNEL)
+            for (int v = 0; v < step->reads && e->in_place; v++)
+                if (s->views[step->view + v].buffer == s->views[hop->view + hop->reads].buffer) last = i;
+        if (step->lane != WF_LANE_RETURN) continue;
+        const wf_exchange *const word = &s->exchanges[step->exchange];
+        const bool reads = e->in_place && step->reads && same_views(s, step->view, hop->view + hop->reads);
+        const bool back = hop->reads && step->writes && same_views(s, step->view + step->reads, hop->view);
+        if (!reads && !back) continue;
+        ck_assert(word->kind == WF_RETURN && word->transport == WF_TRANSPORT_WINDOW && found < 0);
+        ck_assert(!reads || word->to == e->from);
+        ck_assert(!back || word->from == e->to);
+        found = i;
+    }
+    ck_assert(found < 0 || found > last);
+    return found;
+}
+
+START_TEST(sums_read_their_parts_where_they_lie) {
+    static const char *const layouts[] = {"tp2.sp", "tp3", "tp4.sp.chunks2", "tp2.sp.cp2gather", "tp3.cp2ring", "cp4gather"};
+    int32_t rank = 0;
+    const wf_choices choices = near_choices(&rank);
+    wf_schedule *s = lowered(layouts[_i], WF_MODE_TRAIN);
+    ck_assert_msg(wf_choose(s, &choices) == WF_OK, "%s", wf_last_error());
+    int places = 0, returns = 0, copied = 0;
+    for (int32_t g = 0; g < s->nsegments; g++) {
+        int32_t before = -1;
+        for (int32_t i = s->segments[g].step; i < s->segments[g].step + s->segments[g].steps; i++) {
+            const wf_step *const step = &s->steps[i];
+            const wf_exchange *const e = step->kind == WF_STEP_EXCHANGE ? &s->exchanges[step->exchange] : NULL;
+            if (!e || e->kind == WF_RETURN) continue;
+            const bool sum = e->collective == WF_REDUCE_SCATTER && step->lane != WF_LANE_DP;
+            ck_assert(e->in_place == (sum && e->from >= 0 && near_in_place(&rank, e->from)));
+            const int32_t word = return_of(s, &s->segments[g], i);
+            ck_assert((word >= 0) == (e->in_place || (sum && e->to >= 0 && near_in_place(&rank, e->to))));
+            ck_assert(word < 0 || word > before);
+            if (word >= 0) before = word;
+            if (e->from >= 0) ck_assert((s->buffers[s->views[step->view + step->reads].buffer].space == WF_SPACE_PEER) == e->in_place);
+            places += e->in_place;
+            returns += word >= 0;
+            copied += sum && e->from >= 0 && !e->in_place;
+        }
+    }
+    ck_assert(places > 3 && returns >= places);
+    ck_assert(strcmp(layouts[_i], "tp4.sp.chunks2") || copied > 3); /* ranks 0 and 3 do not */
+    wf_bytes bytes;
+    ck_assert_int_eq(wf_place(s, &(wf_limits){0}), WF_OK);
+    wf_schedule_measure(s, &bytes);
+    ck_assert_int_eq(bytes.by_space[WF_SPACE_PEER], 0);
+    wf_schedule_destroy(s);
+}
+END_TEST
+
+/* What lands is sent on: nobody would tell its owner. */
+START_TEST(only_what_kernels_read_stays_in_place) {
+    wf_schedule *s;
+    int32_t rank = 0;
+    const wf_choices choices = near_choices(&rank);
+    const wf_rows shard[] = {{0, 2}, {2, 2}};
+    wf_view parts[2];
+    ck_assert_int_eq(wf_schedule_create(0, 2, &s), WF_OK);
+    const int32_t group = wf_build_group(s, 0, (const int32_t[]){0, 1}, 2);
+    wf_build_segment(s, "s");
+    const wf_view whole = wf_matrix(wf_build_scratch(s, "whole", WF_F32, 16), WF_AT_NONE, 0, 4, 4, 4);
+    wf_build_reduce_scatter(s, "sum", WF_LANE_TP, group, &whole, shard, parts);
+    wf_build_hop(s, "on", WF_LANE_TP, WF_SHIFT, group, 1, 1, &parts[1], -1, NULL);
+    wf_build_segment_end(s);
+    ck_assert_int_eq(wf_choose(s, &choices), WF_ERR_INTERNAL);
+    ck_assert_msg(strstr(wf_last_error(), "sum.landing") && strstr(wf_last_error(), "for kernels to read"), "%s", wf_last_error());
+    wf_schedule_destroy(s);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("choose");
     TCase *tests = tcase_create("choose");
@@ -303,6 +389,8 @@ int main(void) {
     tcase_add_test(tests, each_problem_is_asked_for_once);
     tcase_add_test(tests, what_a_window_sends_lies_in_it);
     tcase_add_test(tests, no_window_sends_slots);
+    tcase_add_loop_test(tests, sums_read_their_parts_where_they_lie, 0, 6);
+    tcase_add_test(tests, only_what_kernels_read_stays_in_place);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

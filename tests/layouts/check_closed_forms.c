@@ -9,6 +9,7 @@
 
 #include "layouts/lower.h"
 #include "tests/layouts/models.h"
+#include "tests/layouts/near.h"
 
 enum {
     LAYERS = UNEVEN_LAYERS,
@@ -47,7 +48,8 @@ static wf_schedule *schedule_of(const char *text, int r, wf_mode mode) {
     wf_schedule *s;
     ck_assert_msg(wf_layout_parse(text, &layout) == WF_OK, "%s", wf_last_error());
     ck_assert_msg(wf_lower(&model, &shape, &layout, r, mode, &s) == WF_OK, "%s", wf_last_error());
-    ck_assert_msg(wf_choose(s, NULL) == WF_OK, "%s", wf_last_error());
+    const wf_choices near = near_choices(&(int32_t){r});
+    ck_assert_msg(wf_choose(s, &near) == WF_OK, "%s", wf_last_error());
     ck_assert_msg(wf_place(s, &limits) == WF_OK, "%s", wf_last_error());
     return s;
 }

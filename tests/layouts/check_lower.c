@@ -8,6 +8,7 @@
 
 #include "layouts/lower.h"
 #include "tests/layouts/models.h"
+#include "tests/layouts/near.h"
 
 static wf_status lower(const wf_model *model, wf_shape shape, const char *text, int32_t rank,
                        wf_mode mode, wf_schedule **out) {
@@ -254,7 +255,7 @@ enum { LAYOUTS = sizeof layouts / sizeof *layouts, MOST_RANKS = 17 };
 START_TEST(every_layout_passes_check) {
     const wf_model model = small_model((test_form)(_i / LAYOUTS));
     const wf_limits limits = {.max_alloc_bytes = {0}};
-    for (int mode = 0; mode < WF_MODES; mode++) {
+    for (int mode = 0, distance = 0; mode < WF_MODES; mode += distance, distance = !distance) {
         wf_schedule *all[MOST_RANKS];
         wf_layout layout;
         wf_layout_parse(layouts[_i % LAYOUTS], &layout);
@@ -263,7 +264,8 @@ START_TEST(every_layout_passes_check) {
             ck_assert_msg(lower(&model, (wf_shape){.batch = 4, .sequence = 5}, layouts[_i % LAYOUTS], r, (wf_mode)mode, &all[r]) ==
                               WF_OK,
                           "%s", wf_last_error());
-            ck_assert_msg(wf_choose(all[r], NULL) == WF_OK, "%s", wf_last_error());
+            const wf_choices near = near_choices(&r);
+            ck_assert_msg(wf_choose(all[r], distance ? NULL : &near) == WF_OK, "%s", wf_last_error());
             ck_assert_msg(wf_place(all[r], &limits) == WF_OK, "%s", wf_last_error());
         }
         ck_assert_msg(wf_check((const wf_schedule *const *)all, ranks) == WF_OK, "%s: %s",

@@ -18,6 +18,7 @@ static const program programs[] = {
     {.name = "pipeline", .ranks = 4, .shape = {WF_1F1B, 4, 0, 2, MICROBATCHES}, .layers = LAYERS},
     {.name = "pipedream", .ranks = 4, .shape = {WF_PIPEDREAM, 4, 0, 1, MICROBATCHES}, .layers = LAYERS},
     {.name = "zero3", .ranks = 4, .layers = 7},
+    {.name = "in-place", .ranks = 4, .layers = 4},
     {.name = "experts", .ranks = 4, .layers = 3},
     {.name = "decode", .ranks = 2, .layers = 5},
 };

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "kernels/philox.h"
+#include "tests/layouts/near.h"
 
 struct trial trial = {.seed = 7};
 
@@ -16,7 +17,6 @@ struct trial trial = {.seed = 7};
 void open_world(world *w, const char *layout, wf_mode mode, bool fusion) {
     const wf_shape shape = {.batch = trial.batch, .sequence = trial.sequence, .documents = trial.documents != NULL};
     const wf_limits limits = {.max_alloc_bytes = {0}};
-    const wf_choices choices = {.no_fusion = !fusion};
     *w = (world){.mode = mode};
     ck_assert_msg(wf_layout_parse(layout, &w->layout) == WF_OK, "%s", wf_last_error());
     w->layout.order = (int32_t)trial.order;
@@ -25,7 +25,8 @@ void open_world(world *w, const char *layout, wf_mode mode, bool fusion) {
     for (int32_t r = 0; r < w->ranks; r++) {
         ck_assert_msg(wf_lower(&trial.model, &shape, &w->layout, r, mode, &w->schedules[r]) == WF_OK,
                       "%s", wf_last_error());
-        ck_assert_msg(wf_choose(w->schedules[r], &choices) == WF_OK, "%s", wf_last_error());
+        const wf_choices fused = near_choices(&r), plain = {.no_fusion = true};
+        ck_assert_msg(wf_choose(w->schedules[r], fusion ? &fused : &plain) == WF_OK, "%s", wf_last_error());
         ck_assert_msg(wf_place(w->schedules[r], &limits) == WF_OK, "%s", wf_last_error());
     }
     w->player = player_create((const wf_schedule *const *)w->schedules, w->ranks);

@@ -13,6 +13,7 @@ typedef struct message {
     int64_t elements;
     double *f;
     int32_t *i;
+    double *where; /* with the sender */
 } message;
 
 typedef struct lane {
@@ -25,6 +26,7 @@ typedef struct rank {
     const wf_schedule *schedule;
     double **f; /* per allocation */
     int32_t **i;
+    double **found; /* per buffer: where what is read in place begins */
     lane lanes[WF_LANES];
 } rank;
 
@@ -52,6 +54,7 @@ static void create_memory(rank *r) {
     const int32_t n = r->schedule->nallocations;
     r->f = calloc((size_t)n + 1, sizeof *r->f);
     r->i = calloc((size_t)n + 1, sizeof *r->i);
+    r->found = calloc((size_t)r->schedule->nbuffers + 1, sizeof *r->found);
     for (int32_t a = 0; a < n; a++) {
         const int64_t elements = r->schedule->allocations[a].bytes / 4;
         r->f[a] = malloc((size_t)(elements + 1) * sizeof *r->f[a]);
@@ -94,6 +97,7 @@ void player_destroy(player *p) {
         for (int l = 0; l < WF_LANES; l++) free(p->rank[r].lanes[l].instances);
         free(p->rank[r].f);
         free(p->rank[r].i);
+        free(p->rank[r].found);
     }
     free(p->rank);
     free(p->channel);
@@ -145,7 +149,9 @@ static void run_kernel(player *p, const rank *r, const wf_instance *instance) {
         const wf_view *view = &s->views[step->view + v];
         const wf_location at = wf_schedule_locate(s, view, instance->call);
         const int64_t element = at.offset_bytes / 4;
-        if (operands[v].dtype == WF_I32)
+        if (s->buffers[view->buffer].space == WF_SPACE_PEER && r->found[view->buffer])
+            tensors[v].data = r->found[view->buffer] + view->offset;
+        else if (operands[v].dtype == WF_I32)
             tensors[v].data = at.allocation < 0 ? nothing_i : r->i[at.allocation] + element;
         else
             tensors[v].data = at.allocation < 0 ? nothing_f : r->f[at.allocation] + element;
@@ -168,6 +174,7 @@ static void send_message(player *p, const rank *r, const wf_instance *instance, 
     message *m = calloc(1, sizeof *m),
             **end = channel(p, r->schedule->rank, to, (wf_lane)instance->step->lane);
     m->elements = wf_view_elements(view);
+    m->where = r->f[at.allocation] + at.offset_bytes / 4;
     m->f = malloc((size_t)m->elements * sizeof *m->f);
     m->i = malloc((size_t)m->elements * sizeof *m->i);
     memcpy(m->f, r->f[at.allocation] + at.offset_bytes / 4, (size_t)m->elements * sizeof *m->f);
@@ -187,7 +194,9 @@ static bool receive_message(player *p, const rank *r, const wf_instance *instanc
                  "rank %d, %s: %lld elements arrived, %lld were expected", r->schedule->rank,
                  instance->step->site, (long long)m->elements, (long long)wf_view_elements(view));
     const wf_location at = wf_schedule_locate(r->schedule, view, instance->call);
-    if (!p->sentence[0]) {
+    const wf_exchange *const e = &r->schedule->exchanges[instance->step->exchange];
+    if (e->in_place) r->found[view->buffer] = m->where - view->offset;
+    if (!p->sentence[0] && !e->in_place && e->kind == WF_HOP) {
         memcpy(r->f[at.allocation] + at.offset_bytes / 4, m->f, (size_t)m->elements * sizeof *m->f);
         memcpy(r->i[at.allocation] + at.offset_bytes / 4, m->i, (size_t)m->elements * sizeof *m->i);
     }

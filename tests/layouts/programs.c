@@ -1,5 +1,6 @@
 /* programs.c: see programs.h. Sizes are small and odd; what matters is who touches what, when. */
 #include "programs.h"
+#include "near.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -170,6 +171,7 @@ static wf_schedule *pipeline_rank(const program *q, int32_t rank) {
 
 typedef struct zero {
     wf_schedule *s;
+    bool in_place;
     int32_t group, shard, gathered, gradient, x;
     wf_rows rows[8];
 } zero;
@@ -201,17 +203,25 @@ static int32_t use_backward(const zero *z) {
     const wf_view partial = wf_matrix(scratch, WF_AT_NONE, 0, ROWS, COLUMNS, COLUMNS);
     wf_view parts[9];
     compute(z->s, "wgrad", 1, 1, 1, VIEWS(whole(z->gathered, WF_AT_WEIGHTS), whole(z->x, WF_AT_NONE), partial));
-    wf_build_reduce_scatter(z->s, "dw.scatter", WF_LANE_DP, z->group, &partial, z->rows, parts);
+    wf_build_reduce_scatter(z->s, "dw.scatter", z->in_place ? WF_LANE_TP : WF_LANE_DP, z->group, &partial, z->rows, parts);
     parts[n] = wf_vector(z->gradient, WF_AT_LAYER, 0, mine.count * COLUMNS);
     compute(z->s, "dw.reduce", n, 0, 1, parts);
     wf_build_segment_end(z->s);
     return segment;
 }
 
+/* As choose does it where all go over windows. */
+static void read_near(wf_schedule *s) {
+    const wf_choices choices = near_choices(&s->rank);
+    for (int32_t e = 0; e < s->nexchanges; e++) s->exchanges[e].transport = s->exchanges[e].receive_transport = WF_TRANSPORT_WINDOW;
+    wf_read_in_place(s, &choices);
+}
+
 static wf_schedule *zero_rank(const program *q, int32_t rank) {
     zero z;
     int32_t members[8];
     must(wf_schedule_create(rank, q->ranks, &z.s));
+    z.in_place = strcmp(q->name, "in-place") == 0;
     for (int32_t i = 0; i < q->ranks; i++) {
         const wf_range r = wf_shard(ROWS, q->ranks, i);
         members[i] = i;
@@ -233,6 +243,8 @@ static wf_schedule *zero_rank(const program *q, int32_t rank) {
     wf_build_pool_count(z.s, z.gathered, wf_gathered_program(z.s, gathers, uses, n, 2));
     free(gathers);
     free(uses);
+    must(wf_build_finish(z.s));
+    if (z.in_place) read_near(z.s);
     return finish(z.s);
 }
 
@@ -332,7 +344,7 @@ wf_schedule *program_rank(const program *q, int32_t rank) {
     static const struct {
         const char *name;
         wf_schedule *(*rank)(const program *, int32_t);
-    } kinds[] = {{"pipeline", pipeline_rank}, {"pipedream", pipeline_rank}, {"zero3", zero_rank},
+    } kinds[] = {{"pipeline", pipeline_rank}, {"pipedream", pipeline_rank}, {"zero3", zero_rank}, {"in-place", zero_rank},
                  {"experts", expert_rank},    {"decode", decode_rank}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (strcmp(q->name, kinds[i].name) == 0) return kinds[i].rank(q, rank);

@@ -20,7 +20,7 @@ typedef struct program {
     bool one_buffer;            /* a single x buffer: what is received reuses what is being sent */
 } program;
 
-/* "pipeline", "pipedream": by shape; "zero3", "experts", "decode": ranks and layers. */
+/* "pipeline", "pipedream": by shape; "zero3", "in-place" (the same, its partial sums read where they lie), "experts", "decode": ranks and layers. */
 wf_schedule *program_rank(const program *, int32_t rank);
 
 #define EXPERT_BOUND 6          /* most tokens from one rank to another */

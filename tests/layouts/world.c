@@ -45,6 +45,7 @@ static void collect(world_rank *r, const wf_schedule *s) {
     for (int l = 0; l < WF_LANES; l++) r->lane[l] = need(calloc((size_t)r->n + 1, sizeof(int32_t)));
     for (int32_t i = 0; i < r->n; i++) r->lane[r->instances[i].i.step->lane][r->lane_n[r->instances[i].i.step->lane]++] = i;
     r->memory = need(calloc((size_t)s->nallocations + 1, sizeof *r->memory));
+    r->found = need(calloc((size_t)s->nbuffers + 1, sizeof *r->found));
     for (int32_t a = 0; a < s->nallocations; a++) r->memory[a] = need(malloc((size_t)s->allocations[a].bytes));
 }
 
@@ -94,6 +95,7 @@ void world_destroy(world *w) {
         for (int32_t a = 0; a < w->rank[r].schedule->nallocations; a++) free(w->rank[r].memory[a]);
         for (int l = 0; l < WF_LANES; l++) free(w->rank[r].lane[l]);
         free(w->rank[r].memory);
+        free(w->rank[r].found);
         free(w->rank[r].instances);
     }
     free(w->rank);
@@ -154,14 +156,16 @@ typedef void visit(world *w, uint32_t *word, void *context);
 static void each_word(world *w, world_rank *r, const wf_view *v, const wf_call *call, visit *visit, void *context) {
     const extents e = extents_now(r, v);
     const wf_location at = wf_schedule_locate(r->schedule, v, call);
+    const bool found = r->schedule->buffers[v->buffer].space == WF_SPACE_PEER;
+    uint32_t *const first = found ? r->found[v->buffer] + v->offset : r->memory[at.allocation] + at.offset_bytes / 4;
     for (int64_t a = 0; a < e.n[0]; a++)
         for (int64_t b = 0; b < e.n[1]; b++)
             for (int64_t c = 0; c < e.n[2]; c++)
                 for (int64_t d = 0; d < e.n[3]; d++) {
                     const int64_t i[WF_DIMS] = {a, b, c, d};
-                    int64_t offset = at.offset_bytes / 4;
+                    int64_t offset = 0;
                     for (int k = 0; k < v->ndim; k++) offset += i[k] * v->stride[k];
-                    visit(w, r->memory[at.allocation] + offset, context);
+                    visit(w, first + offset, context);
                 }
 }
 
@@ -236,6 +240,10 @@ static void carry(world *w, int32_t from, const wf_instance *send, int32_t to, c
     world_rank *a = &w->rank[from], *b = &w->rank[to];
     const wf_view *source = &a->schedule->views[send->step->view];
     const wf_view *target = &b->schedule->views[receive->step->view + receive->step->reads];
+    const wf_exchange *e = &b->schedule->exchanges[receive->step->exchange];
+    const wf_location at = wf_schedule_locate(a->schedule, source, send->call);
+    if (e->in_place) b->found[target->buffer] = a->memory[at.allocation] + at.offset_bytes / 4 - target->offset;
+    if (e->in_place || e->kind == WF_RETURN) return;
     words message = {need(calloc((size_t)wf_view_elements(source) + 1, 4)), 0};
     each_word(w, a, source, send->call, pack_word, &message);
     message.at = 0;
@@ -323,7 +331,7 @@ static use use_of(const wf_schedule *s, const wf_instance *i, int v) {
     const wf_view *view = &s->views[i->step->view + v];
     const wf_buffer *b = &s->buffers[view->buffer];
     use u = {.call = i->call_index, .buffer = view->buffer, .instance = wf_view_instance(view, i->call),
-             .scratch = b->life == WF_SCRATCH, .write = v >= i->step->reads};
+             .scratch = b->life == WF_SCRATCH, .write = wf_step_writes(s, i->step, v)};
     const wf_location at = wf_buffer_locate(b, u.instance);
     wf_view_span(s, view, &u.first, &u.end);
     u.allocation = at.allocation;

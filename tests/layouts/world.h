@@ -28,6 +28,7 @@ typedef struct world_rank {
     int32_t *lane[WF_LANES];    /* instance by sequence number */
     int32_t lane_n[WF_LANES];
     uint32_t **memory;          /* per allocation, as words */
+    uint32_t **found;           /* per buffer: where what is read in place begins, in another rank's memory */
     int32_t value[WORLD_SOURCES]; /* run-time extents by source */
 } world_rank;
 
