@@ -100,7 +100,7 @@ static void hide(hiding *h, const wf_call *call, int32_t first) {
     bool named = false;
     for (int32_t j = first; j < segment->steps && !h->met; j++) {
         const wf_step *const step = &h->s->steps[segment->step + j];
-        if (step->lane == h->exchange->lane) continue;
+        if (step->lane == h->exchange->lane || step->lane == WF_LANE_RETURN) continue;
         h->met = depends(h->s, step, call, h->exchange, h->own);
         if (h->met || (h->own != call && (named || step->kind != WF_STEP_KERNEL))) continue;
         named = true;

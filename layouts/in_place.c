@@ -9,6 +9,8 @@
  *
  * Both ends decide by the same rule: every reduce-scatter between two ranks that read each other's windows, except of gradients that
  * are sent from slots, which no window holds. On both, the returns of a segment stand in the order of its hops. */
+#include <string.h>
+
 #include "layouts/build.h"
 #include "layouts/lower.h"
 
@@ -49,6 +51,17 @@ static int32_t last_reader(wf_schedule *s, const wf_segment *segment, int32_t bu
     return last;
 }
 
+/* The last hop of the same collective: nothing of what they send is written in between. */
+static int32_t last_of_collective(const wf_schedule *s, const wf_segment *segment, int32_t at) {
+    const char *const site = s->steps[segment->step + at].site;
+    int32_t last = at;
+    for (int32_t i = at + 1; i < segment->steps; i++) {
+        const wf_step *const step = &s->steps[segment->step + i];
+        if (step->kind == WF_STEP_EXCHANGE && strcmp(step->site, site) == 0) last = i;
+    }
+    return last;
+}
+
 /* The return of a hop: its views the other way round. */
 static void insert_return(wf_schedule *s, int32_t segment, int32_t at, const hop *h) {
     const wf_exchange *const e = h->exchange;
@@ -64,8 +77,8 @@ static void insert_return(wf_schedule *s, int32_t segment, int32_t at, const hop
     wf_build_insert(s, segment, at, &step, &word, views);
 }
 
-/* From the step on: where its return stands is where that of the hop before it does, or behind who reads last. The
- * returns behind it are inserted first, so that this place is still what it was. */
+/* From the step on: a return stands behind who reads last what the hop received, or, if it received nothing, behind the last hop;
+ * and behind the return of the hop before it. Those of later hops are inserted first, so that this place is still what it was. */
 static void return_from(wf_schedule *s, const wf_choices *choices, int32_t g, int32_t at, int32_t place) {
     hop h = {0};
     while (at < s->segments[g].steps && !wf_build_failed(s)) {
@@ -74,7 +87,8 @@ static void return_from(wf_schedule *s, const wf_choices *choices, int32_t g, in
         at++;
     }
     if (at >= s->segments[g].steps || wf_build_failed(s)) return;
-    const int32_t own = h.received ? last_reader(s, &s->segments[g], s->views[h.step->view + h.step->reads].buffer, at) : at;
+    const int32_t own = h.received ? last_reader(s, &s->segments[g], s->views[h.step->view + h.step->reads].buffer, at)
+                                   : last_of_collective(s, &s->segments[g], at);
     if (own > place) place = own;
     return_from(s, choices, g, at + 1, place);
     if (wf_build_failed(s)) return;

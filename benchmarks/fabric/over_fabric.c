@@ -217,8 +217,8 @@ wf_status over_fabric_create(wf_fabric *fabric, wf_opencl *device, wf_transport_
     over_fabric *const f = calloc(1, sizeof *f);
     TRY(wf_fabric_agree(fabric, f ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for a transport")));
     *f = (over_fabric){.fabric = fabric, .device = device, .kind = kind, .in_place = kind == WF_TRANSPORT_WINDOW};
-    for (int32_t r = 0; r < wf_fabric_ranks(fabric); r++)
-        if (r != wf_fabric_rank(fabric)) f->in_place = f->in_place && wf_fabric_in_place(fabric, r);
+    for (int32_t a = 0; a < wf_fabric_ranks(fabric); a++)
+        for (int32_t b = 0; b < a; b++) f->in_place = f->in_place && wf_fabric_in_place(fabric, a, b);
     *out = f;
     for (int a = 0; a < ARRAYS; a++)
         TRY(wf_fabric_agree(fabric, create_array(f, (array)a, a == WHOLE ? wf_fabric_ranks(fabric) * most : most)));

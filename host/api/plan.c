@@ -56,30 +56,25 @@ static wf_status check_ranks(const weft_plan *p) {
 typedef struct chooser {
     wf_defaults defaults;
     const wf_fabric *fabric;
+    int32_t rank; /* whose plan it is */
 } chooser;
 
 static wf_status choose_candidate(void *context, const wf_problem *problem, wf_candidate *out, int64_t *workspace_bytes_out) {
     return wf_defaults_candidate(&((chooser *)context)->defaults, problem, out, workspace_bytes_out);
 }
 
-/* Another rank's plan (weft_plan_check) has this rank among its peers: any pair stands for it. */
-static int32_t stand_in(const wf_fabric *fabric, int32_t peer) {
-    return peer != wf_fabric_rank(fabric) ? peer : peer ? 0 : wf_fabric_ranks(fabric) - 1;
-}
-
 static wf_transport_kind choose_transport(void *context, int32_t peer, bool slots) {
-    const wf_fabric *const fabric = ((chooser *)context)->fabric;
-    peer = stand_in(fabric, peer);
-    return slots ? wf_fabric_transport_outside(fabric, peer) : wf_fabric_transport(fabric, peer);
+    const chooser *const c = context;
+    return wf_fabric_between(c->fabric, c->rank, peer, slots);
 }
 
 static bool read_in_place(void *context, int32_t peer) {
-    const wf_fabric *const fabric = ((chooser *)context)->fabric;
-    return wf_fabric_in_place(fabric, stand_in(fabric, peer));
+    const chooser *const c = context;
+    return wf_fabric_in_place(c->fabric, c->rank, peer);
 }
 
 wf_status weft_plan_schedule(const weft_plan *p, int32_t rank, wf_schedule **out) {
-    chooser chooser = {.defaults.gemm = *p->gemm ? p->gemm : NULL};
+    chooser chooser = {.defaults.gemm = *p->gemm ? p->gemm : NULL, .rank = rank};
     wf_choices choices = {.candidate = choose_candidate, .context = &chooser};
     if (p->context) {
         chooser.defaults.opencl = p->context->opencl;

@@ -72,6 +72,8 @@ struct json_t *wf_cache_json(const wf_cache_info *);
 wf_status wf_memory_create(wf_opencl *, int64_t bytes, wf_memory **out);
 /* Wraps page-aligned host memory (CL_MEM_USE_HOST_PTR); borrowed until destroyed. */
 wf_status wf_memory_wrap(wf_opencl *, void *host, int64_t bytes, wf_memory **out);
+/* The same of memory that the process may only read, for kernels that only read. */
+wf_status wf_memory_wrap_to_read(wf_opencl *, void *host, int64_t bytes, wf_memory **out);
 void wf_memory_destroy(wf_memory *);
 int64_t wf_memory_bytes(const wf_memory *);
 /* The wrapped host pointer; NULL for device memory. */

@@ -43,13 +43,13 @@ static void CL_CALLBACK free_pages(cl_mem mem, void *pages) {
 
 /* ---- buffers ----------------------------------------------------------------------------------------------- */
 
-static wf_status create(wf_opencl *opencl, void *host, int64_t bytes, wf_memory **out) {
+static wf_status create(wf_opencl *opencl, cl_mem_flags access, void *host, int64_t bytes, wf_memory **out) {
     wf_memory *memory = calloc(1, sizeof *memory);
     if (!memory) return wf_fail(WF_ERR_MEMORY, "out of host memory for a buffer's handle");
     *memory = (wf_memory){.opencl = opencl, .bytes = bytes, .host = host, .direct = opencl->direct ? host : NULL};
     if (bytes > 0) {
         cl_int code = CL_SUCCESS;
-        const cl_mem_flags flags = CL_MEM_READ_WRITE | (host ? CL_MEM_USE_HOST_PTR : 0);
+        const cl_mem_flags flags = access | (host ? CL_MEM_USE_HOST_PTR : 0);
         memory->mem = WF_CL_NEW(&opencl->calls, code, clCreateBuffer, (opencl->context, flags, (size_t)bytes, host, &code));
         if (code == CL_INVALID_BUFFER_SIZE) code = CL_MEM_OBJECT_ALLOCATION_FAILURE;
         const wf_status status = wf_calls_status("clCreateBuffer", code);
@@ -73,11 +73,11 @@ wf_status wf_memory_create(wf_opencl *opencl, int64_t bytes, wf_memory **out) {
     if (bytes > device->available_bytes - opencl->owned_bytes)
         return wf_fail(WF_ERR_MEMORY, "%lld bytes more do not fit: %lld of %lld bytes of %s are taken", (long long)bytes,
                        (long long)opencl->owned_bytes, (long long)device->available_bytes, device->name);
-    if (!has_own_pages(opencl, bytes)) return create(opencl, NULL, bytes, out);
+    if (!has_own_pages(opencl, bytes)) return create(opencl, CL_MEM_READ_WRITE, NULL, bytes, out);
     wf_memory *memory = NULL;
     void *const pages = own_pages(bytes);
     if (!pages) return wf_fail(WF_ERR_MEMORY, "no host memory for a buffer of %lld bytes", (long long)bytes);
-    wf_status status = create(opencl, pages, bytes, &memory);
+    wf_status status = create(opencl, CL_MEM_READ_WRITE, pages, bytes, &memory);
     if (status == WF_OK) {
         memory->host = NULL; /* the driver's from now on */
         opencl->owned_bytes += bytes;
@@ -92,12 +92,20 @@ wf_status wf_memory_create(wf_opencl *opencl, int64_t bytes, wf_memory **out) {
     return WF_OK;
 }
 
-wf_status wf_memory_wrap(wf_opencl *opencl, void *host, int64_t bytes, wf_memory **out) {
+static wf_status wrap(wf_opencl *opencl, cl_mem_flags access, void *host, int64_t bytes, wf_memory **out) {
     if (bytes < 0 || (bytes > 0 && !host))
         return wf_fail(WF_ERR_ARGUMENT, "host memory of %lld bytes at %p cannot be wrapped", (long long)bytes, host);
     if ((uintptr_t)host % 4096 != 0)
         return wf_fail(WF_ERR_ARGUMENT, "host memory at %p is not aligned to a page and cannot be wrapped", host);
-    return create(opencl, host, bytes, out);
+    return create(opencl, access, host, bytes, out);
+}
+
+wf_status wf_memory_wrap(wf_opencl *opencl, void *host, int64_t bytes, wf_memory **out) {
+    return wrap(opencl, CL_MEM_READ_WRITE, host, bytes, out);
+}
+
+wf_status wf_memory_wrap_to_read(wf_opencl *opencl, void *host, int64_t bytes, wf_memory **out) {
+    return wrap(opencl, CL_MEM_READ_ONLY, host, bytes, out);
 }
 
 void wf_memory_destroy(wf_memory *memory) {
@@ -175,7 +183,7 @@ wf_status wf_memory_probe(wf_opencl *opencl) {
     if (!pages) return wf_fail(WF_ERR_MEMORY, "no host memory for a page");
     wf_status status;
     TRY_GOTO(wf_memory_wrap(opencl, pages, PAGE, &wrapped), destroy);
-    TRY_GOTO(create(opencl, NULL, PAGE, &other), destroy);
+    TRY_GOTO(create(opencl, CL_MEM_READ_WRITE, NULL, PAGE, &other), destroy);
     status = compare_views(opencl, wrapped, other, pages, &same);
     if (status != WF_OK) wf_queue_settle(opencl, WF_QUEUE_SEND);
 destroy:

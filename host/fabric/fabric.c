@@ -190,20 +190,20 @@ static const char *detail(const wf_fabric *fabric, int32_t rank, int32_t peer,
 }
 
 /* The enum goes from slow to fast. */
-static wf_transport_kind fastest(const wf_fabric *fabric, int32_t peer, wf_transport_kind kind) {
-    while (kind > WF_TRANSPORT_NONE &&
-           wf_fabric_verdict(fabric, fabric->rank, peer, kind) != WF_PAIR_PASSED)
-        kind--;
+static wf_transport_kind fastest(const wf_fabric *fabric, int32_t rank, int32_t peer, wf_transport_kind kind) {
+    while (kind > WF_TRANSPORT_NONE && wf_fabric_verdict(fabric, rank, peer, kind) != WF_PAIR_PASSED) kind--;
     return kind;
 }
 
-wf_transport_kind wf_fabric_transport_outside(const wf_fabric *fabric, int32_t peer) {
-    const wf_transport_kind chosen = wf_fabric_transport(fabric, peer);
-    return chosen == WF_TRANSPORT_WINDOW ? fastest(fabric, peer, WF_TRANSPORT_WINDOW - 1) : chosen;
+wf_transport_kind wf_fabric_between(const wf_fabric *fabric, int32_t rank, int32_t peer, bool outside) {
+    if (rank < 0 || peer < 0 || rank >= fabric->ranks || peer >= fabric->ranks || rank == peer) return WF_TRANSPORT_NONE;
+    const wf_transport_kind chosen = fabric->force ? fabric->force : fastest(fabric, rank, peer, WF_TRANSPORTS - 1);
+    return outside && chosen == WF_TRANSPORT_WINDOW ? fastest(fabric, rank, peer, WF_TRANSPORT_WINDOW - 1) : chosen;
 }
 
-bool wf_fabric_in_place(const wf_fabric *fabric, int32_t peer) {
-    return wf_fabric_transport(fabric, peer) == WF_TRANSPORT_WINDOW && wf_window_direct(fabric, peer) && !fabric->peers[peer].not_in_place;
+bool wf_fabric_in_place(const wf_fabric *fabric, int32_t rank, int32_t peer) {
+    return wf_fabric_between(fabric, rank, peer, false) == WF_TRANSPORT_WINDOW &&
+           wf_fabric_verdict(fabric, rank, peer, WF_VERDICT_IN_PLACE) == WF_PAIR_PASSED;
 }
 
 static wf_status refuse_pair(const wf_fabric *fabric, int32_t peer, wf_transport_kind kind) {
@@ -219,7 +219,7 @@ static wf_status refuse_pair(const wf_fabric *fabric, int32_t peer, wf_transport
 static wf_status choose(wf_fabric *fabric) {
     for (int32_t peer = 0; peer < fabric->ranks; peer++) {
         if (peer == fabric->rank) continue;
-        const wf_transport_kind kind = fabric->force ? fabric->force : fastest(fabric, peer, WF_TRANSPORTS - 1);
+        const wf_transport_kind kind = fabric->force ? fabric->force : fastest(fabric, fabric->rank, peer, WF_TRANSPORTS - 1);
         if (kind == WF_TRANSPORT_NONE) return refuse_pair(fabric, peer, WF_TRANSPORT_MPI);
         if (wf_fabric_verdict(fabric, fabric->rank, peer, kind) != WF_PAIR_PASSED)
             return refuse_pair(fabric, peer, kind);
@@ -235,7 +235,7 @@ static void print_pair(const wf_fabric *fabric, int32_t rank, int32_t peer, FILE
                 reasons[wf_fabric_verdict(fabric, rank, peer, kind)], why ? " (" : "", why ? why : "", why ? ")" : "");
         if (kind != WF_TRANSPORT_WINDOW || rank != fabric->rank) continue;
         if (fabric->peers[peer].why_not_in_place) fprintf(file, ", but not in place (%s)", fabric->peers[peer].why_not_in_place);
-        else if (wf_fabric_in_place(fabric, peer)) fprintf(file, ", in place");
+        else if (wf_fabric_in_place(fabric, rank, peer)) fprintf(file, ", in place");
     }
 }
 

@@ -95,11 +95,11 @@ void wf_fabric_destroy(wf_fabric *);
 int32_t wf_fabric_rank(const wf_fabric *);
 int32_t wf_fabric_ranks(const wf_fabric *);
 wf_transport_kind wf_fabric_transport(const wf_fabric *, int32_t peer);
-/* ... and for what lies in no window: the fastest but that one. */
-wf_transport_kind wf_fabric_transport_outside(const wf_fabric *, int32_t peer);
-/* May kernels of either of the two read the other's window where it lies? Both say the same: the window is their transport, both devices have
- * no memory but the host's, and the self-test has tried it. */
-bool wf_fabric_in_place(const wf_fabric *, int32_t peer);
+/* Between any two ranks, as both and all others know; outside: for what lies in no window, the fastest but that one. */
+wf_transport_kind wf_fabric_between(const wf_fabric *, int32_t rank, int32_t peer, bool outside);
+/* May kernels of either of the two read the other's window where it lies? All ranks say the same: the window is their
+ * transport, both devices have no memory but the host's, and the self-test has tried it. */
+bool wf_fabric_in_place(const wf_fabric *, int32_t rank, int32_t peer);
 /* Where this rank publishes what it does. Ranks of the node that wait for this one see it: who works
  * long on its own between two collective calls (a file is written) says so now and then, with
  * wf_board_enter, and is not taken for lost. */
@@ -138,7 +138,7 @@ typedef struct wf_transfer wf_transfer;
 wf_status wf_fabric_start(wf_fabric *, wf_lane, wf_transport_kind send_transport,
                           const wf_message *send, wf_transport_kind receive_transport,
                           const wf_message *receive, wf_transfer **out);
-/* Moves it on; frees it when done. sent_done: the sent bytes may be overwritten. A peer's message
+/* Moves it on; frees it when done: then what was sent may be overwritten, unless the peer reads it in place. A peer's message
  * of another length is WF_ERR_MISMATCH naming both. Past the deadline: WF_ERR_TIMEOUT naming the
  * peer. */
 wf_status wf_fabric_test(wf_fabric *, wf_transfer **transfer, bool *done);

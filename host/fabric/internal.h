@@ -77,6 +77,9 @@ void wf_members_tell(const wf_members *, int32_t rank, char *out, size_t out_byt
 typedef struct wf_transport wf_transport;
 typedef struct wf_half wf_half;
 
+/* Among a pair's verdicts, in the place of no transport: does each read the other's window right where it lies? */
+#define WF_VERDICT_IN_PLACE WF_TRANSPORT_NONE
+
 /* One direction of a channel over one transport; sequence numbers of messages. */
 typedef struct wf_end {
     int64_t started; /* given out at wf_fabric_start */
@@ -159,7 +162,7 @@ typedef struct wf_window { /* memory of WF_SPACE_WINDOW */
     int32_t id; /* the same on all ranks of the node */
     wf_share *share;
     wf_memory *memory; /* mine, NULL where I asked for 0 bytes */
-    wf_memory **theirs; /* [place] the others', for this rank's device, where they may be read in place; else NULL */
+    wf_memory **theirs; /* [place] the others', for this rank's device to read in place; NULL: that is not done */
 } wf_window;
 
 typedef struct wf_peer {
@@ -167,7 +170,6 @@ typedef struct wf_peer {
     int32_t place; /* position among this node's ranks; -1: another node */
     bool unified;  /* its device shares memory with its host */
     bool direct;   /* ... and has no other (wf_memory_direct): its window may be read in place */
-    bool not_in_place; /* but was not read right when that was tried, by it or by me */
     wf_transport_kind chosen;
     char *why[WF_TRANSPORTS], *why_not_in_place; /* sentence of a failed self-test, malloc'ed */
 } wf_peer;
@@ -180,7 +182,7 @@ struct wf_fabric {
     double timeout_s;
     int64_t chunk_bytes;
     wf_peer *peers;    /* [ranks], me included */
-    uint8_t *verdicts; /* [rank][peer][transport] wf_verdict_code, of all ranks */
+    uint8_t *verdicts; /* [rank][peer][transport, or WF_VERDICT_IN_PLACE] wf_verdict_code, of all ranks */
     wf_members everyone, node;
     int32_t *node_ranks; /* world ranks on my node, ascending */
     wf_share *outboxes;  /* NULL: no shared memory on this node */
@@ -221,7 +223,7 @@ const wf_window *wf_window_of(const wf_fabric *, const wf_memory *);
 const wf_window *wf_window_by_id(const wf_fabric *, int32_t id);
 /* This rank's part of it. */
 void wf_window_free(const wf_fabric *, wf_window *);
-/* Have both devices no memory but the host's? Then each has the other's windows wrapped. */
+/* Have both devices no memory but the host's? */
 bool wf_window_direct(const wf_fabric *, int32_t peer);
 /* After the outboxes are shared: shows this rank's board to the node, and the watchdog the others'.
  * Before they go: takes it back, and says that this rank has left. (boards.c) */

@@ -153,10 +153,11 @@ static wf_status meet_over(wf_fabric *fabric, bench *b, const wf_transport *tran
     wf_peer *const p = &fabric->peers[peer];
     const wf_status mine = forgive(fabric, try_transport(fabric, b, transport, peer), &p->why[transport->kind]);
     TRY(agree_on_pair(fabric, peer, mine, passed_out));
-    if (transport->kind != WF_TRANSPORT_WINDOW || !*passed_out || !wf_window_direct(fabric, peer)) return WF_OK;
+    if (transport->kind != WF_TRANSPORT_WINDOW) return WF_OK;
     bool in_place = false;
-    TRY(agree_on_pair(fabric, peer, forgive(fabric, try_in_place(fabric, b, peer), &p->why_not_in_place), &in_place));
-    p->not_in_place = !in_place;
+    if (*passed_out && wf_window_direct(fabric, peer))
+        TRY(agree_on_pair(fabric, peer, forgive(fabric, try_in_place(fabric, b, peer), &p->why_not_in_place), &in_place));
+    wf_fabric_set_verdict(fabric, peer, WF_VERDICT_IN_PLACE, in_place ? WF_PAIR_PASSED : WF_PAIR_FAILED);
     return WF_OK;
 }
 

@@ -18,11 +18,11 @@ wf_lane wf_channel_lane(wf_lane lane) {
                                        : lane;
 }
 
-/* Both sides have started: the emulated link takes the message up when it has carried those before. */
+/* Both sides have started: the emulated link takes the message up when it has carried those before. (Words are told between ranks
+ * that share memory alone: a link has none to carry.) */
 static double time_on_link(wf_fabric *fabric, const wf_half *half) {
     double *const free_s = &fabric->link_free_s[half->sends];
     const double now_s = wf_clock_s();
-    if (half->word) return now_s + fabric->link.latency_s;
     *free_s = (*free_s > now_s ? *free_s : now_s) + (double)half->bytes / fabric->link.bytes_per_s;
     return *free_s + fabric->link.latency_s;
 }
@@ -39,7 +39,7 @@ wf_status wf_half_match(wf_fabric *fabric, wf_half *half, int64_t their_bytes) {
                        from, (long long)sent, to, (long long)expected, wf_lane_name(half->lane),
                        (long long)half->sequence, half->transport->name);
     half->matched = true;
-    if (fabric->link.bytes_per_s > 0) half->due = time_on_link(fabric, half);
+    if (fabric->link.bytes_per_s > 0 && !half->word) half->due = time_on_link(fabric, half);
     wf_half_moved(fabric, half, 0);
     return WF_OK;
 }
@@ -178,7 +178,7 @@ wf_status wf_transfer_start(wf_fabric *fabric, wf_lane lane, const wf_transport 
 
 /* Without memory of this rank's. */
 static wf_status check_lies(const wf_fabric *fabric, wf_transport_kind kind, const wf_message *message, const char *way) {
-    if (kind == WF_TRANSPORT_WINDOW && !message->memory && message->bytes > 0 && wf_fabric_in_place(fabric, message->peer)) return WF_OK;
+    if (kind == WF_TRANSPORT_WINDOW && !message->memory && message->bytes > 0 && wf_fabric_in_place(fabric, fabric->rank, message->peer)) return WF_OK;
     return wf_fail(WF_ERR_ARGUMENT, "%s rank %d: %lld bytes that stay where they are, by %s", way, message->peer,
                    (long long)message->bytes, wf_transport_name(kind));
 }

@@ -1,7 +1,7 @@
 /* window.c: between ranks of a node whose devices share memory with their hosts. What is sent lies
  * in a window, which both have mapped: the sender says where, the receiver's device copies it once,
  * straight from there, and the count of completed messages tells the sender that its bytes are
- * free.
+ * free (or in place: that the receiver has heard where they are).
  *
  * Refreshing: the sender first reads its own bytes onto themselves. By the OpenCL specification
  * (clEnqueueReadBuffer, CL_MEM_USE_HOST_PTR) that is what makes the wrapped memory hold what
@@ -36,16 +36,21 @@ static wf_status wrap(wf_fabric *fabric, int64_t bytes, const wf_share *share, w
     return wf_memory_wrap(fabric->device, share->piece[share->mine], bytes, out);
 }
 
-/* The others' pieces that kernels of this rank may read where they lie. */
+/* The piece of another, where kernels of this rank read it: needed; or, while the self-test asks whether they may, wanted. */
+static wf_status wrap_piece(wf_fabric *fabric, const wf_share *share, int32_t place, wf_memory **out) {
+    const int32_t peer = fabric->node_ranks[place];
+    const bool asked = fabric->peers[peer].chosen == WF_TRANSPORT_NONE;
+    if (share->bytes[place] == 0 || !(asked ? wf_window_direct(fabric, peer) : wf_fabric_in_place(fabric, fabric->rank, peer))) return WF_OK;
+    const wf_status status = wf_memory_wrap_to_read(fabric->device, share->piece[place], share->bytes[place], out);
+    return asked ? WF_OK : status;
+}
+
 static wf_status wrap_theirs(wf_fabric *fabric, wf_window *window) {
     const wf_members *const node = &fabric->node;
     window->theirs = calloc((size_t)node->count, sizeof *window->theirs);
     if (!window->theirs) return wf_fail(WF_ERR_MEMORY, "no memory for a window");
-    for (int32_t m = 0; m < node->count; m++) {
-        const int64_t bytes = window->share->bytes[m];
-        if (m == node->index || bytes == 0 || !wf_window_direct(fabric, fabric->node_ranks[m])) continue;
-        TRY(wf_memory_wrap(fabric->device, window->share->piece[m], bytes, &window->theirs[m]));
-    }
+    for (int32_t m = 0; m < node->count; m++)
+        if (m != node->index) TRY(wrap_piece(fabric, window->share, m, &window->theirs[m]));
     return WF_OK;
 }
 

@@ -251,13 +251,15 @@ static wf_status take_found(wf_runner *r, const wf_lane_state *lane) {
     return WF_OK;
 }
 
-/* Where something could lie that nobody has sent: kernels read as many bytes. */
-static wf_found anywhere(const wf_runner *r, const wf_view *view) {
+/* Where a message could lie that nobody has sent: in this rank's memory, as many bytes, each hop's apart. */
+static wf_found anywhere(const wf_runner *r, const wf_view *view, int32_t hop) {
     const wf_schedule *const s = r->schedule;
     const wf_buffer *const buffer = &s->buffers[view->buffer];
     int32_t a = 0;
     while (a < s->nallocations && (!r->memory[a] || wf_memory_bytes(r->memory[a]) < buffer->bytes)) a++;
-    return (wf_found){a < s->nallocations ? r->memory[a] : NULL, view->offset * wf_dtype_bytes((wf_dtype)buffer->dtype)};
+    if (a == s->nallocations) return (wf_found){0};
+    const int64_t places = wf_memory_bytes(r->memory[a]) / buffer->stride; /* of a multiple of any alignment */
+    return (wf_found){r->memory[a], (places ? hop % places : 0) * buffer->stride + view->offset * wf_dtype_bytes((wf_dtype)buffer->dtype)};
 }
 
 static wf_status start(wf_runner *r, wf_lane_state *lane, const wf_instance *i) {
@@ -278,7 +280,7 @@ static wf_status start(wf_runner *r, wf_lane_state *lane, const wf_instance *i) 
     }
     if (wf_fabric_is_cut(r->fabric)) {
         send.bytes = receive.bytes = 0;
-        if (x->in_place) lane->found = anywhere(r, view);
+        if (x->in_place) lane->found = anywhere(r, view, x->hop);
     }
     lane->record = wf_trace_start(r, i);
     wf_runner_at(r, i);

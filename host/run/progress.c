@@ -23,7 +23,9 @@ static void operation_of(const wf_runner *r, const wf_step *step, wf_activity *a
     }
     const wf_exchange *const x = &r->schedule->exchanges[step->exchange];
     a->peer = x->from >= 0 ? x->from : x->to;
-    if (x->to >= 0 && x->from >= 0)
+    if (x->kind == WF_RETURN)
+        snprintf(a->operation, sizeof a->operation, "what was sent is read by %d", a->peer);
+    else if (x->to >= 0 && x->from >= 0)
         snprintf(a->operation, sizeof a->operation, "send to %d, receive from %d", x->to, x->from);
     else
         snprintf(a->operation, sizeof a->operation, "%s rank %d", x->to >= 0 ? "send to" : "receive from", a->peer);
@@ -37,13 +39,16 @@ void wf_runner_at(wf_runner *r, const wf_instance *i) {
     wf_board_set(wf_fabric_board(r->fabric), &a);
 }
 
+/* What is on its way, rather than what has not begun; a message, rather than the word that follows. */
 const wf_instance *wf_runner_blocked(const wf_runner *r) {
-    for (int l = WF_LANES - 1; l >= 0; l--) {
-        const wf_lane_state *const lane = &r->lane[l];
+    const wf_instance *next = NULL;
+    _Static_assert(WF_LANE_RETURN == WF_LANES - 1, "the last that is looked at");
+    for (int n = 1; n <= WF_LANES; n++) {
+        const wf_lane_state *const lane = &r->lane[n < WF_LANES ? WF_LANES - 1 - n : WF_LANE_RETURN];
         if (lane->transfer) return &lane->active;
-        if (lane->count) return &lane->ring[lane->head];
+        if (lane->count && !next) next = &lane->ring[lane->head];
     }
-    return NULL;
+    return next;
 }
 
 void wf_runner_waits(wf_runner *r) {

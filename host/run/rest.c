@@ -1,7 +1,7 @@
 /* rest.c: what the host does while nothing moves: it sleeps. On a machine whose device is its CPU, a host that polls in a
  * loop takes the core that computes, and one that sleeps for long makes everybody wait. The kernels that somebody waits for
- * wake it. A message does not: while one is on its way, the host sleeps for a sixteenth of the time that none of its bytes
- * has moved, so a wait of length T costs a few dozen polls, and ends at most T/16 late.
+ * wake it. A message does not: while one is on its way, the host sleeps, unless they do, for a sixteenth of the time that none of its
+ * bytes has moved, so a wait of length T costs a few dozen polls, and ends at most T/16 late.
  *
  * Who wakes beside a thread that computes without end waits for the rest of that one's time slice, some milliseconds, if
  * both have slices of the same length. Linux (from 6.12 on) lets a thread ask for shorter ones, and who has those is let in
@@ -11,7 +11,6 @@
 #endif
 #include <sched.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "host/run/internal.h"
@@ -68,11 +67,10 @@ void wf_runner_rest(wf_runner *r) {
     enum { LEAST_NS = 10000, MOST_NS = 1000000, MOST_UNTIL_WOKEN_NS = 5000000 };
     if (r->still_s == 0) return;
     const double begin = wf_clock_s(), want_ns = r->still_s * 1e9 / 16;
-    const struct timespec nap = {0, want_ns < LEAST_NS ? LEAST_NS : want_ns > MOST_NS ? MOST_NS : (long)want_ns};
+    const int64_t nap_ns = want_ns < LEAST_NS ? LEAST_NS : want_ns > MOST_NS ? MOST_NS : (int64_t)want_ns;
     attributes own;
     const bool shorter = wf_opencl_device(r->opencl)->type == WF_DEVICE_CPU && take_short_slices(&own);
-    if (waits_for_messages(r)) nanosleep(&nap, NULL);
-    else wf_opencl_sleep(r->opencl, &r->heard, MOST_UNTIL_WOKEN_NS);
+    wf_opencl_sleep(r->opencl, &r->heard, waits_for_messages(r) ? nap_ns : MOST_UNTIL_WOKEN_NS);
     if (shorter) give_back(&own);
     r->idle_s += wf_clock_s() - begin;
 }

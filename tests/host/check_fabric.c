@@ -135,7 +135,7 @@ START_TEST(the_fastest_transport_is_chosen) {
     for (int r = 0; r < world_ranks; r++)
         right =
             right && wf_fabric_transport(fabric, r) == (r == world_rank ? WF_TRANSPORT_NONE : best) &&
-            wf_fabric_transport_outside(fabric, r) == (r == world_rank ? WF_TRANSPORT_NONE : WF_TRANSPORT_STAGED);
+            wf_fabric_between(fabric, r, world_rank, true) == (r == world_rank ? WF_TRANSPORT_NONE : WF_TRANSPORT_STAGED);
     good(wf_fabric_describe(fabric, &text));
     verdict(right);
     verdict(world_ranks == 1 || strstr(text, "ranks 0 and 1:"));
@@ -159,6 +159,11 @@ START_TEST(between_nodes_there_is_only_mpi) {
         if (r != world_rank)
             right = right && (wf_fabric_transport(fabric, r) == WF_TRANSPORT_MPI) ==
                                  (r % 2 != world_rank % 2);
+    for (int a = 0; a < world_ranks; a++) /* all know of all */
+        for (int b = 0; b < world_ranks; b++) {
+            const wf_transport_kind want = a == b ? WF_TRANSPORT_NONE : a % 2 == b % 2 ? WF_TRANSPORT_WINDOW : WF_TRANSPORT_MPI;
+            right = right && wf_fabric_between(fabric, a, b, false) == want && wf_fabric_in_place(fabric, a, b) == (want == WF_TRANSPORT_WINDOW);
+        }
     verdict(right);
     char *text = NULL;
     good(wf_fabric_describe(fabric, &text));

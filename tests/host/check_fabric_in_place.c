@@ -63,7 +63,7 @@ START_TEST(what_is_read_in_place_stays_until_the_word) {
     wf_memory *const window = outgoing(fabric, WF_TRANSPORT_WINDOW, WORDS * 4), *const into = outgoing(fabric, WF_TRANSPORT_MPI, WORDS * 4);
     uint32_t *const host = malloc(WORDS * 4);
     int64_t bytes[WF_TRANSPORTS], messages[WF_TRANSPORTS];
-    for (int r = 0; r < world_ranks; r++) verdict(wf_fabric_in_place(fabric, r) == (r != world_rank));
+    for (int r = 0; r < world_ranks; r++) verdict(wf_fabric_in_place(fabric, r, world_rank) == (r != world_rank));
     wf_status status = WF_OK;
     for (int round = 0; round < ROUNDS && status == WF_OK; round++) status = turn(fabric, window, into, host, round);
     good(status);
@@ -88,7 +88,7 @@ START_TEST(only_the_windows_of_direct_devices_are_read) {
         wf_found found = {0};
         wf_transfer *transfer = NULL;
         const wf_message in_place = {.bytes = 64, .peer = peer, .found = &found}, word = {.bytes = 64, .peer = peer, .word = true};
-        verdict(!wf_fabric_in_place(fabric, peer));
+        verdict(!wf_fabric_in_place(fabric, world_rank, peer));
         verdict(wf_fabric_start(fabric, WF_LANE_TP, kind, NULL, kind, &in_place, &transfer) == WF_ERR_ARGUMENT && says("stay where they are"));
         verdict(wf_fabric_start(fabric, WF_LANE_TP, kind, &word, kind, NULL, &transfer) == WF_ERR_ARGUMENT && says("stay where they are"));
         wf_fabric_destroy(fabric);

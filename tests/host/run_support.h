@@ -39,7 +39,7 @@ static inline void call_of(wf_schedule *s, int32_t segment, int32_t microbatch) 
 }
 
 static inline wf_transport_kind transport_to(void *fabric, int32_t peer, bool slots) {
-    return slots ? wf_fabric_transport_outside(fabric, peer) : wf_fabric_transport(fabric, peer);
+    return wf_fabric_between(fabric, wf_fabric_rank(fabric), peer, slots);
 }
 
 static inline wf_status finish(wf_schedule *s, wf_fabric *fabric) {
