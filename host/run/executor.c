@@ -134,7 +134,7 @@ static bool ready(const wf_runner *r, const wf_instance *i) {
 
 /* ---- kernels ------------------------------------------------------------------------------------------------ */
 
-static void bind(const wf_runner *r, const wf_view *view, const wf_call *call, wf_bound_view *out) {
+void wf_runner_bind(const wf_runner *r, const wf_view *view, const wf_call *call, wf_bound_view *out) {
     const int64_t each = wf_dtype_bytes((wf_dtype)r->schedule->buffers[view->buffer].dtype);
     const wf_lent *const lent = r->lent[view->buffer] ? &r->lent[view->buffer][wf_view_instance(view, call)] : NULL;
     memcpy(out->stride, view->stride, sizeof out->stride);
@@ -154,7 +154,7 @@ static wf_status enqueue(wf_runner *r, const wf_instance *i, wf_event **event_ou
     const wf_step *const step = i->step;
     const int32_t operands = r->operands[step->problem], views = step->reads + step->updates + step->writes;
     wf_bound_view bound[WF_OPERANDS + 1];
-    for (int32_t v = 0; v < views; v++) bind(r, &s->views[step->view + v], i->call, &bound[v]);
+    for (int32_t v = 0; v < views; v++) wf_runner_bind(r, &s->views[step->view + v], i->call, &bound[v]);
     wf_run_number value[WF_RUN_VALUES];
     memcpy(value, args->value, sizeof value);
     value[WF_RUN_LAYER].u = i->call->layer > 0 ? (uint32_t)i->call->layer : 0;
@@ -218,78 +218,6 @@ static wf_status advance_compute(wf_runner *r, bool *moved) {
 
 /* ---- exchanges ----------------------------------------------------------------------------------------------- */
 
-/* A message of which no byte moves: a word that it has been read, or one that is read where it lies. */
-static wf_message still(const wf_runner *r, const wf_view *view, int32_t peer, wf_found *found) {
-    return (wf_message){.bytes = wf_view_bytes(r->schedule, view), .peer = peer, .found = found, .word = !found};
-}
-
-static wf_status message(const wf_runner *r, const wf_instance *i, const wf_view *view, int32_t peer, wf_message *out) {
-    if (!wf_view_contiguous(view))
-        return wf_fail(WF_ERR_INTERNAL, "step %s exchanges a view with gaps", i->step->site);
-    const int64_t each = wf_dtype_bytes((wf_dtype)r->schedule->buffers[view->buffer].dtype);
-    wf_bound_view at;
-    bind(r, view, i->call, &at);
-    out->memory = at.memory;
-    out->offset_bytes = at.offset * each;
-    out->bytes = wf_view_elements(view) * each;
-    out->peer = peer;
-    return WF_OK;
-}
-
-/* Kernels read the buffer where the message lies. Several messages into one buffer come from one place, each from its part of it. */
-static wf_status take_found(wf_runner *r, const wf_lane_state *lane) {
-    const wf_step *const step = lane->active.step;
-    if (!r->schedule->exchanges[step->exchange].in_place) return WF_OK;
-    const wf_view *const view = &r->schedule->views[step->view + step->reads];
-    const wf_buffer *const buffer = &r->schedule->buffers[view->buffer];
-    const int64_t into = view->offset * wf_dtype_bytes((wf_dtype)buffer->dtype);
-    const wf_lent at = {lane->found.memory, lane->found.offset_bytes - into};
-    wf_lent *const known = &r->found[view->buffer];
-    if (into > 0 && (known->memory != at.memory || known->offset_bytes != at.offset_bytes))
-        return wf_fail(WF_ERR_INTERNAL, "what %s receives does not lie together", buffer->name);
-    *known = at;
-    return WF_OK;
-}
-
-/* Where a message could lie that nobody has sent: in this rank's memory, as many bytes, each hop's apart. */
-static wf_found anywhere(const wf_runner *r, const wf_view *view, int32_t hop) {
-    const wf_schedule *const s = r->schedule;
-    const wf_buffer *const buffer = &s->buffers[view->buffer];
-    int32_t a = 0;
-    while (a < s->nallocations && (!r->memory[a] || wf_memory_bytes(r->memory[a]) < buffer->bytes)) a++;
-    if (a == s->nallocations) return (wf_found){0};
-    const int64_t places = wf_memory_bytes(r->memory[a]) / buffer->stride; /* of a multiple of any alignment */
-    return (wf_found){r->memory[a], (places ? hop % places : 0) * buffer->stride + view->offset * wf_dtype_bytes((wf_dtype)buffer->dtype)};
-}
-
-static wf_status start(wf_runner *r, wf_lane_state *lane, const wf_instance *i) {
-    const wf_exchange *const x = &r->schedule->exchanges[i->step->exchange];
-    const wf_view *view = &r->schedule->views[i->step->view];
-    const bool word = x->kind == WF_RETURN;
-    wf_message send = {.peer = -1}, receive = {.peer = -1};
-    wf_transport_kind send_by = WF_TRANSPORT_NONE, receive_by = WF_TRANSPORT_NONE;
-    if (x->to >= 0) {
-        if (word) send = still(r, view++, x->to, NULL);
-        else TRY(message(r, i, view++, x->to, &send));
-        send_by = x->transport ? (wf_transport_kind)x->transport : wf_fabric_transport(r->fabric, x->to);
-    }
-    if (x->from >= 0) {
-        if (word || x->in_place) receive = still(r, view, x->from, word ? NULL : &lane->found);
-        else TRY(message(r, i, view, x->from, &receive));
-        receive_by = x->receive_transport ? (wf_transport_kind)x->receive_transport : wf_fabric_transport(r->fabric, x->from);
-    }
-    if (wf_fabric_is_cut(r->fabric)) {
-        send.bytes = receive.bytes = 0;
-        if (x->in_place) lane->found = anywhere(r, view, x->hop);
-    }
-    lane->record = wf_trace_start(r, i);
-    wf_runner_at(r, i);
-    TRY(wf_fabric_start(r->fabric, (wf_lane)i->step->lane, send_by, &send, receive_by, &receive, &lane->transfer));
-    lane->active = *i;
-    lane->started = i->seq;
-    return WF_OK;
-}
-
 static wf_status advance_lane(wf_runner *r, wf_lane_state *lane, bool *moved) {
     for (;;) {
         if (lane->transfer) {
@@ -297,13 +225,13 @@ static wf_status advance_lane(wf_runner *r, wf_lane_state *lane, bool *moved) {
             TRY(wf_runner_explain(r, &lane->active, wf_fabric_test(r->fabric, &lane->transfer, &done)));
             if (!done) return WF_OK;
             lane->transfer = NULL;
-            TRY(wf_runner_explain(r, &lane->active, take_found(r, lane)));
+            TRY(wf_runner_explain(r, &lane->active, wf_exchange_finish(r, lane)));
             lane->completed = lane->active.seq;
             wf_trace_end(r, lane->record, NULL);
             *moved = true;
         }
         if (!lane->count || !ready(r, &lane->ring[lane->head])) return WF_OK;
-        TRY(wf_runner_explain(r, &lane->ring[lane->head], start(r, lane, &lane->ring[lane->head])));
+        TRY(wf_runner_explain(r, &lane->ring[lane->head], wf_exchange_start(r, lane, &lane->ring[lane->head])));
         pop(lane);
         *moved = true;
     }

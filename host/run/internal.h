@@ -92,6 +92,14 @@ struct wf_stash {
 wf_status wf_executor_create(wf_runner *);
 void wf_executor_destroy(wf_runner *);
 
+/* The memory of a view in this call. */
+void wf_runner_bind(const wf_runner *, const wf_view *, const wf_call *, wf_bound_view *out);
+
+/* exchange.c: hands the step's messages to the fabric; lane->transfer. When they are over: kernels read what is not copied where it
+ * lies (several messages into one buffer come from one place, each from its part of it). */
+wf_status wf_exchange_start(wf_runner *, wf_lane_state *lane, const wf_instance *);
+wf_status wf_exchange_finish(wf_runner *, const wf_lane_state *lane);
+
 /* store.c: the memory of this schedule's allocations of stored classes, by allocation (others are
  * left alone), and by buffer the instances that were lent. Creates what is missing, zeroed; checks
  * what exists. */

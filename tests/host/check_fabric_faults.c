@@ -9,15 +9,6 @@
 
 /* ---- faults ---- */
 
-static wf_status finish(wf_fabric *fabric, wf_transfer **transfer) {
-    bool done = false;
-    for (int64_t idle = 0; !done; idle++) {
-        TRY(wf_fabric_test(fabric, transfer, &done));
-        wf_fabric_pause(fabric, idle);
-    }
-    return WF_OK;
-}
-
 /* The third message of 0 -> 1 is longer than what is expected. */
 START_TEST(another_length_is_a_mismatch) {
     const wf_transport_kind kind = (wf_transport_kind)_i;

@@ -7,15 +7,6 @@
 
 enum { WORDS = 30001, ROUNDS = 20 };
 
-static wf_status finish(wf_fabric *fabric, wf_transfer **transfer) {
-    bool done = false;
-    for (int64_t idle = 0; !done; idle++) {
-        TRY(wf_fabric_test(fabric, transfer, &done));
-        wf_fabric_pause(fabric, idle);
-    }
-    return WF_OK;
-}
-
 static wf_status exchange(wf_fabric *fabric, wf_lane lane, const wf_message *send, const wf_message *receive) {
     wf_transfer *transfer = NULL;
     TRY(wf_fabric_start(fabric, lane, WF_TRANSPORT_WINDOW, send, WF_TRANSPORT_WINDOW, receive, &transfer));

@@ -109,6 +109,16 @@ static inline wf_fabric *open_impatient(wf_transport_kind force) {
     return fabric;
 }
 
+/* To its end. */
+static inline wf_status finish(wf_fabric *fabric, wf_transfer **transfer) {
+    bool done = false;
+    for (int64_t idle = 0; !done; idle++) {
+        TRY(wf_fabric_test(fabric, transfer, &done));
+        wf_fabric_pause(fabric, idle);
+    }
+    return WF_OK;
+}
+
 /* Memory that a transport sends from. */
 static inline wf_memory *outgoing(wf_fabric *fabric, wf_transport_kind kind, int64_t bytes) {
     wf_memory *memory = NULL;
