@@ -81,13 +81,13 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
     global const float *my_q = HEAD_4D(q, sample, head), *my_do = HEAD_4D(d_o, sample, head);
     global const float *my_k = HEAD_4D(k, sample, KV_HEAD(head));
     global const float *my_v = HEAD_4D(v, sample, KV_HEAD(head));
-    float my_lse[ITEM_ROWS], my_delta[ITEM_ROWS], factor[ITEM_ROWS], one[ITEM_ROWS];
+    global const float *my_lse = lse + lse_at + sample * lse_b + head * lse_h;
+    float my_delta[ITEM_ROWS], factor[ITEM_ROWS], one[ITEM_ROWS];
     float sum[CHUNKS][ITEM_ROWS][ITEM_DIMS];
     clear(sum);
 #pragma unroll
     for (int r = 0; r < ITEM_ROWS; r++) {
         const int i = row0 + team * ITEM_ROWS + r, inside = min(i, queries - 1);
-        my_lse[r] = lse[lse_at + sample * lse_b + head * lse_h + inside];
         my_delta[r] = delta[delta_at + sample * delta_b + head * delta_h + inside];
         factor[r] = scale;
         one[r] = 1.0f;
@@ -114,18 +114,22 @@ void attention_dq(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3D(lse)
 #endif
         tile_product(dp, a2, b, my_do, d_o_s, row0, queries, my_v, v_s, col0, keys, team, lane);
 #pragma unroll
-        for (int r = 0; r < ITEM_ROWS; r++)
+        for (int r = 0; r < ITEM_ROWS; r++) {
+            /* Not read once before the loop: Intel's CPU runtime (2026.2) then gives all rows of a group the last one's lse. */
+            const int row = team * ITEM_ROWS + r;
+            const float row_lse = my_lse[min(row0 + row, queries - 1)];
 #pragma unroll
             for (int c = 0; c < ITEM_COLS; c++) {
-                const int row = team * ITEM_ROWS + r, col = lane + LANES * c, j = col0 + col;
+                const int col = lane + LANES * c, j = col0 + col;
                 const bool seen = sees(row0 + row, j, low, high, keys) && IN_DOCUMENT(document[r], j);
-                const float p = seen ? exp(s[r][c] * scale - my_lse[r]) : 0.0f;
+                const float p = seen ? exp(s[r][c] * scale - row_lse) : 0.0f;
                 float g = dp[r][c];
 #if DROPOUT
                 g *= kept_factor(kept, TILE_COLS, row, col, keep_scale);
 #endif
                 weights[row * WEIGHT_PITCH + col] = seen ? p * (g - my_delta[r]) : 0.0f;
             }
+        }
         tile_weighted(sum, weights, b, my_k, k_s, col0, keys, team, lane);
     }
 #pragma unroll
