@@ -116,7 +116,7 @@ WEFT_API void weft_bootstrap_destroy(weft_bootstrap *);
 typedef enum weft_log_level { WEFT_LOG_WARNING = 1, WEFT_LOG_NOTE = 2 } weft_log_level;
 
 typedef struct weft_context_options {
-    const char *device;     /* index, "platform.device", or part of a name; NULL: WEFT_DEVICE, else the best */
+    const char *device;     /* index, "platform.device", or part of its or its platform's name; NULL: WEFT_DEVICE, else the best */
     const char *transport;  /* "mpi", "staged", "window" forces one; NULL: WEFT_TRANSPORT, else by self-test. Sums of layers'
                              * gradients over cp are sent from the parameters' memory, which no window holds: then by the
                              * next fastest */

@@ -8,7 +8,7 @@
 static const struct {
     const char *name, *option, *meaning;
 } variables[WF_ENVS] = {
-    [WF_ENV_DEVICE] = {"WEFT_DEVICE", "device", "device to use: an index, platform.device, or a part of its name"},
+    [WF_ENV_DEVICE] = {"WEFT_DEVICE", "device", "device to use: an index, platform.device, or a part of its name or its platform's"},
     [WF_ENV_TRANSPORT] = {"WEFT_TRANSPORT", "transport", "force a transport between ranks: window, staged or mpi"},
     [WF_ENV_TIMEOUT_S] = {"WEFT_TIMEOUT_S", "timeout_s", "deadline in seconds of every wait for another rank"},
     [WF_ENV_CACHE_DIR] = {"WEFT_CACHE_DIR", "cache_dir", "folder of the program cache; must belong to its user alone"},

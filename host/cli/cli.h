@@ -90,7 +90,7 @@ typedef struct context_arguments {
 } context_arguments;
 #define CONTEXT_OPTIONS(a)                                                                         \
     {"ranks", OPTION_INTEGER, "N", "start N ranks under mpirun (default: what the layout needs)", &(a).ranks, 1, 4096}, \
-    {"device", OPTION_TEXT, "NAME", "device by index, platform.device or part of its name", &(a).device, 0, 0}, \
+    {"device", OPTION_TEXT, "NAME", "device by index, platform.device or part of its or its platform's name", &(a).device, 0, 0}, \
     {"transport", OPTION_TEXT, "NAME", "force mpi, staged or window instead of the self-test's choice", &(a).transport, 0, 0}, \
     {"timeout", OPTION_REAL, "S", "deadline of every wait in seconds", &(a).timeout_s, 0.1, 1e6}
 

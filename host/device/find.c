@@ -216,14 +216,14 @@ static bool contains_ignoring_case(const char *text, const char *part) {
     return false;
 }
 
-/* Does a wish name this device? "2", "1.0", or a part of its name. */
+/* Does a wish name this device? "2", "1.0", or a part of its name or its platform's: two drivers may drive one processor. */
 static bool wished(const wf_found *found, int32_t index, const char *wish) {
     char flat[16], dotted[32];
     snprintf(flat, sizeof flat, "%d", (int)index);
     snprintf(dotted, sizeof dotted, "%d.%d", (int)found->platform_index, (int)found->device_index);
     if (strcmp(wish, flat) == 0 || strcmp(wish, dotted) == 0) return true;
     const bool is_index = strspn(wish, "0123456789.") == strlen(wish) && strlen(wish) < 4; /* "3090" is a name's part */
-    return !is_index && contains_ignoring_case(found->device.name, wish);
+    return !is_index && (contains_ignoring_case(found->device.name, wish) || contains_ignoring_case(found->device.platform, wish));
 }
 
 static int32_t any_of_type(const wf_found *found, int32_t count, wf_device_type type) {

@@ -395,6 +395,7 @@ END_TEST
 static wf_found found_named(int32_t platform, int32_t index, const char *name, wf_device_type type) {
     wf_found found = {.platform_index = platform, .device_index = index};
     snprintf(found.device.name, sizeof found.device.name, "%s", name);
+    snprintf(found.device.platform, sizeof found.device.platform, "Platform %d of many", platform);
     found.device.type = type;
     return found;
 }
@@ -407,7 +408,8 @@ START_TEST(devices_are_chosen_by_wish_and_shared_out) {
         int rank, ranks, index, sharer, sharers;
     } cases[] = {
         {NULL, 0, 1, 1, 0, 1}, {NULL, 1, 2, 2, 0, 1}, {NULL, 2, 3, 1, 1, 2}, {NULL, 1, 3, 2, 0, 1}, {"0", 1, 2, 0, 1, 2},
-        {"1.1", 0, 1, 2, 0, 1}, {"cpu", 3, 4, 0, 3, 4},   {"BIG", 3, 5, 2, 1, 2},   {"BIG", 4, 5, 1, 2, 3},   {"3090", 1, 2, 2, 1, 2}};
+        {"1.1", 0, 1, 2, 0, 1}, {"cpu", 3, 4, 0, 3, 4},   {"BIG", 3, 5, 2, 1, 2},   {"BIG", 4, 5, 1, 2, 3},   {"3090", 1, 2, 2, 1, 2},
+        {"platform 1", 1, 2, 2, 0, 1}, {"platform 0", 1, 2, 0, 1, 2}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int32_t index = -1, sharer = -1, sharers = -1;
         ck_ok(wf_find_choose(found, 3, cases[i].wish, cases[i].rank, cases[i].ranks, &index, &sharer, &sharers));
