@@ -20,6 +20,14 @@ static wf_status message(const wf_runner *r, const wf_instance *i, const wf_view
     return WF_OK;
 }
 
+wf_transport_kind wf_exchange_sends_by(const wf_runner *r, const wf_exchange *x) {
+    return x->transport ? (wf_transport_kind)x->transport : wf_fabric_transport(r->fabric, x->to);
+}
+
+wf_transport_kind wf_exchange_receives_by(const wf_runner *r, const wf_exchange *x) {
+    return x->receive_transport ? (wf_transport_kind)x->receive_transport : wf_fabric_transport(r->fabric, x->from);
+}
+
 /* Where a message could lie that nobody has sent: in this rank's memory, as many bytes, each hop's apart. */
 static wf_found anywhere(const wf_runner *r, const wf_view *view, int32_t hop) {
     const wf_schedule *const s = r->schedule;
@@ -40,12 +48,12 @@ wf_status wf_exchange_start(wf_runner *r, wf_lane_state *lane, const wf_instance
     if (x->to >= 0) {
         if (word) send = still(r, view++, x->to, NULL);
         else TRY(message(r, i, view++, x->to, &send));
-        send_by = x->transport ? (wf_transport_kind)x->transport : wf_fabric_transport(r->fabric, x->to);
+        send_by = wf_exchange_sends_by(r, x);
     }
     if (x->from >= 0) {
         if (word || x->in_place) receive = still(r, view, x->from, word ? NULL : &lane->found);
         else TRY(message(r, i, view, x->from, &receive));
-        receive_by = x->receive_transport ? (wf_transport_kind)x->receive_transport : wf_fabric_transport(r->fabric, x->from);
+        receive_by = wf_exchange_receives_by(r, x);
     }
     if (wf_fabric_is_cut(r->fabric)) {
         send.bytes = receive.bytes = 0;

@@ -99,6 +99,9 @@ void wf_runner_bind(const wf_runner *, const wf_view *, const wf_call *, wf_boun
  * lies (several messages into one buffer come from one place, each from its part of it). */
 wf_status wf_exchange_start(wf_runner *, wf_lane_state *lane, const wf_instance *);
 wf_status wf_exchange_finish(wf_runner *, const wf_lane_state *lane);
+/* As choose wrote it, else as the fabric has it. */
+wf_transport_kind wf_exchange_sends_by(const wf_runner *, const wf_exchange *);
+wf_transport_kind wf_exchange_receives_by(const wf_runner *, const wf_exchange *);
 
 /* store.c: the memory of this schedule's allocations of stored classes, by allocation (others are
  * left alone), and by buffer the instances that were lent. Creates what is missing, zeroed; checks

@@ -155,10 +155,10 @@ static void put_exchange(FILE *f, const wf_runner *r, const wf_step *step) {
     if (x->in_place) fprintf(f, ",\"in_place\":true");
     if (x->to >= 0)
         fprintf(f, ",\"to\":%d,\"sent_bytes\":%" PRId64 ",\"sent_by\":\"%s\"", x->to, view_bytes(s, v++),
-                wf_transport_name(wf_fabric_transport(r->fabric, x->to)));
+                wf_transport_name(wf_exchange_sends_by(r, x)));
     if (x->from >= 0)
         fprintf(f, ",\"from\":%d,\"received_bytes\":%" PRId64 ",\"received_by\":\"%s\"", x->from, view_bytes(s, v),
-                wf_transport_name(wf_fabric_transport(r->fabric, x->from)));
+                wf_transport_name(wf_exchange_receives_by(r, x)));
 }
 
 /* Both ends of a pipeline's channel stand on lanes of different names. */

@@ -32,6 +32,8 @@ def main():
     # A plan without ranks knows no windows, so no words that what was read in one is read.
     events = [e for e in all_events if e["ph"] == "X" and not e["args"].get("returns")]
     tid_of = {e["args"]["name"]: e["tid"] for e in all_events if e["name"] == "thread_name"}
+    slots = [e["args"] for e in events if e["tid"] == tid_of.get("dp")]  # no window holds what these are sent from
+    assert all("window" not in (a.get("sent_by"), a.get("received_by")) for a in slots), "the trace names a transport that was not used"
     calls = {}
     for e in events:
         calls.setdefault((e["args"]["segment"], e["args"]["layer"], e["args"]["microbatch"]), []).append(e)
