@@ -10,7 +10,9 @@
  * elements of dQ at 1.18 of this bound once in some hundred draws, 0.6 in the others). Few may be those
  * that matter of a large tensor too: under a causal mask the first keys' dV are sums of the most products (seen: 1.01
  * of 1184 elements). So where fewer than 1024 elements have at least half the largest sum of absolute values, |P| |V|
- * for O, and the like, that sum is the magnitude; elsewhere it is the reference's own.
+ * for O, and the like, that sum is the magnitude; elsewhere it is the reference's own. A weight is exp of a score:
+ * what the score was rounded by is the weight's relative error, so a term counts 1 + scale |q||k| times there
+ * (seen: two pairs' dV at 1.04, both weights 1).
  *
  * ACCUMULATE: the tensors hold the results. What was there before is what the result of these keys alone, in f64, leaves of
  * them: to the unfused computation it is one more key of a row, or one more term of a gradient's sum. */
@@ -63,7 +65,7 @@ static float at(const wf_tensor *x, int64_t position, int64_t sample, int64_t he
     return (float)*wf_attention_at(x, position, sample, head, e);
 }
 
-/* absolute_out: the sum of absolute values; may be NULL. */
+/* absolute_out: the sum of absolute values. */
 static float dot(const wf_attention *a, const wf_tensor *x, const wf_tensor *y, int64_t sample,
                  int64_t head, int64_t query, int64_t key, float *absolute_out) {
     float sum = 0, absolute = 0;
@@ -72,13 +74,17 @@ static float dot(const wf_attention *a, const wf_tensor *x, const wf_tensor *y, 
         sum += product;
         absolute += fabsf(product);
     }
-    if (absolute_out) *absolute_out = absolute;
+    *absolute_out = absolute;
     return sum;
 }
 
+/* high: the sum of its products' absolute values. */
 static float score(const wf_attention *a, const wf_tensor *t, int64_t sample, int64_t head,
-                   int64_t i, int64_t j) {
-    return dot(a, &t[0], &t[1], sample, head, i, j, NULL) * (float)(1 / sqrt((double)a->d));
+                   int64_t i, int64_t j, float *high) {
+    const float scale = (float)(1 / sqrt((double)a->d));
+    const float sum = dot(a, &t[0], &t[1], sample, head, i, j, high);
+    *high *= scale;
+    return sum * scale;
 }
 
 /* Dense, of the extents that an operand has. */
@@ -120,8 +126,8 @@ static double weight_before(const alone *own, const wf_tensor *lse, int64_t samp
 }
 
 static void forward_row(const wf_attention *a, const wf_tensor *t, const alone *own, const wf_run_number *run,
-                        int64_t sample, int64_t head, int64_t i, float *p, spread *o,
-                        spread *lse) {
+                        int64_t sample, int64_t head, int64_t i, float *p, float *score_high,
+                        spread *o, spread *lse) {
     const wf_keys keys = wf_attention_keys(a, t, sample, i);
     const wf_tensor *result_lse = &t[a->output + 1];
     if (keys.first >= keys.end) return;
@@ -130,7 +136,7 @@ static void forward_row(const wf_attention *a, const wf_tensor *t, const alone *
     const float score_before = before > 0 ? (float)(reference + log(before)) : -INFINITY;
     float largest = score_before, high = 0;
     for (int64_t j = keys.first; j < keys.end; j++) {
-        p[j] = score(a, t, sample, head, i, j);
+        p[j] = score(a, t, sample, head, i, j, &score_high[j]);
         largest = fmaxf(largest, p[j]);
         high = fmaxf(high, fabsf(p[j]));
     }
@@ -148,7 +154,7 @@ static void forward_row(const wf_attention *a, const wf_tensor *t, const alone *
         for (int64_t j = keys.first; j < keys.end; j++) {
             const float value = at(&t[2], j, sample, wf_attention_kv_head(a, head), e);
             sum += p[j] * value;
-            absolute += fabs((double)p[j] * value);
+            absolute += fabs((double)p[j] * value) * (1 + (double)score_high[j]);
         }
         widen(o, (double)sum, result, absolute);
     }
@@ -160,13 +166,14 @@ void wf_attention_bound(const wf_problem *problem, const wf_tensor *t, const wf_
     const wf_attention a = wf_attention_sizes(problem);
     const bool of_o = operand == a.output;
     spread o = {.absolute = of_o ? bound : NULL}, lse = {.absolute = of_o ? NULL : bound};
-    float *p = floats(a.kv);
+    float *p = floats(a.kv), *score_high = floats(a.kv);
     const alone own = forward_alone(problem, t, run);
     for (int64_t sample = 0; sample < a.b; sample++)
         for (int64_t head = 0; head < a.hq; head++)
             for (int64_t i = 0; i < a.s; i++)
-                forward_row(&a, t, &own, run, sample, head, i, p, &o, &lse);
+                forward_row(&a, t, &own, run, sample, head, i, p, score_high, &o, &lse);
     free(p);
+    free(score_high);
     free(own.o.data);
     free(own.lse.data);
     const int64_t rows = a.b * a.hq * a.s;
@@ -215,17 +222,20 @@ static void backward_pair(const wf_attention *a, const wf_tensor *t, const wf_ru
     const int64_t q_at = dense(a, a->hq, i, sample, head), k_at = dense(a, a->hkv, j, sample, kv_head);
     const float scale = (float)(1 / sqrt((double)a->d));
     const float delta = (float)*wf_attention_row(&t[5], sample, head, i);
-    const float p = expf(score(a, t, sample, head, i, j) - (float)*wf_attention_row(&t[4], sample, head, i));
+    float score_high;
+    const float s = score(a, t, sample, head, i, j, &score_high);
+    const float p = expf(s - (float)*wf_attention_row(&t[4], sample, head, i));
+    const float high_p = p * (1 + score_high);
     const float keep = (float)wf_attention_keep(a, run, sample, head, i, j);
     float largest; /* dp is a sum itself, and may be small by cancelling */
     const float dp = keep * dot(a, &t[3], &t[2], sample, head, i, j, &largest);
-    const float ds = p * (dp - delta), high = p * (keep * largest + fabsf(delta));
+    const float ds = p * (dp - delta), high = high_p * (keep * largest + fabsf(delta));
     for (int64_t e = 0; e < a->d; e++) {
         const float q = at(&t[0], i, sample, head, e), k = at(&t[1], j, sample, kv_head, e);
         const float d_o = at(&t[3], i, sample, head, e);
         add(g, 0, q_at + e, ds * k, high * fabsf(k) * scale);
         add(g, 1, k_at + e, ds * q, high * fabsf(q) * scale);
-        add(g, 2, k_at + e, p * keep * d_o, p * keep * fabsf(d_o));
+        add(g, 2, k_at + e, p * keep * d_o, high_p * keep * fabsf(d_o));
     }
 }
 
