@@ -109,7 +109,7 @@ struct wf_half {
     bool matched;          /* the other side has started its half, of the same length */
     wf_found *found;       /* window: received in place; NULL: copied */
     bool word;             /* window: no bytes */
-    bool pulled;           /* staged: the receiver reads the sender's memory, as far as this side goes; once matched, both */
+    bool attached;         /* staged: straight between the processes, as far as this side goes; once matched, both */
     double since;          /* fabric clock when something last moved */
     double left_since;     /* ... when the peer was first seen to have left after that */
     wf_event *event;       /* window */
@@ -204,6 +204,7 @@ struct wf_fabric {
     int64_t moves;          /* how often something has moved */
     wf_link link;           /* emulated */
     double link_free_s[2];  /* when it has carried all so far: what is received, what is sent */
+    bool computes;          /* as wf_fabric_computes was told */
     bool refresh_windows;   /* always (tests); see window.c */
     wf_status failed;       /* further work is refused */
     char *why_failed;

@@ -66,7 +66,12 @@ bool wf_mail_announce(const wf_fabric *fabric, wf_half *half, const wf_post *pos
     if (half->announced) return true;
     if (atomic_load_explicit(mine, memory_order_relaxed) != half->sequence) return false;
     if (half->sequence - atomic_load_explicit(read, memory_order_acquire) >= WF_POSTS) return false;
-    (half->sends ? mail->sent : mail->expected)[half->sequence % WF_POSTS] = *post;
+    const int64_t n = half->sequence % WF_POSTS;
+    (half->sends ? mail->sent : mail->expected)[n] = *post;
+    if (half->sends) {
+        atomic_store_explicit(&mail->taken[n], 0, memory_order_relaxed);
+        atomic_store_explicit(&mail->pushed[n], 0, memory_order_relaxed);
+    }
     atomic_store_explicit(mine, half->sequence + 1, memory_order_release);
     return half->announced = true;
 }
@@ -77,7 +82,7 @@ wf_status wf_mail_match(wf_fabric *fabric, wf_half *half) {
     if (half->matched || atomic_load_explicit(theirs, memory_order_acquire) <= half->sequence)
         return WF_OK;
     const wf_post *const post = &(half->sends ? mail->expected : mail->sent)[half->sequence % WF_POSTS];
-    half->pulled = half->pulled && post->pulled;
+    half->attached = half->attached && post->attached;
     return wf_half_match(fabric, half, post->bytes);
 }
 

@@ -20,8 +20,8 @@ enum { WF_POSTS = 8, WF_STAGED_SLOTS = 4, WF_CACHE_LINE = 64 };
 typedef struct wf_post {
     int64_t bytes, offset;
     int32_t window;  /* offset, window: of WINDOW */
-    int32_t pulled;  /* STAGED: this side would have the receiver read the sender's memory itself ... */
-    int64_t address; /* ... which is here, in the sender's process */
+    int32_t attached; /* STAGED: this side reaches the other's process; its own memory ... */
+    int64_t address;  /* ... is here */
 } wf_post;
 
 typedef struct wf_mail {
@@ -31,6 +31,8 @@ typedef struct wf_mail {
     _Alignas(WF_CACHE_LINE) _Atomic int64_t posted; /* written by the receiver */
     _Atomic int64_t completed;                      /* received wholly */
     wf_post expected[WF_POSTS];
+    _Alignas(WF_CACHE_LINE) _Atomic int64_t taken[WF_POSTS]; /* written by both: see attach.c */
+    _Atomic int64_t pushed[WF_POSTS];
 } wf_mail;
 
 typedef struct wf_ring { /* counters only rise; slot n at n % WF_STAGED_SLOTS */

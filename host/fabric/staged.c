@@ -8,24 +8,18 @@
  *
  * Memory that the host reaches itself (wf_memory_direct) it also copies itself, in small pieces, as it passes: no
  * command waits behind a kernel then, and the second copy finds the slot in a cache. Where both ranks' memory is such, and
- * the receiver was seen to be able to read the sender's process (process_vm_readv: one user, and nothing forbids it), it
- * copies from there, once, as MPI does; the ring is passed by, and the sender need not be awake.
+ * the processes reach each other's, bytes are copied once, and the ring is passed by (attach.c).
  *
  * All lanes of a pair share its ring. A message enters it only when its receive has started, so the
  * chunk at the ring's end always finds its receiver. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* process_vm_readv */
-#endif
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
+#include "host/fabric/attach.h"
 #include "host/fabric/copy.h"
 #include "host/fabric/mail.h"
 
-enum { DIRECT_BYTES = 512 << 10, PULLED_BYTES = 4 << 20 }; /* of a piece: benchmarks/NOTES.md */
+enum { DIRECT_BYTES = 512 << 10 }; /* of a piece: benchmarks/NOTES.md */
 
 typedef struct copy {
     wf_half *half;
@@ -39,13 +33,10 @@ typedef struct flow {
     copy copies[WF_STAGED_SLOTS];
 } flow;
 
-typedef enum reach { UNKNOWN, WITHIN, BEYOND } reach;
-
 typedef struct staged {
     int64_t slot_bytes;
     flow *out, *in; /* [node ranks] */
-    reach *reach;   /* [node ranks] whose memory this rank can read */
-    uint64_t word;  /* for the others to find */
+    wf_attach *attach;
 } staged;
 
 static wf_verdict_code ok(const wf_fabric *fabric, int32_t rank, int32_t peer) {
@@ -58,15 +49,9 @@ static void destroy(wf_fabric *fabric) {
     if (!s) return;
     free(s->out);
     free(s->in);
-    free(s->reach);
+    wf_attach_destroy(s->attach);
     free(s);
     fabric->state[WF_TRANSPORT_STAGED] = NULL;
-}
-
-static void tell_reach(const wf_fabric *fabric, const staged *s) {
-    for (int32_t m = 0; m < fabric->node.count; m++)
-        wf_outbox_wire(fabric, fabric->rank, fabric->node_ranks[m])->reach =
-            (wf_reach){.process = getpid(), .address = (int64_t)(intptr_t)&s->word, .word = s->word};
 }
 
 static wf_status create(wf_fabric *fabric) {
@@ -77,13 +62,9 @@ static wf_status create(wf_fabric *fabric) {
         s->slot_bytes = wf_outbox_slot_bytes(fabric);
         s->out = calloc(count, sizeof *s->out);
         s->in = calloc(count, sizeof *s->in);
-        s->reach = calloc(count, sizeof *s->reach);
-        s->word = (uint64_t)(wf_clock_s() * 1e9) * 2654435761u + (uint64_t)getpid();
+        s->attach = wf_attach_create(fabric);
     }
-    if (s && s->out && s->in && s->reach) {
-        if (fabric->outboxes) tell_reach(fabric, s);
-        return WF_OK;
-    }
+    if (s && s->out && s->in && s->attach) return WF_OK;
     destroy(fabric);
     return wf_fail(WF_ERR_MEMORY, "no memory for the rings of %zu ranks", count);
 }
@@ -194,73 +175,25 @@ static wf_status empty(wf_fabric *fabric, wf_half *half) {
     return any ? wf_queue_flush(fabric->device, WF_QUEUE_RECEIVE) : WF_OK;
 }
 
-/* ---- reading the sender's memory ---- */
-
-/* Bytes read; what ends within a page that is not there is cut short. */
-static int64_t read_process(int64_t process, int64_t address, void *to, int64_t bytes) {
-    const struct iovec here = {to, (size_t)bytes}, there = {(void *)(intptr_t)address, (size_t)bytes};
-    return process_vm_readv((pid_t)process, &here, 1, &there, 1, 0);
-}
-
-/* In another PID namespace, or without the right to, the word is not found. Asked once, by the self-test. */
-static bool can_read(wf_fabric *fabric, int32_t peer) {
-    staged *const s = fabric->state[WF_TRANSPORT_STAGED];
-    const wf_reach *const theirs = &wf_outbox_wire(fabric, peer, fabric->rank)->reach;
-    reach *const known = &s->reach[fabric->peers[peer].place];
-    uint64_t word = ~theirs->word;
-    if (*known == UNKNOWN) {
-        const bool read = read_process(theirs->process, theirs->address, &word, sizeof word) == (int64_t)sizeof word;
-        *known = read && word == theirs->word ? WITHIN : BEYOND;
-    }
-    return *known == WITHIN;
-}
-
-static wf_status pull(wf_fabric *fabric, wf_half *half) {
-    const wf_mail *const mail = wf_half_mail(fabric, half);
-    const int64_t from = mail->sent[half->sequence % WF_POSTS].address, left = half->bytes - half->issued;
-    char *const to = (char *)wf_memory_direct(half->memory) + half->offset;
-    const int64_t bytes = left < PULLED_BYTES ? left : PULLED_BYTES;
-    const int64_t got = read_process(wf_outbox_wire(fabric, half->peer, fabric->rank)->reach.process, from + half->issued,
-                                     to + half->issued, bytes);
-    if (got <= 0)
-        return wf_fail(WF_ERR_FABRIC, "rank %d could not read %lld bytes of rank %d's process: %s", fabric->rank, (long long)bytes,
-                       half->peer, got < 0 ? strerror(errno) : "none came");
-    half->issued += got;
-    if (half->issued == half->bytes) half->end->issuing++;
-    wf_half_moved(fabric, half, got);
-    return WF_OK;
-}
-
-/* The sender of what is pulled: its bytes are through when the receiver says so. */
-static void let_pull(wf_fabric *fabric, wf_half *half) {
-    const wf_mail *const mail = wf_half_mail(fabric, half);
-    if (half->issued < half->bytes && half->end->issuing == half->sequence) {
-        half->issued = half->bytes;
-        half->end->issuing++;
-    }
-    if (half->moved < half->bytes && atomic_load_explicit(&mail->completed, memory_order_acquire) > half->sequence)
-        wf_half_moved(fabric, half, half->bytes);
-}
-
 /* ---- halves ---- */
 
 static bool announce(wf_fabric *fabric, wf_half *half) {
     if (half->announced) return true;
+    const staged *const s = fabric->state[WF_TRANSPORT_STAGED];
     const char *const direct = wf_memory_direct(half->memory);
-    half->pulled = direct && (half->sends || can_read(fabric, half->peer));
+    half->attached = direct && wf_attach_reaches(s->attach, fabric, half->peer);
     return wf_mail_announce(fabric, half,
                             &(wf_post){.bytes = half->bytes,
-                                       .pulled = half->pulled,
-                                       .address = half->pulled ? (int64_t)(intptr_t)(direct + half->offset) : 0});
+                                       .attached = half->attached,
+                                       .address = half->attached ? (int64_t)(intptr_t)(direct + half->offset) : 0});
 }
 
 static wf_status advance(wf_fabric *fabric, wf_half *half) {
     if (!announce(fabric, half)) return WF_OK;
     TRY(wf_mail_match(fabric, half));
     if (!half->matched) return WF_OK;
-    if (half->pulled && half->sends) let_pull(fabric, half);
-    else if (half->end->issuing == half->sequence)
-        TRY(half->pulled ? pull(fabric, half) : half->sends ? fill(fabric, half) : empty(fabric, half));
+    if (half->attached) TRY(wf_attach_advance(fabric, half));
+    else if (half->end->issuing == half->sequence) TRY(half->sends ? fill(fabric, half) : empty(fabric, half));
     if (half->moved == half->bytes) wf_mail_close(fabric, half);
     return WF_OK;
 }
@@ -278,6 +211,7 @@ static bool abandon(wf_fabric *fabric, wf_half *half) {
     staged *const s = fabric->state[WF_TRANSPORT_STAGED];
     const int32_t place = fabric->peers[half->peer].place;
     forget(half->sends ? &s->out[place] : &s->in[place]);
+    if (half->attached && half->matched) wf_attach_abandon(fabric, half);
     return true;
 }
 

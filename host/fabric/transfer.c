@@ -263,6 +263,10 @@ wf_status wf_fabric_test(wf_fabric *fabric, wf_transfer **transfer_inout, bool *
     return WF_OK;
 }
 
+void wf_fabric_computes(wf_fabric *fabric, bool computes) {
+    fabric->computes = computes;
+}
+
 wf_status wf_fabric_overdue(const wf_fabric *fabric, const wf_transfer *transfer) {
     if (!transfer->receive.done) return overdue(fabric, &transfer->receive);
     return transfer->send.done ? WF_OK : overdue(fabric, &transfer->send);

@@ -282,6 +282,7 @@ static wf_status move_on(wf_runner *r, bool *moved) {
     fill(r);
     TRY(advance_compute(r, moved));
     TRY(pass_gate(r, &open));
+    wf_fabric_computes(r->fabric, r->lane[WF_LANE_COMPUTE].started > r->lane[WF_LANE_COMPUTE].completed);
     for (int l = 0; open && l < WF_LANES; l++)
         if (l != WF_LANE_COMPUTE && r->now->instances[l]) TRY(advance_lane(r, &r->lane[l], moved));
     return WF_OK;

@@ -1,0 +1,164 @@
+/* attach.c: see the header. Of a message of 16 MiB, in pieces:
+ *
+ *     sender's memory    |  0  |  1  |  2  |  3  |      mail->taken: pieces below it have somebody
+ *                           |     :     |     :         | read by the receiver,   : written by the sender,
+ *     receiver's memory  |  0  |  1  |  2  |  3  |      who counts what has arrived in mail->pushed
+ *
+ * The message is over for the receiver when what it has read and what has been written make the whole; for the sender when it
+ * is told so. The sender sets both counters to 0 before it announces the message; from the receiver's last word on, what is left to
+ * take is nothing, so a sender who comes late takes nothing. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* process_vm_readv */
+#endif
+#include "host/fabric/attach.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "host/fabric/mail.h"
+
+/* Of a piece: half of the message, within these (benchmarks/NOTES.md). */
+enum { MOST_BYTES = 4 << 20, LEAST_BYTES = 256 << 10, PARTS = 2, PAGE = 4096 };
+
+typedef enum reach { UNKNOWN, WITHIN, BEYOND } reach;
+
+struct wf_attach {
+    uint64_t word;   /* for the others to find */
+    reach reach[]; /* [node ranks] */
+};
+
+/* ---- who reaches whom ---- */
+
+wf_attach *wf_attach_create(const wf_fabric *fabric) {
+    wf_attach *const a = calloc(1, sizeof *a + (size_t)fabric->node.count * sizeof *a->reach);
+    if (!a) return NULL;
+    a->word = (uint64_t)(wf_clock_s() * 1e9) * 2654435761u + (uint64_t)getpid();
+    for (int32_t m = 0; fabric->outboxes && m < fabric->node.count; m++)
+        wf_outbox_wire(fabric, fabric->rank, fabric->node_ranks[m])->reach =
+            (wf_reach){.process = getpid(), .address = (int64_t)(intptr_t)&a->word, .word = a->word};
+    return a;
+}
+
+void wf_attach_destroy(wf_attach *a) {
+    free(a);
+}
+
+/* Bytes copied between `here` and an address of that process; what ends within a page that is not there is cut short. */
+static int64_t copy_across(int64_t process, bool writes, void *here, int64_t there, int64_t bytes) {
+    const struct iovec mine = {here, (size_t)bytes}, theirs = {(void *)(intptr_t)there, (size_t)bytes};
+    return writes ? process_vm_writev((pid_t)process, &mine, 1, &theirs, 1, 0)
+                  : process_vm_readv((pid_t)process, &mine, 1, &theirs, 1, 0);
+}
+
+/* In another PID namespace, or without the right to, the word is not found. Who may read may write, too. */
+bool wf_attach_reaches(wf_attach *a, const wf_fabric *fabric, int32_t peer) {
+    const wf_reach *const theirs = &wf_outbox_wire(fabric, peer, fabric->rank)->reach;
+    reach *const known = &a->reach[fabric->peers[peer].place];
+    uint64_t word = ~theirs->word;
+    if (*known == UNKNOWN) {
+        const bool read = copy_across(theirs->process, false, &word, theirs->address, sizeof word) == (int64_t)sizeof word;
+        *known = read && word == theirs->word ? WITHIN : BEYOND;
+    }
+    return *known == WITHIN;
+}
+
+/* ---- a message in pieces ---- */
+
+/* The same on both sides. */
+static int64_t piece_bytes(const wf_half *half) {
+    const int64_t fair = (half->bytes / PARTS + PAGE - 1) / PAGE * PAGE;
+    return fair < LEAST_BYTES ? LEAST_BYTES : fair < MOST_BYTES ? fair : MOST_BYTES;
+}
+
+static _Atomic int64_t *taken(const wf_fabric *fabric, const wf_half *half) {
+    return &wf_half_mail(fabric, half)->taken[half->sequence % WF_POSTS];
+}
+
+static _Atomic int64_t *pushed(const wf_fabric *fabric, const wf_half *half) {
+    return &wf_half_mail(fabric, half)->pushed[half->sequence % WF_POSTS];
+}
+
+static bool all_taken(const wf_fabric *fabric, const wf_half *half) {
+    return atomic_load_explicit(taken(fabric, half), memory_order_acquire) >= half->bytes;
+}
+
+static wf_status copy_piece(const wf_fabric *fabric, const wf_half *half, int64_t at, int64_t bytes) {
+    const wf_mail *const mail = wf_half_mail(fabric, half);
+    const int64_t there = (half->sends ? mail->expected : mail->sent)[half->sequence % WF_POSTS].address;
+    const int64_t process = wf_outbox_wire(fabric, half->peer, fabric->rank)->reach.process;
+    char *const here = (char *)wf_memory_direct(half->memory) + half->offset;
+    for (int64_t done = 0, got; done < bytes; done += got) {
+        got = copy_across(process, half->sends, here + at + done, there + at + done, bytes - done);
+        if (got <= 0)
+            return wf_fail(WF_ERR_FABRIC, "rank %d could not %s %lld bytes of rank %d's process: %s", fabric->rank,
+                           half->sends ? "write" : "read", (long long)(bytes - done), half->peer, got < 0 ? strerror(errno) : "none came");
+    }
+    return WF_OK;
+}
+
+/* Takes on the next piece, if one is left, and copies it. half->issued counts what this side has taken on. */
+static wf_status take_piece(wf_fabric *fabric, wf_half *half, int64_t *copied_out) {
+    const int64_t piece = piece_bytes(half), at = atomic_fetch_add_explicit(taken(fabric, half), piece, memory_order_acq_rel);
+    const int64_t left = half->bytes - at, bytes = left < piece ? left : piece;
+    *copied_out = 0;
+    if (bytes <= 0) return WF_OK;
+    half->issued += bytes;
+    TRY(copy_piece(fabric, half, at, bytes));
+    *copied_out = bytes;
+    return WF_OK;
+}
+
+static void pass_turn(const wf_fabric *fabric, const wf_half *half) {
+    if (half->end->issuing == half->sequence && all_taken(fabric, half)) half->end->issuing++;
+}
+
+static wf_status receive(wf_fabric *fabric, wf_half *half) {
+    int64_t copied;
+    if (half->end->issuing == half->sequence) TRY(take_piece(fabric, half, &copied));
+    pass_turn(fabric, half);
+    const int64_t arrived = half->issued + atomic_load_explicit(pushed(fabric, half), memory_order_acquire);
+    if (arrived > half->moved) wf_half_moved(fabric, half, arrived - half->moved);
+    return WF_OK;
+}
+
+/* A sender helps while nothing else of its own moves, and no kernel of its device wants the core. */
+static bool may_help(const wf_fabric *fabric, const wf_half *half) {
+    return half->end->issuing == half->sequence && half->bytes > LEAST_BYTES && fabric->quiet > 0 && !fabric->computes;
+}
+
+static wf_status send(wf_fabric *fabric, wf_half *half) {
+    if (half->moved < half->bytes && atomic_load_explicit(&wf_half_mail(fabric, half)->completed, memory_order_acquire) > half->sequence)
+        wf_half_moved(fabric, half, half->bytes);
+    if (half->moved < half->bytes && may_help(fabric, half) && !all_taken(fabric, half)) {
+        int64_t copied;
+        TRY(take_piece(fabric, half, &copied));
+        atomic_fetch_add_explicit(pushed(fabric, half), copied, memory_order_acq_rel);
+        if (copied) wf_half_moved(fabric, half, 0);
+    }
+    pass_turn(fabric, half);
+    return WF_OK;
+}
+
+wf_status wf_attach_advance(wf_fabric *fabric, wf_half *half) {
+    return half->sends ? send(fabric, half) : receive(fabric, half);
+}
+
+/* The receiver takes on all that is left. A sender who is in the midst of a piece has finished it soon, or is stopped; then it may still
+ * write when it goes on. */
+void wf_attach_abandon(wf_fabric *fabric, wf_half *half) {
+    if (half->sends) return;
+    const int64_t before = atomic_fetch_add_explicit(taken(fabric, half), half->bytes, memory_order_acq_rel);
+    const int64_t theirs = (before < half->bytes ? before : half->bytes) - half->issued;
+    const double until_s = wf_clock_s() + WF_LATE_S;
+    while (atomic_load_explicit(pushed(fabric, half), memory_order_acquire) < theirs) {
+        if (wf_clock_s() > until_s) {
+            wf_memory_hold(half->memory);
+            wf_memory_abandon(half->memory);
+            return;
+        }
+        usleep(100);
+    }
+}

@@ -1,0 +1,222 @@
+/* Messages that go straight between two processes' memory, copied by both: who copies what, in any order of visits; a sender that
+ * is busy, late or lost. Run by check_fabric.sh on 1 to 4 ranks, with a seed; rank 0 sends to rank 1. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* process_vm_readv */
+#endif
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "host/device/opencl.h"
+#include "host/fabric/mail.h"
+#include "tests/host/fabric_support.h"
+
+enum { GUARD_BYTES = 64, LONG_BYTES = 9000007 };
+
+/* ---- support --------------------------------------------------------------------------------- */
+
+typedef struct place {
+    int64_t process, address, word;
+} place;
+
+/* Collective. May ranks 0 and 1 read each other's memory, as far as Linux is concerned? */
+static bool processes_reach(void) {
+    static int64_t word;
+    word = getpid() * INT64_C(1000003) + world_rank;
+    place mine = {getpid(), (int64_t)(intptr_t)&word, word}, all[8];
+    MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, MPI_COMM_WORLD);
+    const place *const theirs = &all[world_rank == 0];
+    int64_t seen = 0;
+    const struct iovec here = {&seen, sizeof seen}, there = {(void *)(intptr_t)theirs->address, sizeof seen};
+    int reaches = world_rank > 1 || (process_vm_readv((pid_t)theirs->process, &here, 1, &there, 1, 0) == (ssize_t)sizeof seen && seen == theirs->word);
+    MPI_Allreduce(MPI_IN_PLACE, &reaches, 1, MPI_INT, MPI_LAND, MPI_COMM_WORLD);
+    if (!reaches && world_rank == 0) printf("not tested: these processes may not read each other\n");
+    return reaches;
+}
+
+static uint8_t content(int message, int64_t i) {
+    return (uint8_t)(i * 31 + i / 253 + message * 17 + 5);
+}
+
+static wf_status put(wf_memory *memory, const void *data, int64_t bytes) {
+    TRY(wf_queue_write(device, WF_QUEUE_COMPUTE, memory, 0, bytes, data, NULL));
+    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
+}
+
+static wf_status get(wf_memory *memory, void *data, int64_t bytes) {
+    TRY(wf_queue_read(device, WF_QUEUE_COMPUTE, memory, 0, bytes, data, NULL));
+    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
+}
+
+/* n messages of `bytes`, each behind a guard, painted on rank 0 and blank on the others. */
+static wf_memory *make_memory(int n, int64_t bytes) {
+    const int64_t each = bytes + GUARD_BYTES, whole = n * each;
+    wf_memory *memory = NULL;
+    uint8_t *const image = malloc((size_t)whole);
+    memset(image, 0xEE, (size_t)whole);
+    for (int m = 0; m < n && world_rank == 0; m++)
+        for (int64_t i = 0; i < bytes; i++) image[m * each + GUARD_BYTES + i] = content(m, i);
+    good(wf_memory_create(device, whole, &memory));
+    good(put(memory, image, whole));
+    free(image);
+    return memory;
+}
+
+/* Collective: rank 1 has what rank 0 has. */
+static void check_memory(wf_memory *memory, int n, int64_t bytes) {
+    const int64_t each = bytes + GUARD_BYTES, whole = n * each;
+    uint8_t *const image = malloc((size_t)whole);
+    int64_t wrong = 0;
+    good(get(memory, image, whole));
+    for (int64_t at = 0; at < whole && world_rank < 2; at++)
+        wrong += image[at] != (at % each < GUARD_BYTES ? 0xEE : content((int)(at / each), at % each - GUARD_BYTES));
+    free(image);
+    verdict(wrong == 0);
+}
+
+static wf_status start(wf_fabric *fabric, wf_memory *memory, int number, int64_t bytes, wf_transfer **out) {
+    const wf_message m = {.memory = memory, .offset_bytes = number * (bytes + GUARD_BYTES) + GUARD_BYTES, .bytes = bytes, .peer = 1 - world_rank};
+    const bool sends = world_rank == 0;
+    return wf_fabric_start(fabric, WF_LANE_CP, WF_TRANSPORT_STAGED, sends ? &m : NULL, WF_TRANSPORT_STAGED, sends ? NULL : &m, out);
+}
+
+/* Of those between ranks 0 and 1. */
+static wf_mail *the_mail(const wf_fabric *fabric) {
+    return &wf_outbox_wire(fabric, 0, 1)->staged[WF_LANE_CP];
+}
+
+/* Collective: the number of the next. */
+static int next_message(const wf_fabric *fabric) {
+    const int n = world_rank < 2 ? (int)atomic_load(&the_mail(fabric)->announced) : 0;
+    MPI_Barrier(MPI_COMM_WORLD);
+    return n;
+}
+
+static int64_t written_by_sender(const wf_fabric *fabric, int n) {
+    return atomic_load(&the_mail(fabric)->pushed[n % WF_POSTS]);
+}
+
+static wf_status visit(wf_fabric *fabric, wf_transfer **transfer, int times) {
+    bool done = !*transfer;
+    for (int i = 0; i < times && !done; i++) TRY(wf_fabric_test(fabric, transfer, &done));
+    return WF_OK;
+}
+
+/* ---- who copies -------------------------------------------------------------------------------- */
+
+/* The receiver has begun and is away; the sender writes all, or nothing if its device computes. */
+START_TEST(a_sender_writes_what_nobody_reads) {
+    const bool computes = _i % 2;
+    if (world_ranks < 2 || !processes_reach()) return;
+    wf_fabric *const fabric = open_fabric(WF_TRANSPORT_STAGED);
+    wf_memory *const memory = make_memory(1, LONG_BYTES);
+    const int n = next_message(fabric);
+    wf_transfer *transfer = NULL;
+    wf_status status = WF_OK;
+    wf_fabric_computes(fabric, computes);
+    if (world_rank == 1) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
+    if (world_rank == 1 && status == WF_OK) status = visit(fabric, &transfer, 1);
+    good(status);
+    if (world_rank == 0) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
+    if (world_rank == 0 && status == WF_OK) status = visit(fabric, &transfer, 50);
+    good(status);
+    verdict(world_rank > 1 || written_by_sender(fabric, n) == (computes ? 0 : LONG_BYTES));
+    if (world_rank < 2) status = finish(fabric, &transfer);
+    good(status);
+    verdict(world_rank > 1 || atomic_load(&the_mail(fabric)->taken[n % WF_POSTS]) >= LONG_BYTES);
+    check_memory(memory, 1, LONG_BYTES);
+    wf_memory_destroy(memory);
+    wf_fabric_destroy(fabric);
+}
+END_TEST
+
+/* More messages than a mail has entries; both sides come and go as they like, now and then busy. */
+START_TEST(any_order_of_visits_is_right) {
+    enum { BYTES = 700001 };
+    if (world_ranks < 2) return;
+    wf_fabric *const fabric = open_fabric(WF_TRANSPORT_STAGED);
+    wf_memory *const memory = make_memory(BURST, BYTES);
+    wf_transfer *transfer[BURST] = {0};
+    uint32_t state = seed + 7919 * (uint32_t)(_i * world_ranks + world_rank);
+    wf_status status = WF_OK;
+    for (int i = 0; i < BURST && world_rank < 2 && status == WF_OK; i++) status = start(fabric, memory, i, BYTES, &transfer[i]);
+    for (int left = world_rank < 2 ? BURST : 0; left > 0 && status == WF_OK;) {
+        left = 0;
+        wf_fabric_computes(fabric, next_random(&state) % 4 == 0);
+        for (int i = 0; i < BURST && status == WF_OK; i++) {
+            bool done = !transfer[i];
+            if (!done) status = wf_fabric_test(fabric, &transfer[i], &done);
+            left += !done;
+        }
+        if (next_random(&state) % 3 == 0) usleep(next_random(&state) % 400);
+    }
+    good(status);
+    check_memory(memory, BURST, BYTES);
+    wf_memory_destroy(memory);
+    wf_fabric_destroy(fabric);
+}
+END_TEST
+
+/* ---- a sender that is lost ----------------------------------------------------------------------- */
+
+/* It took a piece on and never wrote it: rank 1 says so in time, and keeps the memory, as the piece may still come. */
+START_TEST(memory_that_may_still_be_written_stays) {
+    if (world_ranks < 2 || !processes_reach()) return;
+    wf_fabric *const fabric = open_fabric(WF_TRANSPORT_STAGED);
+    wf_memory *const memory = make_memory(1, LONG_BYTES);
+    const int n = next_message(fabric);
+    wf_transfer *transfer = NULL;
+    wf_status status = WF_OK;
+    wf_fabric_computes(fabric, true);
+    if (world_rank == 0) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
+    if (world_rank == 0 && status == WF_OK) status = visit(fabric, &transfer, 1);
+    if (world_rank == 0) atomic_fetch_add(&the_mail(fabric)->taken[n % WF_POSTS], 4096);
+    good(status);
+    fabric->timeout_s = SHORT_S;
+    if (world_rank == 1) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
+    if (world_rank == 1 && status == WF_OK) status = finish(fabric, &transfer);
+    const bool told = status == WF_ERR_TIMEOUT && says("receive from rank 0") && says("stopped in the middle") && says("by staged");
+    fabric->timeout_s = PATIENCE_S;
+    verdict(world_rank != 1 || told);
+    wf_fabric_abandon(fabric);
+    verdict(world_rank != 1 || memory->abandoned);
+    wf_memory_destroy(memory);
+    wf_fabric_destroy(fabric);
+}
+END_TEST
+
+/* A piece that comes while rank 1 gives up is waited for: the memory goes as ever. */
+START_TEST(a_piece_that_still_comes_is_waited_for) {
+    if (world_ranks < 2 || !processes_reach()) return;
+    wf_fabric *const fabric = open_fabric(WF_TRANSPORT_STAGED);
+    wf_memory *const memory = make_memory(1, LONG_BYTES);
+    const int n = next_message(fabric);
+    wf_transfer *transfer = NULL;
+    wf_status status = WF_OK;
+    wf_fabric_computes(fabric, true);
+    if (world_rank == 0) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
+    if (world_rank == 0 && status == WF_OK) status = visit(fabric, &transfer, 1);
+    if (world_rank == 0) atomic_fetch_add(&the_mail(fabric)->taken[n % WF_POSTS], 4096);
+    good(status);
+    if (world_rank == 1) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
+    if (world_rank == 1 && status == WF_OK) status = visit(fabric, &transfer, 20);
+    good(status);
+    if (world_rank == 0) usleep(50000), atomic_fetch_add(&the_mail(fabric)->pushed[n % WF_POSTS], 4096);
+    wf_fabric_abandon(fabric);
+    verdict(world_rank != 1 || (!memory->abandoned && written_by_sender(fabric, n) == 4096));
+    wf_memory_destroy(memory);
+    wf_fabric_destroy(fabric);
+}
+END_TEST
+
+static TCase *tests(void) {
+    TCase *const all = fabric_case("attach");
+    tcase_add_loop_test(all, a_sender_writes_what_nobody_reads, 0, 2);
+    tcase_add_loop_test(all, any_order_of_visits_is_right, 0, 4);
+    tcase_add_test(all, memory_that_may_still_be_written_stays);
+    tcase_add_test(all, a_piece_that_still_comes_is_waited_for);
+    return all;
+}
+
+int main(int argc, char **argv) {
+    return fabric_main(argc, argv, tests);
+}
