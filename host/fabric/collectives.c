@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "host/base/nap.h"
 #include "host/fabric/internal.h"
 
 void wf_pause(int64_t idle_iterations) {
@@ -19,7 +20,10 @@ void wf_pause(int64_t idle_iterations) {
     } else if (idle_iterations < YIELD) {
         sched_yield();
     } else {
+        wf_nap own;
+        wf_nap_begin(&own, false);
         nanosleep(&(struct timespec){.tv_nsec = SLEEP_NS}, NULL);
+        wf_nap_end(&own);
     }
 }
 

@@ -5,9 +5,11 @@
 #include <check.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "host/base/nap.h"
 #include "tests/host/run_support.h"
 
 static wf_bootstrap alone;
@@ -74,7 +76,29 @@ START_TEST(long_programs_run_in_order) {
 }
 END_TEST
 
-/* The host sleeps with time slices of its own choice; the caller's thread has its own afterwards. */
+/* The host sleeps with time slices and timers of its own choice; the caller's thread has its own afterwards. */
+START_TEST(the_threads_timers_are_left) {
+#ifdef PR_SET_TIMERSLACK
+    enum { OWN_NS = 70000 };
+    wf_schedule *s = NULL;
+    wf_nap own;
+    must(adding_schedule(3000, 1, &s));
+    wf_runner *const r = runner_of(s);
+    write_inputs(r);
+    const int before = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    ck_assert_int_eq(prctl(PR_SET_TIMERSLACK, OWN_NS, 0, 0, 0), 0);
+    wf_nap_begin(&own, true);
+    ck_assert_int_lt(prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0), OWN_NS);
+    wf_nap_end(&own);
+    must(wf_runner_run(r, &(wf_run_args){0}));
+    ck_assert_int_eq(prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0), OWN_NS);
+    prctl(PR_SET_TIMERSLACK, before, 0, 0, 0);
+    wf_runner_destroy(r);
+    wf_schedule_destroy(s);
+#endif
+}
+END_TEST
+
 START_TEST(the_threads_time_slices_are_left) {
 #if defined(SYS_sched_setattr) && defined(SYS_sched_getattr)
     struct {
@@ -214,6 +238,7 @@ int main(void) {
     tcase_add_unchecked_fixture(c, open_device, close_device);
     tcase_add_checked_fixture(c, open_store, close_store);
     tcase_add_test(c, long_programs_run_in_order);
+    tcase_add_test(c, the_threads_timers_are_left);
     tcase_add_test(c, the_threads_time_slices_are_left);
     tcase_add_test(c, planned_bytes_are_allocated_bytes);
     tcase_add_test(c, plans_share_their_parameters);
