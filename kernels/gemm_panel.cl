@@ -116,9 +116,12 @@ gemm_panel_pack(int chunk, int batch, int row0, int m, int k, __global const flo
 /* Steps of k that A, which comes from afar, is asked for beforehand. */
 #define AHEAD 16
 
-/* out = (first ? 0 : sums) + the products of `depth` steps of k, for the first HEIGHT rows of a tile. */
+/* out = (first ? 0 : sums) + the products of `depth` steps of k, for the first HEIGHT rows of a tile. `c`: the tile's place in C
+ * if it is finished next: a row's lines are asked for in each step, so that they are there when they are written. Asked for all at once
+ * they hold up the loads. */
 #define DEFINE_MULTIPLY(name, HEIGHT)                                                              \
     INLINE void name(A_SPACE const float *a, B_SPACE const float *b, long b_next, int depth, int first, \
+                     __global const float *c, long c_stride,                                       \
                      const REAL sums[ROWS * VECTORS], REAL out[ROWS * VECTORS]) {                  \
         REAL acc[HEIGHT][VECTORS];                                                                 \
         _Pragma("unroll") for (int r = 0; r < HEIGHT; r++)                                         \
@@ -128,6 +131,8 @@ gemm_panel_pack(int chunk, int batch, int row0, int m, int k, __global const flo
             REAL row[VECTORS];                                                                     \
             _Pragma("unroll") for (int v = 0; v < VECTORS; v++) row[v] = VLOAD(v, b);              \
             WILL_READ(a + AHEAD * A_STRIDE);                                                       \
+            _Pragma("unroll") for (int v = 0; v < VECTORS; v++) WILL_WRITE(c + v * WIDTH);         \
+            c += p < HEIGHT - 1 ? c_stride : 0;                                                    \
             _Pragma("unroll") for (int r = 0; r < HEIGHT; r++) {                                   \
                 const REAL scalar = (REAL)(a[r]);                                                  \
                 _Pragma("unroll") for (int v = 0; v < VECTORS; v++) acc[r][v] += scalar * row[v];  \
@@ -225,16 +230,18 @@ gemm_panel(int height, int width, int row0, int m, int n, int k, A_ARGUMENTS
                    A_STRIDE, 1, 0);
 #endif
             for (int tj = 0; tj < tjs; tj++) {
-                REAL *const out = p + depth == k ? done : sums[ti][tj];
-                const int j = j0 + tj * COLUMNS;
+                const int last = p + depth == k, j = j0 + tj * COLUMNS;
+                REAL *const out = last ? done : sums[ti][tj];
+                __global const float *const c_tile = last ? c_at(to, i0, j) : to.c;
+                const long c_next = last ? to.c_stride : 0;
 #if IN_PLACE
                 __global const float *b_panel = b_at(b + b_offset, b_stride, k, p, j);
 #else
                 const float *b_panel = (const float *)b_panels[tj];
 #endif
-                if (m - i0 > SHORT) multiply(a_panel, b_panel, B_NEXT, depth, p == 0, sums[ti][tj], out);
-                else multiply_short(a_panel, b_panel, B_NEXT, depth, p == 0, sums[ti][tj], out);
-                if (p + depth == k) finish_tile(to, done, i0, j, m, WRITTEN(n));
+                if (m - i0 > SHORT) multiply(a_panel, b_panel, B_NEXT, depth, p == 0, c_tile, c_next, sums[ti][tj], out);
+                else multiply_short(a_panel, b_panel, B_NEXT, depth, p == 0, c_tile, c_next, sums[ti][tj], out);
+                if (last) finish_tile(to, done, i0, j, m, WRITTEN(n));
             }
         }
         p += DEPTH;
