@@ -116,9 +116,8 @@ gemm_panel_pack(int chunk, int batch, int row0, int m, int k, __global const flo
 /* Steps of k that A, which comes from afar, is asked for beforehand. */
 #define AHEAD 16
 
-/* out = (first ? 0 : sums) + the products of `depth` steps of k, for the first HEIGHT rows of a tile. `c`: the tile's place in C
- * if it is finished next: a row's lines are asked for in each step, so that they are there when they are written. Asked for all at once
- * they hold up the loads. */
+/* out = (first ? 0 : sums) + the products of `depth` steps of k, for the first HEIGHT rows of a tile. `c`: the tile's place in C:
+ * a row's lines are asked for in each step, so that they are there when they are written. Asked for all at once they hold up the loads. */
 #define DEFINE_MULTIPLY(name, HEIGHT)                                                              \
     INLINE void name(A_SPACE const float *a, B_SPACE const float *b, long b_next, int depth, int first, \
                      __global const float *c, long c_stride,                                       \
@@ -232,8 +231,8 @@ gemm_panel(int height, int width, int row0, int m, int n, int k, A_ARGUMENTS
             for (int tj = 0; tj < tjs; tj++) {
                 const int last = p + depth == k, j = j0 + tj * COLUMNS;
                 REAL *const out = last ? done : sums[ti][tj];
-                __global const float *const c_tile = last ? c_at(to, i0, j) : to.c;
-                const long c_next = last ? to.c_stride : 0;
+                __global const float *const c_tile = c_at(to, i0, j);
+                const long c_next = last ? to.c_stride : 0; /* else row 0 over and over: no branch */
 #if IN_PLACE
                 __global const float *b_panel = b_at(b + b_offset, b_stride, k, p, j);
 #else

@@ -54,7 +54,7 @@ static bool set_slack(int64_t slack_ns) {
 }
 
 static bool take_small_slack(wf_nap *own) {
-    own->slack_ns = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    own->slack_ns = syscall(SYS_prctl, PR_GET_TIMERSLACK, 0, 0, 0, 0); /* prctl(2) returns an int */
     return own->slack_ns > SLACK_NS && set_slack(SLACK_NS);
 }
 #else

@@ -6,7 +6,11 @@
  *
  * The message is over for the receiver when what it has read and what has been written make the whole; for the sender when it
  * is told so. The sender sets both counters to 0 before it announces the message; from the receiver's last word on, what is left to
- * take is nothing, so a sender who comes late takes nothing. */
+ * take is nothing, so a sender who comes late takes nothing.
+ *
+ * Nobody touches memory that its owner has let go: a sender writes only when the receiver has seen the message (mail->opened);
+ * who gives up takes all that is left on itself; and each side holds its memory from its announcement until the message is over, or
+ * for ever if a piece of it may be under way. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* process_vm_readv */
 #endif
@@ -53,14 +57,15 @@ static int64_t copy_across(int64_t process, bool writes, void *here, int64_t the
                   : process_vm_readv((pid_t)process, &mine, 1, &theirs, 1, 0);
 }
 
-/* In another PID namespace, or without the right to, the word is not found. Who may read may write, too. */
+/* In another PID namespace, or without the right to, the word is not found. It is written back, to know that this may be, too. */
 bool wf_attach_reaches(wf_attach *a, const wf_fabric *fabric, int32_t peer) {
     const wf_reach *const theirs = &wf_outbox_wire(fabric, peer, fabric->rank)->reach;
     reach *const known = &a->reach[fabric->peers[peer].place];
     uint64_t word = ~theirs->word;
     if (*known == UNKNOWN) {
-        const bool read = copy_across(theirs->process, false, &word, theirs->address, sizeof word) == (int64_t)sizeof word;
-        *known = read && word == theirs->word ? WITHIN : BEYOND;
+        const int64_t bytes = sizeof word;
+        const bool read = copy_across(theirs->process, false, &word, theirs->address, bytes) == bytes && word == theirs->word;
+        *known = read && copy_across(theirs->process, true, &word, theirs->address, bytes) == bytes ? WITHIN : BEYOND;
     }
     return *known == WITHIN;
 }
@@ -111,28 +116,39 @@ static wf_status take_piece(wf_fabric *fabric, wf_half *half, int64_t *copied_ou
     return WF_OK;
 }
 
+/* After all else of a visit: a half that is over has passed its turn on, whoever took the last piece. */
 static void pass_turn(const wf_fabric *fabric, const wf_half *half) {
-    if (half->end->issuing == half->sequence && all_taken(fabric, half)) half->end->issuing++;
+    if (half->end->issuing == half->sequence && (half->moved == half->bytes || all_taken(fabric, half))) half->end->issuing++;
 }
 
 static wf_status receive(wf_fabric *fabric, wf_half *half) {
     int64_t copied;
+    atomic_store_explicit(&wf_half_mail(fabric, half)->opened, half->sequence + 1, memory_order_release);
     if (half->end->issuing == half->sequence) TRY(take_piece(fabric, half, &copied));
-    pass_turn(fabric, half);
     const int64_t arrived = half->issued + atomic_load_explicit(pushed(fabric, half), memory_order_acquire);
     if (arrived > half->moved) wf_half_moved(fabric, half, arrived - half->moved);
+    pass_turn(fabric, half);
     return WF_OK;
 }
 
-/* A sender helps while nothing else of its own moves, and no kernel of its device wants the core. */
+/* A sender helps while nothing of its own has moved before in this round, and no kernel of its device wants the core. */
 static bool may_help(const wf_fabric *fabric, const wf_half *half) {
-    return half->end->issuing == half->sequence && half->bytes > LEAST_BYTES && fabric->quiet > 0 && !fabric->computes;
+    return half->end->issuing == half->sequence && half->bytes > LEAST_BYTES && fabric->quiet > 0 && !fabric->computes &&
+           atomic_load_explicit(&wf_half_mail(fabric, half)->opened, memory_order_acquire) > half->sequence && !all_taken(fabric, half);
+}
+
+/* The other side at work is a sign of life. */
+static void see_taken(const wf_fabric *fabric, wf_half *half) {
+    const int64_t now = atomic_load_explicit(taken(fabric, half), memory_order_relaxed);
+    if (now > half->seen) half->since = fabric->clock_s;
+    half->seen = now;
 }
 
 static wf_status send(wf_fabric *fabric, wf_half *half) {
     if (half->moved < half->bytes && atomic_load_explicit(&wf_half_mail(fabric, half)->completed, memory_order_acquire) > half->sequence)
         wf_half_moved(fabric, half, half->bytes);
-    if (half->moved < half->bytes && may_help(fabric, half) && !all_taken(fabric, half)) {
+    if (half->moved < half->bytes) see_taken(fabric, half);
+    if (half->moved < half->bytes && may_help(fabric, half)) {
         int64_t copied;
         TRY(take_piece(fabric, half, &copied));
         atomic_fetch_add_explicit(pushed(fabric, half), copied, memory_order_acq_rel);
@@ -146,19 +162,44 @@ wf_status wf_attach_advance(wf_fabric *fabric, wf_half *half) {
     return half->sends ? send(fabric, half) : receive(fabric, half);
 }
 
-/* The receiver takes on all that is left. A sender who is in the midst of a piece has finished it soon, or is stopped; then it may still
- * write when it goes on. */
-void wf_attach_abandon(wf_fabric *fabric, wf_half *half) {
-    if (half->sends) return;
-    const int64_t before = atomic_fetch_add_explicit(taken(fabric, half), half->bytes, memory_order_acq_rel);
+/* ---- holding and letting go ---- */
+
+bool wf_attach_may(wf_attach *a, const wf_fabric *fabric, const wf_half *half) {
+    return wf_memory_direct(half->memory) && !wf_memory_host(half->memory) && wf_attach_reaches(a, fabric, half->peer);
+}
+
+void wf_attach_hold(wf_half *half) {
+    if (!half->held) wf_memory_hold(half->memory);
+    half->held = true;
+}
+
+void wf_attach_let_go(wf_half *half) {
+    if (half->held) wf_memory_destroy(half->memory);
+    half->held = false;
+}
+
+/* Has the other side finished what it has taken on, if this side has `before` in mail->taken when it takes the rest? */
+static bool is_finished(const wf_fabric *fabric, const wf_half *half, int64_t before) {
+    const wf_mail *const mail = wf_half_mail(fabric, half);
+    if (half->sends) return before < half->bytes || atomic_load_explicit(&mail->completed, memory_order_acquire) > half->sequence;
     const int64_t theirs = (before < half->bytes ? before : half->bytes) - half->issued;
-    const double until_s = wf_clock_s() + WF_LATE_S;
-    while (atomic_load_explicit(pushed(fabric, half), memory_order_acquire) < theirs) {
-        if (wf_clock_s() > until_s) {
-            wf_memory_hold(half->memory);
-            wf_memory_abandon(half->memory);
-            return;
+    return atomic_load_explicit(pushed(fabric, half), memory_order_acquire) >= theirs;
+}
+
+/* A receiver that has not seen the message is not written to. The other side, in the midst of a piece, has finished it soon, or is
+ * stopped; then it may still copy when it goes on. A receiver to whom the sender leaves nothing more cannot take what it has read for a message. */
+void wf_attach_abandon(wf_fabric *fabric, wf_half *half) {
+    if (half->held && half->announced && (half->sends || half->matched)) {
+        const int64_t before = atomic_fetch_add_explicit(taken(fabric, half), half->bytes, memory_order_acq_rel);
+        const double until_s = wf_clock_s() + WF_LATE_S;
+        while (!is_finished(fabric, half, before)) {
+            if (wf_clock_s() > until_s) {
+                wf_memory_abandon(half->memory);
+                half->held = false;
+                return;
+            }
+            usleep(100);
         }
-        usleep(100);
     }
+    wf_attach_let_go(half);
 }

@@ -15,9 +15,14 @@ wf_attach *wf_attach_create(const wf_fabric *);
 void wf_attach_destroy(wf_attach *);
 /* Seen by finding that word, once; only after all have been created. */
 bool wf_attach_reaches(wf_attach *, const wf_fabric *, int32_t peer);
+/* As far as this side goes: the peer's process is reached, and the memory is one that can be held (a window cannot). */
+bool wf_attach_may(wf_attach *, const wf_fabric *, const wf_half *);
+/* From before it is announced until it is over: the memory outlives its owner. */
+void wf_attach_hold(wf_half *);
+void wf_attach_let_go(wf_half *);
 /* Moves on a half that is matched, and attached on both sides. */
 wf_status wf_attach_advance(wf_fabric *, wf_half *);
-/* Such a half after a failure: its memory is written by nobody any more, or stays for ever. */
+/* A half that is held, after a failure: from now on nobody touches its memory any more, else that stays for ever. */
 void wf_attach_abandon(wf_fabric *, wf_half *);
 
 #endif

@@ -142,7 +142,7 @@ wf_status wf_fabric_start(wf_fabric *, wf_lane, wf_transport_kind send_transport
  * of another length is WF_ERR_MISMATCH naming both. Past the deadline: WF_ERR_TIMEOUT naming the
  * peer. */
 wf_status wf_fabric_test(wf_fabric *, wf_transfer **transfer, bool *done);
-/* Is this rank's device at work? Then copies that the host of either side could make are left to the other's. At first: no. */
+/* Is this rank's device at work? Then what it sends, which the host of either side could copy, is left to the receiver's. At first: no. */
 void wf_fabric_computes(wf_fabric *, bool computes);
 /* For a caller whose own deadline has passed: WF_ERR_TIMEOUT with the same sentence; WF_OK: the transfer waits for nobody. */
 wf_status wf_fabric_overdue(const wf_fabric *, const wf_transfer *);

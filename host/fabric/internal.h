@@ -110,6 +110,8 @@ struct wf_half {
     wf_found *found;       /* window: received in place; NULL: copied */
     bool word;             /* window: no bytes */
     bool attached;         /* staged: straight between the processes, as far as this side goes; once matched, both */
+    bool held;             /* staged: its memory, while the other side may touch it */
+    int64_t seen;          /* staged, attached: bytes that have somebody, when last looked at */
     double since;          /* fabric clock when something last moved */
     double left_since;     /* ... when the peer was first seen to have left after that */
     wf_event *event;       /* window */

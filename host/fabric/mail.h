@@ -30,6 +30,7 @@ typedef struct wf_mail {
     wf_post sent[WF_POSTS];                         /* message n at n % WF_POSTS */
     _Alignas(WF_CACHE_LINE) _Atomic int64_t posted; /* written by the receiver */
     _Atomic int64_t completed;                      /* received wholly */
+    _Atomic int64_t opened;                         /* STAGED: messages that the receiver has seen: see attach.c */
     wf_post expected[WF_POSTS];
     _Alignas(WF_CACHE_LINE) _Atomic int64_t taken[WF_POSTS]; /* written by both: see attach.c */
     _Atomic int64_t pushed[WF_POSTS];
@@ -44,7 +45,7 @@ typedef struct wf_ring { /* counters only rise; slot n at n % WF_STAGED_SLOTS */
     _Alignas(WF_CACHE_LINE) _Atomic int64_t emptied; /* written by the receiver */
 } wf_ring;
 
-/* Who wants to read the sender's memory finds the word there that is written here, or better does without. */
+/* Who would copy from or to this rank's memory finds the word there that is written here, or better does without. */
 typedef struct wf_reach {
     int64_t process, address;
     uint64_t word;

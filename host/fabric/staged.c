@@ -181,7 +181,8 @@ static bool announce(wf_fabric *fabric, wf_half *half) {
     if (half->announced) return true;
     const staged *const s = fabric->state[WF_TRANSPORT_STAGED];
     const char *const direct = wf_memory_direct(half->memory);
-    half->attached = direct && wf_attach_reaches(s->attach, fabric, half->peer);
+    half->attached = wf_attach_may(s->attach, fabric, half);
+    if (half->attached) wf_attach_hold(half);
     return wf_mail_announce(fabric, half,
                             &(wf_post){.bytes = half->bytes,
                                        .attached = half->attached,
@@ -192,9 +193,11 @@ static wf_status advance(wf_fabric *fabric, wf_half *half) {
     if (!announce(fabric, half)) return WF_OK;
     TRY(wf_mail_match(fabric, half));
     if (!half->matched) return WF_OK;
+    if (!half->attached) wf_attach_let_go(half);
     if (half->attached) TRY(wf_attach_advance(fabric, half));
     else if (half->end->issuing == half->sequence) TRY(half->sends ? fill(fabric, half) : empty(fabric, half));
     if (half->moved == half->bytes) wf_mail_close(fabric, half);
+    if (half->done) wf_attach_let_go(half);
     return WF_OK;
 }
 
@@ -211,7 +214,7 @@ static bool abandon(wf_fabric *fabric, wf_half *half) {
     staged *const s = fabric->state[WF_TRANSPORT_STAGED];
     const int32_t place = fabric->peers[half->peer].place;
     forget(half->sends ? &s->out[place] : &s->in[place]);
-    if (half->attached && half->matched) wf_attach_abandon(fabric, half);
+    if (half->held) wf_attach_abandon(fabric, half);
     return true;
 }
 

@@ -91,7 +91,7 @@ static bool is_overdue(const wf_fabric *fabric, wf_half *half) {
 static wf_status overdue(const wf_fabric *fabric, const wf_half *half) {
     const char *const waits = !half->matched ? (half->sends ? "which has not started to receive it"
                                                             : "which has not started to send it")
-                              : half->issued > half->moved
+                              : half->issued > half->moved && !half->attached
                                   ? "with bytes on a device queue or on the wire"
                                   : "which has stopped in the middle";
     char doing[320];
