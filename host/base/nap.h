@@ -5,8 +5,8 @@
  *   - who wakes beside a thread that computes without end waits for the rest of that one's time slice, some milliseconds, if
  *     both have slices of the same length; from Linux 6.12 on who has shorter ones is let in at once.
  *
- * The calling thread, which is the caller's, has its own settings back after the sleep (as they were before it). Elsewhere than on Linux, or where a
- * setting is refused, sleep is as it is. */
+ * The calling thread, which is the caller's, has its own settings back after the sleep, as they were before it. Elsewhere than
+ * on Linux, or where a setting is refused, sleep is as it is. */
 #ifndef WF_BASE_NAP_H
 #define WF_BASE_NAP_H
 

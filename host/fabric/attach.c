@@ -30,7 +30,7 @@ enum { MOST_BYTES = 4 << 20, LEAST_BYTES = 256 << 10, PARTS = 2, PAGE = 4096 };
 typedef enum reach { UNKNOWN, WITHIN, BEYOND } reach;
 
 struct wf_attach {
-    uint64_t word;   /* for the others to find */
+    uint64_t word; /* for the others to find */
     reach reach[]; /* [node ranks] */
 };
 
@@ -58,7 +58,7 @@ static int64_t copy_across(int64_t process, bool writes, void *here, int64_t the
 }
 
 /* In another PID namespace, or without the right to, the word is not found. It is written back, to know that this may be, too. */
-bool wf_attach_reaches(wf_attach *a, const wf_fabric *fabric, int32_t peer) {
+static bool reaches(wf_attach *a, const wf_fabric *fabric, int32_t peer) {
     const wf_reach *const theirs = &wf_outbox_wire(fabric, peer, fabric->rank)->reach;
     reach *const known = &a->reach[fabric->peers[peer].place];
     uint64_t word = ~theirs->word;
@@ -165,7 +165,7 @@ wf_status wf_attach_advance(wf_fabric *fabric, wf_half *half) {
 /* ---- holding and letting go ---- */
 
 bool wf_attach_may(wf_attach *a, const wf_fabric *fabric, const wf_half *half) {
-    return wf_memory_direct(half->memory) && !wf_memory_host(half->memory) && wf_attach_reaches(a, fabric, half->peer);
+    return wf_memory_direct(half->memory) && !wf_memory_host(half->memory) && reaches(a, fabric, half->peer);
 }
 
 void wf_attach_hold(wf_half *half) {

@@ -13,9 +13,8 @@ typedef struct wf_attach wf_attach;
 /* Writes down where the others find a word of this rank's. NULL: no memory. */
 wf_attach *wf_attach_create(const wf_fabric *);
 void wf_attach_destroy(wf_attach *);
-/* Seen by finding that word, once; only after all have been created. */
-bool wf_attach_reaches(wf_attach *, const wf_fabric *, int32_t peer);
-/* As far as this side goes: the peer's process is reached, and the memory is one that can be held (a window cannot). */
+/* As far as this side goes: the peer's process is reached, which is seen by finding that word, once, after all have been created; and
+ * the memory is one that can be held (a window cannot). */
 bool wf_attach_may(wf_attach *, const wf_fabric *, const wf_half *);
 /* From before it is announced until it is over: the memory outlives its owner. */
 void wf_attach_hold(wf_half *);

@@ -10,7 +10,7 @@
 #include "host/fabric/mail.h"
 #include "tests/host/fabric_support.h"
 
-enum { GUARD_BYTES = 64, LONG_BYTES = 9000007, FIRST_PIECE = 4 << 20 };
+enum { GUARD_BYTES = 64, LONG_BYTES = 9000007, FIRST_PIECE = 4 << 20, UNWRITTEN = 4096 };
 
 /* ---- support --------------------------------------------------------------------------------- */
 
@@ -35,16 +35,6 @@ static bool processes_reach(void) {
 
 static uint8_t content(int message, int64_t i) {
     return (uint8_t)(i * 31 + i / 253 + message * 17 + 5);
-}
-
-static wf_status put(wf_memory *memory, const void *data, int64_t bytes) {
-    TRY(wf_queue_write(device, WF_QUEUE_COMPUTE, memory, 0, bytes, data, NULL));
-    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
-}
-
-static wf_status get(wf_memory *memory, void *data, int64_t bytes) {
-    TRY(wf_queue_read(device, WF_QUEUE_COMPUTE, memory, 0, bytes, data, NULL));
-    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
 }
 
 /* n messages of `bytes`, each behind a guard, painted on rank 0 and blank on the others. */
@@ -72,6 +62,14 @@ static void check_memory(wf_memory *memory, int n, int64_t bytes) {
     free(image);
     verdict(wrong == 0);
 }
+
+/* One message from rank 0 to rank 1, not begun. */
+typedef struct scene {
+    wf_fabric *fabric;
+    wf_memory *memory;
+    int number; /* of its channel's messages */
+    wf_transfer *transfer;
+} scene;
 
 static wf_status start(wf_fabric *fabric, wf_memory *memory, int number, int64_t bytes, wf_transfer **out) {
     const wf_message m = {.memory = memory, .offset_bytes = number * (bytes + GUARD_BYTES) + GUARD_BYTES, .bytes = bytes, .peer = 1 - world_rank};
@@ -108,34 +106,45 @@ static wf_status visit(wf_fabric *fabric, wf_transfer **transfer, int times) {
     return WF_OK;
 }
 
+/* Collective. busy: both devices compute. */
+static scene open_scene(bool busy) {
+    wf_fabric *const fabric = open_fabric(WF_TRANSPORT_STAGED);
+    wf_fabric_computes(fabric, busy);
+    return (scene){.fabric = fabric, .memory = make_memory(1, LONG_BYTES), .number = next_message(fabric)};
+}
+
+static void close_scene(scene *s) {
+    wf_memory_destroy(s->memory);
+    wf_fabric_destroy(s->fabric);
+}
+
+/* Collective: one rank begins, and looks so often. */
+static void begin_on(scene *s, int rank, int visits) {
+    wf_status status = WF_OK;
+    if (world_rank == rank) status = start(s->fabric, s->memory, 0, LONG_BYTES, &s->transfer);
+    if (world_rank == rank && status == WF_OK) status = visit(s->fabric, &s->transfer, visits);
+    good(status);
+}
+
 /* ---- who copies -------------------------------------------------------------------------------- */
 
 /* The receiver has seen the message and is away; the sender writes the rest, or nothing if its device computes. */
 START_TEST(a_sender_writes_what_nobody_reads) {
     const bool computes = _i % 2;
     if (world_ranks < 2 || !processes_reach()) return;
-    wf_fabric *const fabric = open_fabric(WF_TRANSPORT_STAGED);
-    wf_memory *const memory = make_memory(1, LONG_BYTES);
-    const int n = next_message(fabric);
-    wf_transfer *transfer = NULL;
+    scene s = open_scene(computes);
     wf_status status = WF_OK;
-    wf_fabric_computes(fabric, computes);
-    if (world_rank == 0) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
-    if (world_rank == 0 && status == WF_OK) status = visit(fabric, &transfer, 1);
+    begin_on(&s, 0, 1);
+    begin_on(&s, 1, 1);
+    if (world_rank == 0) status = visit(s.fabric, &s.transfer, 50);
     good(status);
-    if (world_rank == 1) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
-    if (world_rank == 1 && status == WF_OK) status = visit(fabric, &transfer, 1);
+    verdict(world_rank > 1 || written_by_sender(s.fabric, s.number) == (computes ? 0 : LONG_BYTES - FIRST_PIECE));
+    if (world_rank < 2) status = finish(s.fabric, &s.transfer);
     good(status);
-    if (world_rank == 0) status = visit(fabric, &transfer, 50);
-    good(status);
-    verdict(world_rank > 1 || written_by_sender(fabric, n) == (computes ? 0 : LONG_BYTES - FIRST_PIECE));
-    if (world_rank < 2) status = finish(fabric, &transfer);
-    good(status);
-    verdict(world_rank > 1 || atomic_load(&the_mail(fabric)->taken[n % WF_POSTS]) >= LONG_BYTES);
-    verdict(is_at_rest(fabric));
-    check_memory(memory, 1, LONG_BYTES);
-    wf_memory_destroy(memory);
-    wf_fabric_destroy(fabric);
+    verdict(world_rank > 1 || atomic_load(&the_mail(s.fabric)->taken[s.number % WF_POSTS]) >= LONG_BYTES);
+    verdict(is_at_rest(s.fabric));
+    check_memory(s.memory, 1, LONG_BYTES);
+    close_scene(&s);
 }
 END_TEST
 
@@ -167,110 +176,84 @@ START_TEST(any_order_of_visits_is_right) {
 }
 END_TEST
 
-/* ---- a sender that is lost ----------------------------------------------------------------------- */
+/* ---- a side that is lost --------------------------------------------------------------------- */
 
-/* It took a piece on and never wrote it: rank 1 says so in time, and keeps the memory, as the piece may still come. */
+/* Rank 0 begins, takes a piece on, and does not write it. */
+static scene open_unwritten(void) {
+    scene s = open_scene(true);
+    begin_on(&s, 0, 1);
+    if (world_rank == 0) atomic_fetch_add(&the_mail(s.fabric)->taken[s.number % WF_POSTS], UNWRITTEN);
+    good(WF_OK);
+    return s;
+}
+
+/* Rank 1 says so in time, and keeps the memory, whose owner has destroyed it, as the piece may still come. */
 START_TEST(memory_that_may_still_be_written_stays) {
     if (world_ranks < 2 || !processes_reach()) return;
-    wf_fabric *const fabric = open_fabric(WF_TRANSPORT_STAGED);
-    wf_memory *const memory = make_memory(1, LONG_BYTES);
-    const int n = next_message(fabric);
-    wf_transfer *transfer = NULL;
+    scene s = open_unwritten();
     wf_status status = WF_OK;
-    wf_fabric_computes(fabric, true);
-    if (world_rank == 0) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
-    if (world_rank == 0 && status == WF_OK) status = visit(fabric, &transfer, 1);
-    if (world_rank == 0) atomic_fetch_add(&the_mail(fabric)->taken[n % WF_POSTS], 4096);
-    good(status);
-    fabric->timeout_s = SHORT_S;
-    if (world_rank == 1) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
-    if (world_rank == 1 && status == WF_OK) status = finish(fabric, &transfer);
+    s.fabric->timeout_s = SHORT_S;
+    begin_on(&s, 1, 0);
+    if (world_rank == 1) status = finish(s.fabric, &s.transfer);
     const bool told = status == WF_ERR_TIMEOUT && says("receive from rank 0") && says("stopped in the middle") && says("by staged");
-    fabric->timeout_s = PATIENCE_S;
+    s.fabric->timeout_s = PATIENCE_S;
     verdict(world_rank != 1 || told);
-    const uint8_t *const bytes = wf_memory_direct(memory);
-    wf_memory_hold(memory); /* to look at it */
-    wf_memory_destroy(memory);
-    wf_fabric_abandon(fabric);
-    verdict(world_rank != 1 || (memory->abandoned && bytes[0] == 0xEE));
-    wf_memory_destroy(memory);
-    wf_fabric_destroy(fabric);
+    const uint8_t *const bytes = wf_memory_direct(s.memory);
+    wf_memory_hold(s.memory); /* to look at it */
+    wf_memory_destroy(s.memory);
+    wf_fabric_abandon(s.fabric);
+    verdict(world_rank != 1 || (s.memory->abandoned && bytes[0] == 0xEE));
+    close_scene(&s);
+}
+END_TEST
+
+/* A piece that comes while rank 1 gives up is waited for: the memory goes as ever. */
+START_TEST(a_piece_that_still_comes_is_waited_for) {
+    enum { SOON_US = 5000 };
+    if (world_ranks < 2 || !processes_reach()) return;
+    scene s = open_unwritten();
+    begin_on(&s, 1, 20);
+    if (world_rank == 0) usleep(SOON_US), atomic_fetch_add(&the_mail(s.fabric)->pushed[s.number % WF_POSTS], UNWRITTEN);
+    wf_fabric_abandon(s.fabric);
+    verdict(world_rank != 1 || (!s.memory->abandoned && written_by_sender(s.fabric, s.number) == UNWRITTEN));
+    close_scene(&s);
 }
 END_TEST
 
 /* Rank 1 gives up before it has seen the message, and its memory is its own again: rank 0, who comes later, leaves it alone. */
 START_TEST(nobody_writes_where_nobody_receives) {
     if (world_ranks < 2 || !processes_reach()) return;
-    wf_fabric *const fabric = open_fabric(WF_TRANSPORT_STAGED);
-    wf_memory *const memory = make_memory(1, LONG_BYTES);
-    wf_transfer *transfer = NULL;
-    wf_status status = WF_OK;
-    if (world_rank == 1) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
-    if (world_rank == 1 && status == WF_OK) status = visit(fabric, &transfer, 1);
-    if (world_rank == 1) wf_fabric_abandon(fabric);
-    good(status);
-    if (world_rank == 0) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
-    if (world_rank == 0 && status == WF_OK) status = visit(fabric, &transfer, 50);
-    good(status);
+    scene s = open_scene(false);
+    begin_on(&s, 1, 1);
+    if (world_rank == 1) wf_fabric_abandon(s.fabric);
+    begin_on(&s, 0, 50);
     uint8_t *const image = malloc(LONG_BYTES + GUARD_BYTES);
     int64_t wrong = 0;
-    good(get(memory, image, LONG_BYTES + GUARD_BYTES));
+    good(get(s.memory, image, LONG_BYTES + GUARD_BYTES));
     for (int64_t i = 0; i < LONG_BYTES + GUARD_BYTES && world_rank == 1; i++) wrong += image[i] != 0xEE;
     free(image);
-    wf_fabric_abandon(fabric);
-    verdict(wrong == 0 && memory->holds == 0 && !memory->abandoned);
-    wf_memory_destroy(memory);
-    wf_fabric_destroy(fabric);
+    wf_fabric_abandon(s.fabric);
+    verdict(wrong == 0 && s.memory->holds == 0 && !s.memory->abandoned);
+    close_scene(&s);
 }
 END_TEST
 
 /* Rank 0 gives up in the middle: what rank 1 has read is no message, and rank 0's memory is its own. */
 START_TEST(a_sender_that_gives_up_completes_nothing) {
     if (world_ranks < 2 || !processes_reach()) return;
-    wf_fabric *const fabric = open_fabric(WF_TRANSPORT_STAGED);
-    wf_memory *const memory = make_memory(1, LONG_BYTES);
-    wf_transfer *transfer = NULL;
+    scene s = open_scene(false);
     wf_status status = WF_OK;
-    if (world_rank == 0) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
-    if (world_rank == 0 && status == WF_OK) status = visit(fabric, &transfer, 1);
-    good(status);
-    if (world_rank == 1) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
-    if (world_rank == 1 && status == WF_OK) status = visit(fabric, &transfer, 1);
-    good(status);
-    if (world_rank == 0) wf_fabric_abandon(fabric);
-    good(status);
-    fabric->timeout_s = SHORT_S;
-    if (world_rank == 1) status = finish(fabric, &transfer);
-    fabric->timeout_s = PATIENCE_S;
+    begin_on(&s, 0, 1);
+    begin_on(&s, 1, 1);
+    if (world_rank == 0) wf_fabric_abandon(s.fabric);
+    good(WF_OK);
+    s.fabric->timeout_s = SHORT_S;
+    if (world_rank == 1) status = finish(s.fabric, &s.transfer);
+    s.fabric->timeout_s = PATIENCE_S;
     verdict(world_rank != 1 || (status == WF_ERR_TIMEOUT && says("stopped in the middle")));
-    verdict(world_rank != 0 || (memory->holds == 0 && !memory->abandoned));
-    wf_fabric_abandon(fabric);
-    wf_memory_destroy(memory);
-    wf_fabric_destroy(fabric);
-}
-END_TEST
-
-/* A piece that comes while rank 1 gives up is waited for: the memory goes as ever. */
-START_TEST(a_piece_that_still_comes_is_waited_for) {
-    if (world_ranks < 2 || !processes_reach()) return;
-    wf_fabric *const fabric = open_fabric(WF_TRANSPORT_STAGED);
-    wf_memory *const memory = make_memory(1, LONG_BYTES);
-    const int n = next_message(fabric);
-    wf_transfer *transfer = NULL;
-    wf_status status = WF_OK;
-    wf_fabric_computes(fabric, true);
-    if (world_rank == 0) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
-    if (world_rank == 0 && status == WF_OK) status = visit(fabric, &transfer, 1);
-    if (world_rank == 0) atomic_fetch_add(&the_mail(fabric)->taken[n % WF_POSTS], 4096);
-    good(status);
-    if (world_rank == 1) status = start(fabric, memory, 0, LONG_BYTES, &transfer);
-    if (world_rank == 1 && status == WF_OK) status = visit(fabric, &transfer, 20);
-    good(status);
-    if (world_rank == 0) usleep(50000), atomic_fetch_add(&the_mail(fabric)->pushed[n % WF_POSTS], 4096);
-    wf_fabric_abandon(fabric);
-    verdict(world_rank != 1 || (!memory->abandoned && written_by_sender(fabric, n) == 4096));
-    wf_memory_destroy(memory);
-    wf_fabric_destroy(fabric);
+    verdict(world_rank != 0 || (s.memory->holds == 0 && !s.memory->abandoned));
+    wf_fabric_abandon(s.fabric);
+    close_scene(&s);
 }
 END_TEST
 

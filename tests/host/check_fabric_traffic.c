@@ -141,16 +141,6 @@ static wf_status play(traffic *t, wf_transport_kind kind) {
     return WF_OK;
 }
 
-static wf_status put(wf_memory *memory, const void *data, int64_t bytes) {
-    TRY(wf_queue_write(device, WF_QUEUE_COMPUTE, memory, 0, bytes, data, NULL));
-    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
-}
-
-static wf_status get(wf_memory *memory, void *data, int64_t bytes) {
-    TRY(wf_queue_read(device, WF_QUEUE_COMPUTE, memory, 0, bytes, data, NULL));
-    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
-}
-
 static void check_counters(const wf_fabric *fabric, wf_transport_kind kind, const message *sent) {
     int64_t bytes[WF_TRANSPORTS], messages[WF_TRANSPORTS], sum = 0, count = 0;
     wf_fabric_counters(fabric, bytes, messages);
