@@ -397,16 +397,18 @@ static int delta_simple(const wf_problem *p, const wf_candidate *c, wf_launch ou
 enum { PANEL_WIDTH, VECTORS, BLOCK, STEP, PARTS };
 static const wf_parameter panel_parameters[] = {
     {"WIDTH", 3, {16, 8, 4}, "floats per vector"},
-    {"VECTORS", 3, {2, 1, 4}, "vectors of own rows of a tile"},
-    {"BLOCK", 2, {8, 4}, "rows of the other side, or elements, whose sums are in registers"},
-    {"STEP", 4, {32, 64, 16, 128}, "rows of the other side between two updates of the sums"},
+    {"VECTORS", 4, {2, 1, 4, 3}, "vectors of own rows of a tile"},
+    {"BLOCK", 3, {8, 4, 6}, "rows of the other side, or elements, whose sums are in registers"},
+    {"STEP", 7, {32, 64, 16, 128, 24, 48, 96}, "rows of the other side between two updates of the sums"},
     {"PARTS", 7, {1, 2, 4, 8, 16, 32, 64}, "of the keys, one work-item each, whose dQ are summed"},
 };
 enum { FORWARD_PARAMETERS = PARTS, BACKWARD_PARAMETERS };
 
 static bool panel_ok(const wf_problem *p, const wf_candidate *c, const wf_device *device,
                      const char **why) {
-    *why = device->type != WF_DEVICE_CPU ? "made for CPUs: a work-item keeps kilobytes" : NULL;
+    *why = device->type != WF_DEVICE_CPU                 ? "made for CPUs: a work-item keeps kilobytes"
+           : c->value[STEP] % c->value[BLOCK] != 0       ? "BLOCK does not divide STEP"
+                                                         : NULL;
     return !*why;
 }
 
@@ -455,13 +457,14 @@ static int backward_panel(const wf_problem *p, const wf_candidate *c, wf_launch 
 }
 
 /* On CPUs nobody has tuned: no barriers, vectors as wide as the device's, and as many sums as its registers
- * hold: 32 with AVX-512, else 16. */
+ * hold: 32 with AVX-512, else 16, of which SSE needs one more for each product. */
 static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
     if (device->type != WF_DEVICE_CPU) return;
     int32_t *const v = candidate->value;
     wf_candidate_default(p, 1, candidate);
     v[PANEL_WIDTH] = device->vector_floats >= 16 ? 16 : device->vector_floats >= 8 ? 8 : 4;
     v[BLOCK] = v[PANEL_WIDTH] == 16 ? 8 : 4;
+    if (v[PANEL_WIDTH] == 8) v[VECTORS] = 3, v[STEP] = 64;
 }
 
 /* Work-items for each core, so that the last ones to run do not leave cores idle for long. */

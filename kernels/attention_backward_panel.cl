@@ -16,22 +16,6 @@
 #ifndef PARTS
 #error "PARTS: see attention.c"
 #endif
-#define ROW_VECTORS ((HEAD_DIM + WIDTH - 1) / WIDTH)
-#define ROW         (ROW_VECTORS * WIDTH)
-
-/* The own rows as they are, filled up with zeros: what `returned` reads. */
-INLINE void copy_rows(REAL own[LANES][ROW_VECTORS], global const float *x, long stride, int row0,
-                             int n) {
-    for (int i = 0; i < LANES; i++) {
-        global const float *row = x + clamp(row0 + i, 0, n - 1) * stride;
-        int e = 0;
-        for (; e + WIDTH <= HEAD_DIM; e += WIDTH) own[i][e / WIDTH] = VLOAD(0, row + e);
-        if (e < HEAD_DIM) {
-            own[i][e / WIDTH] = 0.0f;
-            for (; e < HEAD_DIM; e++) ((float *)own[i])[e] = row[e];
-        }
-    }
-}
 
 /* rows += the rows of x; `spare` is overwritten. */
 INLINE void add_rows(REAL rows[HEAD_DIM][VECTORS], REAL spare[HEAD_DIM][VECTORS], global const float *x,
@@ -47,7 +31,7 @@ INLINE void add_rows(REAL rows[HEAD_DIM][VECTORS], REAL spare[HEAD_DIM][VECTORS]
         _Pragma("unroll") for (int k = 0; k < BLOCK; k++)                                          \
             _Pragma("unroll") for (int c = 0; c < wide; c++) sum[k][c] =                           \
                 VLOAD(at + c, y + k * ROW);                                                        \
-        for (int i = 0; i < LANES; i++) {                                                          \
+        _Pragma("unroll 4") for (int i = 0; i < LANES; i++) {                                      \
             REAL part[wide];                                                                       \
             _Pragma("unroll") for (int c = 0; c < wide; c++) part[c] = own[i][at + c];             \
             _Pragma("unroll") for (int k = 0; k < BLOCK; k++) {                                    \
@@ -60,7 +44,9 @@ INLINE void add_rows(REAL rows[HEAD_DIM][VECTORS], REAL spare[HEAD_DIM][VECTORS]
                 VSTORE(sum[k][c], at + c, y + k * ROW);                                            \
     }
 DEFINE_RETURNED(returned_block, VECTORS)
-DEFINE_RETURNED(returned_one, 1)
+#if ROW_VECTORS % VECTORS
+DEFINE_RETURNED(returned_rest, ROW_VECTORS % VECTORS)
+#endif
 
 /* The workspace has BLOCK - 1 rows more than there are queries, so that blocks are whole. */
 INLINE void returned(global float *y, REAL w[STEP][VECTORS], REAL own[LANES][ROW_VECTORS],
@@ -68,8 +54,9 @@ INLINE void returned(global float *y, REAL w[STEP][VECTORS], REAL own[LANES][ROW
     int at = 0;
     for (; at + VECTORS <= ROW_VECTORS; at += VECTORS)
         for (int k = 0; k < count; k += BLOCK) returned_block(y + k * ROW, w, k, own, at);
-    for (; at < ROW_VECTORS; at++)
-        for (int k = 0; k < count; k += BLOCK) returned_one(y + k * ROW, w, k, own, at);
+#if ROW_VECTORS % VECTORS
+    for (int k = 0; k < count; k += BLOCK) returned_rest(y + k * ROW, w, k, own, at);
+#endif
 }
 
 kernel __attribute__((reqd_work_group_size(1, 1, 1)))
@@ -96,7 +83,7 @@ void attention_backward(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3
         const int seen_end = END_IN_DOCUMENT(kspan, last, end_query(last, low, queries));
         gather_rows(k_rows, HEAD_4D(k, sample, kv_head), k_s, row0, keys);
         gather_rows(v_rows, HEAD_4D(v, sample, kv_head), v_s, row0, keys);
-        copy_rows(own, HEAD_4D(k, sample, kv_head), k_s, row0, keys);
+        copy_rows(own, HEAD_4D(k, sample, kv_head), k_s, row0, LANES, keys); /* what `returned` reads */
         clear(k_sum);
         clear(v_sum);
         for (int head = FIRST_READER(kv_head); head < END_READER(kv_head); head++) {

@@ -442,7 +442,7 @@ static int32_t panel_rows(int64_t m, int32_t width) {
 }
 
 /* Blocks as large as leave each core its work-items. A's panels are in the workspace, unless each is
- * read by one work-item only. */
+ * read by one work-item only. Of narrow vectors a panel of B and of A are in the first cache together at a DEPTH of 256. */
 static void prefer_panel(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
     static const int32_t tiles[][2] = {{128, 4}, {64, 4}, {32, 4}, {16, 4}, {16, 2}, {8, 2}, {8, 1}, {4, 1}};
     enum { SHAPES = sizeof tiles / sizeof *tiles };
@@ -450,8 +450,10 @@ static void prefer_panel(const wf_problem *p, const wf_device *device, wf_candid
     wf_candidate_default(p, PANEL, candidate);
     v[PANEL_WIDTH] = device->vector_floats >= 16 ? 16 : device->vector_floats >= 8 ? 8 : 4;
     v[PANEL_ROWS] = panel_rows(p->size[M], v[PANEL_WIDTH]);
+    const bool narrow = v[PANEL_WIDTH] < 16;
+    if (narrow) v[PANEL_DEPTH] = 256;
     for (int i = 0; i < SHAPES; i++) {
-        v[TILES_M] = tiles[i][0], v[TILES_N] = tiles[i][1];
+        v[TILES_M] = tiles[i][0], v[TILES_N] = (narrow ? 2 : 1) * tiles[i][1];
         if (down(v, p->size[M]).count * across(p, v).count >= ITEMS_PER_CORE * (int64_t)device->compute_units) break;
     }
     v[SHARED] = across(p, v).count > 1;

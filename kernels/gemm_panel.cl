@@ -116,28 +116,44 @@ gemm_panel_pack(int chunk, int batch, int row0, int m, int k, __global const flo
 /* Steps of k that A, which comes from afar, is asked for beforehand. */
 #define AHEAD 16
 
-/* out = (first ? 0 : sums) + the products of `depth` steps of k, for the first HEIGHT rows of a tile. `c`: the tile's place in C:
- * a row's lines are asked for in each step, so that they are there when they are written. Asked for all at once they hold up the loads. */
+/* Steps of k between two jumps. */
+#define STEPS 4
+
+/* Floats of a line of the caches: what is asked for is asked for once. */
+#define LINE 16
+
+/* out = (first ? 0 : sums) + the products of `depth` steps of k, for the first HEIGHT rows of a tile; STEPS of them between two
+ * jumps, as elsewhere the loop's own instructions are a third of all. `c`: the tile's place in C: its lines are asked for a row
+ * in every STEPS, so that they are there when they are written. Asked for all at once they hold up the loads. */
+#define MULTIPLY_STEP(HEIGHT, s)                                                                   \
+    {                                                                                              \
+        REAL row[VECTORS];                                                                         \
+        _Pragma("unroll") for (int v = 0; v < VECTORS; v++) row[v] = VLOAD(v, b);                  \
+        if ((s) * A_STRIDE % LINE == 0) WILL_READ(a + ((s) + AHEAD) * A_STRIDE);                   \
+        _Pragma("unroll") for (int r = 0; r < HEIGHT; r++) {                                       \
+            const REAL scalar = (REAL)(a[(s) * A_STRIDE + r]);                                     \
+            _Pragma("unroll") for (int v = 0; v < VECTORS; v++) acc[r][v] += scalar * row[v];      \
+        }                                                                                          \
+        b += b_next;                                                                               \
+    }
 #define DEFINE_MULTIPLY(name, HEIGHT)                                                              \
     INLINE void name(A_SPACE const float *a, B_SPACE const float *b, long b_next, int depth, int first, \
                      __global const float *c, long c_stride,                                       \
                      const REAL sums[ROWS * VECTORS], REAL out[ROWS * VECTORS]) {                  \
         REAL acc[HEIGHT][VECTORS];                                                                 \
+        int p = 0;                                                                                 \
         _Pragma("unroll") for (int r = 0; r < HEIGHT; r++)                                         \
             _Pragma("unroll") for (int v = 0; v < VECTORS; v++)                                    \
                 acc[r][v] = first ? (REAL)(0.0f) : sums[r * VECTORS + v];                          \
-        for (int p = 0; p < depth; p++) {                                                          \
-            REAL row[VECTORS];                                                                     \
-            _Pragma("unroll") for (int v = 0; v < VECTORS; v++) row[v] = VLOAD(v, b);              \
-            WILL_READ(a + AHEAD * A_STRIDE);                                                       \
-            _Pragma("unroll") for (int v = 0; v < VECTORS; v++) WILL_WRITE(c + v * WIDTH);         \
-            c += p < HEIGHT - 1 ? c_stride : 0;                                                    \
-            _Pragma("unroll") for (int r = 0; r < HEIGHT; r++) {                                   \
-                const REAL scalar = (REAL)(a[r]);                                                  \
-                _Pragma("unroll") for (int v = 0; v < VECTORS; v++) acc[r][v] += scalar * row[v];  \
-            }                                                                                      \
+        for (; p + STEPS <= depth; p += STEPS) {                                                   \
+            _Pragma("unroll") for (int j = 0; j < COLUMNS; j += LINE) WILL_WRITE(c + j);           \
+            c += p < (HEIGHT - 1) * STEPS ? c_stride : 0;                                          \
+            _Pragma("unroll") for (int s = 0; s < STEPS; s++) MULTIPLY_STEP(HEIGHT, s)             \
+            a += STEPS * A_STRIDE;                                                                 \
+        }                                                                                          \
+        for (; p < depth; p++) {                                                                   \
+            MULTIPLY_STEP(HEIGHT, 0)                                                               \
             a += A_STRIDE;                                                                         \
-            b += b_next;                                                                           \
         }                                                                                          \
         _Pragma("unroll") for (int r = 0; r < HEIGHT; r++)                                         \
             _Pragma("unroll") for (int v = 0; v < VECTORS; v++) out[r * VECTORS + v] = acc[r][v];  \

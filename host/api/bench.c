@@ -113,24 +113,53 @@ static wf_status open_candidate(bench *b, const char *case_text, const wf_proble
     return copied == WF_ERR_MEMORY ? WF_OK : copied; /* the case is timed without */
 }
 
-static wf_status open_operation(bench *b, const char *case_text) {
-    wf_problem p;
+/* The next of several joined by ";", without the blanks around it; false: there is none. */
+static bool next_candidate(const char **text, char *out, size_t bytes) {
+    if (!*text) return false;
+    const char *const end = strchr(*text, ';'), *first = *text + strspn(*text, " ");
+    int length = (int)(end ? end - first : (long)strlen(first));
+    while (length > 0 && first[length - 1] == ' ') length--;
+    snprintf(out, bytes, "%.*s", length < 0 ? 0 : length, first);
+    *text = end ? end + 1 : NULL;
+    return true;
+}
+
+static wf_status open_named(bench *b, const char *case_text, const wf_problem *p, wf_bench_data *data) {
+    char name[256];
     wf_candidate candidate;
-    wf_bench_data *data = NULL;
+    for (const char *rest = b->options->candidate; next_candidate(&rest, name, sizeof name);) {
+        TRY(wf_candidate_parse(p, name, &candidate));
+        TRY(open_candidate(b, case_text, p, &candidate, data, false));
+    }
+    return WF_OK;
+}
+
+static wf_status open_variants(bench *b, const char *case_text, const wf_problem *p, wf_bench_data *data) {
+    wf_candidate candidate;
+    for (int v = 0; v < wf_operations[p->op]->nvariants; v++) {
+        values_of(b, p, v, &candidate);
+        TRY(open_candidate(b, case_text, p, &candidate, data, true));
+    }
+    return WF_OK;
+}
+
+static wf_status open_default(bench *b, const char *case_text, const wf_problem *p, wf_bench_data *data) {
+    wf_candidate candidate;
     wf_defaults defaults = {.opencl = b->context->opencl};
     int64_t workspace;
+    TRY(wf_defaults_candidate(&defaults, p, &candidate, &workspace));
+    return open_candidate(b, case_text, p, &candidate, data, false);
+}
+
+static wf_status open_operation(bench *b, const char *case_text) {
+    wf_problem p;
+    wf_bench_data *data = NULL;
     TRY(wf_problem_parse(case_text, &p));
     const int32_t first = b->count;
-    if (b->options->candidate) TRY(wf_candidate_parse(&p, b->options->candidate, &candidate));
-    else if (!b->options->all) TRY(wf_defaults_candidate(&defaults, &p, &candidate, &workspace));
     TRY(wf_bench_data_create(b->context->opencl, NULL, &p, &data));
-    wf_status status = WF_OK;
-    if (b->options->candidate || !b->options->all)
-        status = open_candidate(b, case_text, &p, &candidate, data, false);
-    for (int v = 0; v < wf_operations[p.op]->nvariants && b->options->all && !b->options->candidate && status == WF_OK; v++) {
-        values_of(b, &p, v, &candidate);
-        status = open_candidate(b, case_text, &p, &candidate, data, true);
-    }
+    const wf_status status = b->options->candidate ? open_named(b, case_text, &p, data)
+                             : b->options->all     ? open_variants(b, case_text, &p, data)
+                                                   : open_default(b, case_text, &p, data);
     if (b->count > first) b->entries[first].data = data;
     else wf_bench_data_destroy(data);
     return status;
@@ -169,7 +198,14 @@ static weft_status open_stack(bench *b, const char *case_text, const char *gemm,
 
 static weft_status open_block(bench *b, const char *case_text) {
     const wf_operation *const gemm = wf_operations[WF_OP_GEMM];
-    if (!b->options->all) return open_stack(b, case_text, b->options->candidate, false);
+    const char *rest = b->options->candidate;
+    char name[256];
+    while (next_candidate(&rest, name, sizeof name)) {
+        const weft_status status = open_stack(b, case_text, name, false);
+        if (status) return status;
+    }
+    if (b->options->candidate) return WEFT_OK;
+    if (!b->options->all) return open_stack(b, case_text, NULL, false);
     for (int v = 0; v < gemm->nvariants; v++) {
         const weft_status status = open_stack(b, case_text, gemm->variants[v].name, true);
         if (status) return status;

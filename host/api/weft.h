@@ -525,7 +525,7 @@ typedef struct weft_bench_options {
     const char *const *cases;   /* operations as in weft_verify, "gemm" for all built-in ones of an operation, blocks */
     int32_t ncases;             /* 0: the built-in list */
     const weft_layout *layout;  /* of blocks; NULL: one rank, or tpN.sp of the context's N ranks */
-    const char *candidate;      /* "panel", "simple TILE_M=64": of every case (of a block: its GEMMs' variant); NULL: the device's default */
+    const char *candidate;      /* "panel", "simple TILE_M=64", several joined by ";": of every case (of a block: its GEMMs' variant); NULL: the device's default */
     bool all;                   /* every variant */
     int32_t repeats;            /* samples of each; 0: as many as `seconds` allows, at least 5 */
     double seconds;             /* to spend on each; 0: 1 */

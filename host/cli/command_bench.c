@@ -12,7 +12,7 @@ static double seconds;
 static bool json, all;
 static const option options[] = {
     {"layout", OPTION_TEXT, "LAYOUT", "of blocks: how they are split, as in tp2.sp (default: tpN.sp of --ranks)", &layout_text, 0, 0},
-    {"candidate", OPTION_TEXT, "TEXT", "variant and values, as verify prints them (default: the device's)", &candidate, 0, 0},
+    {"candidate", OPTION_TEXT, "TEXT", "variant and values, as verify prints them, several joined by \";\" (default: the device's)", &candidate, 0, 0},
     {"all", OPTION_FLAG, NULL, "every variant of each case", &all, 0, 0},
     {"repeats", OPTION_INTEGER, "N", "samples of each case (default: as many as --seconds allows)", &repeats, 1, 1e6},
     {"seconds", OPTION_REAL, "S", "to spend on each case (default: 1)", &seconds, 1e-3, 1e5},
@@ -123,10 +123,11 @@ static int run(int argc, char **argv) {
 const command command_bench = {
     "bench", "[CASE...] [--all] [--layout L]", "how fast operations and blocks run, and what part of the device's peaks that is",
     "Without a CASE: a short list of all operations and blocks. On top: this machine's peaks, measured in the same run. Cases\n"
-    "take turns, so that noise hits all alike; the first run of each is not counted. spread: the interquartile range, of the\n"
-    "median. GFLOP/s and GB/s (every operand moved once) are of the minimum; peak: of the peak measured; above 100% of the\n"
-    "bandwidth means that caches hold the operands. copy: the median time of copying as many bytes, by the case's, wherever\n"
-    "they lie. launch: what part of the minimum a launch's cost is.\n\n" OPERATION_CASES_HELP
+    "take turns, so that noise hits all alike; the first run of each is not counted, nor, of what is short, the first of a\n"
+    "turn, so that caches hold what they can. spread: the interquartile range, of the median. GFLOP/s and GB/s (every operand\n"
+    "moved once) are of the minimum; peak: of the peak measured; above 100% of the bandwidth means that caches hold the\n"
+    "operands. copy: the median time of copying as many bytes, by the case's, wherever they lie. launch: what part of the\n"
+    "minimum a launch's cost is.\n\n" OPERATION_CASES_HELP
     "A block's case is block:f32:SIZES:FLAGS:forward, or :train (and backward), under --layout:\n"
     "  block:f32:b1s1024h1024a16kv16f4096:gelu.layernorm.causal:train\n"
     "Sizes: b sequences of s tokens, h hidden, a heads; kv heads (a), d head size (h / a), f features (4 h), l layers (1),\n"

@@ -24,11 +24,12 @@ typedef struct wf_bench_options {
 } wf_bench_options;
 
 /* Seconds of one run over the samples. A sample is `times` runs in a row, so many that the clock and the
- * wait at its end do not count; the first run of an item is in none. */
+ * wait at its end do not count; the first run of an item is in none, nor, of a short one, the first of a turn. */
 typedef struct wf_spread {
     double minimum, quartile1, median, quartile3;
     int32_t samples;
     int64_t times;
+    bool warmed;            /* each sample follows a run that does not count */
     double together;        /* of a peak: the most that all ranks did at the same time, work per second */
 } wf_spread;
 

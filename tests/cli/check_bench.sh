@@ -38,6 +38,8 @@ run "$weft" bench gemm:f32:m17n9k5:nn block:f32:b1s16h32a2:gelu.layernorm:forwar
 prints '^ +[0-9.]+ .*gemm.*\[simple' '^ +skip .*gemm.*\[dot.*A must be' '^ +[0-9.]+ .*block.*GEMMs by simple'
 run "$weft" bench gemm:f32:m17n9k5:nn --candidate 'direct WIDTH=4' --repeats 2
 prints '\[direct .*WIDTH=4'
+run "$weft" bench gemm:f32:m17n9k5:nn block:f32:b1s16h32a2:gelu.layernorm:forward --candidate 'simple ; panel' --repeats 2
+prints 'gemm.*\[simple ' 'gemm.*\[panel ' 'block.*GEMMs by simple' 'block.*GEMMs by panel'
 
 # JSON: the machine first, then every case; shares follow from times and peaks
 run "$weft" bench gemm:f32:m64n64k64:nt copy:f32:rows64n64 --repeats 4 --json
@@ -77,6 +79,7 @@ fi
 mistake 2 'gem' "$weft" bench gem
 mistake 2 'character' "$weft" bench gemm:f32:m10n10q10:nn
 mistake 2 'turbo' "$weft" bench gemm:f32:m10n10k10:nn --candidate turbo
+mistake 2 "no variant ''" "$weft" bench gemm:f32:m10n10k10:nn --candidate 'simple;'
 mistake 2 'exclude' "$weft" bench gemm:f32:m10n10k10:nn --candidate simple --all
 mistake 2 'dot cannot|cannot be computed by dot' "$weft" bench gemm:f32:m10n10k10:nn --candidate dot
 mistake 2 "no such flag.*'gelo" "$weft" bench block:f32:b1s16h32a2:gelo.layernorm:forward

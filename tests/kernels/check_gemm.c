@@ -487,8 +487,8 @@ START_TEST(the_preference_follows_device_and_shape) {
         int32_t floats, cores;
     } wants[] = {
         {"gemm:f32:m1024n1024k1024:nt", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=128 TILES_N=4 SHARED=1", 16, 2},
-        {"gemm:f32:m1024n1024k1024:nt", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=512 TILES_M=16 TILES_N=2 SHARED=1", 8, 64},
-        {"gemm:f32:m1024n1024k1024:nn", "panel ROWS=6 VECTORS=2 WIDTH=4 DEPTH=512 TILES_M=128 TILES_N=4 SHARED=1", 4, 1},
+        {"gemm:f32:m1024n1024k1024:nt", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=256 TILES_M=8 TILES_N=4 SHARED=1", 8, 64},
+        {"gemm:f32:m1024n1024k1024:nn", "panel ROWS=6 VECTORS=2 WIDTH=4 DEPTH=256 TILES_M=128 TILES_N=8 SHARED=1", 4, 1},
         {"gemm:f32:m128n1024k1024:nn", "panel ROWS=8 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=128 TILES_N=4 SHARED=1", 16, 2},
         {"gemm:f32:m4096n32k1024:nn", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=32 TILES_N=4 SHARED=0", 16, 2},
         {"gemm:f32:m50257n768k2048:tn", "panel ROWS=14 VECTORS=2 WIDTH=16 DEPTH=512 TILES_M=128 TILES_N=4 SHARED=1", 16, 2},
