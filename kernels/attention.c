@@ -274,10 +274,33 @@ static bool begin_launch(wf_launch *launch, const char *entry, int64_t ntiles, i
     return true;
 }
 
-static int forward_launches(const wf_problem *p, int64_t rows, int32_t local, wf_launch *out) {
+/* Where two operands lie once their rows are packed in the workspace, from its element `from` on: [operand][sample][head][position][row]. */
+typedef struct packed {
+    int64_t positions, heads, row, from;
+} packed;
+
+static int64_t packed_elements(const packed *in, const wf_attention *a) {
+    return a->b * in->heads * in->positions * in->row;
+}
+
+/* The operand `view`, or, packed, the workspace's `operand`. */
+static void packed_4d(wf_launch *launch, int view, const packed *in, int operand, const wf_attention *a) {
+    if (!in) {
+        view_4d(launch, view);
+        return;
+    }
+    wf_launch_view_from(launch, WF_WORKSPACE, in->from + operand * packed_elements(in, a));
+    wf_launch_i64(launch, in->row);
+    wf_launch_i64(launch, in->heads * in->positions * in->row);
+    wf_launch_i64(launch, in->positions * in->row);
+}
+
+static int forward_launches(const wf_problem *p, int64_t rows, int32_t local, const packed *keys, wf_launch *out) {
     const wf_attention a = wf_attention_sizes(p);
     if (!begin_launch(out, "attention_forward", tiles(a.s, rows), a.hq, a.b, local)) return 0;
-    for (int view = Q; view <= V; view++) view_4d(out, view);
+    view_4d(out, Q);
+    packed_4d(out, K, keys, 0, &a);
+    packed_4d(out, V, keys, 1, &a);
     view_4d(out, a.output);
     view_3d(out, a.output + 1);
     launch_spans(out, &a, true, false);
@@ -285,8 +308,11 @@ static int forward_launches(const wf_problem *p, int64_t rows, int32_t local, wf
     return 1;
 }
 
-static void backward_inputs(wf_launch *launch) {
-    for (int view = Q; view <= DO; view++) view_4d(launch, view);
+static void backward_inputs(wf_launch *launch, const packed *queries, const wf_attention *a) {
+    packed_4d(launch, Q, queries, 0, a);
+    view_4d(launch, K);
+    view_4d(launch, V);
+    packed_4d(launch, DO, queries, 1, a);
     view_3d(launch, LSE);
     view_3d(launch, DELTA);
 }
@@ -301,13 +327,13 @@ static int dq_dkdv_launches(const wf_problem *p, int64_t rows, int32_t local, wf
     int n = 0;
     if (adds_nothing(&a)) return 0;
     if (begin_launch(&out[n], "attention_dq", tiles(a.s, rows), a.hq, a.b, local)) {
-        backward_inputs(&out[n]);
+        backward_inputs(&out[n], NULL, &a);
         view_4d(&out[n], a.output);
         launch_spans(&out[n], &a, true, false);
         common_arguments(&out[n++], &a);
     }
     if (begin_launch(&out[n], "attention_dkdv", key_tiles(&a, rows), a.hkv, a.b, local)) {
-        backward_inputs(&out[n]);
+        backward_inputs(&out[n], NULL, &a);
         view_4d(&out[n], a.output + 1);
         view_4d(&out[n], a.output + 2);
         launch_spans(&out[n], &a, false, true);
@@ -366,7 +392,7 @@ static void simple_options(const wf_problem *p, const wf_candidate *c, char *out
 }
 
 static int forward_simple(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
-    return forward_launches(p, c->value[TILE_ROWS], simple_group(c), out);
+    return forward_launches(p, c->value[TILE_ROWS], simple_group(c), NULL, out);
 }
 
 static int backward_simple(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
@@ -394,12 +420,13 @@ static int delta_simple(const wf_problem *p, const wf_candidate *c, wf_launch ou
 
 /* ---- variant panel --------------------------------------------------------------------------- */
 
-enum { PANEL_WIDTH, VECTORS, BLOCK, STEP, PARTS };
+enum { PANEL_WIDTH, VECTORS, BLOCK, STEP, SHARED, PARTS };
 static const wf_parameter panel_parameters[] = {
     {"WIDTH", 3, {16, 8, 4}, "floats per vector"},
     {"VECTORS", 4, {2, 1, 4, 3}, "vectors of own rows of a tile"},
     {"BLOCK", 3, {8, 4, 6}, "rows of the other side, or elements, whose sums are in registers"},
     {"STEP", 7, {32, 64, 16, 128, 24, 48, 96}, "rows of the other side between two updates of the sums"},
+    {"SHARED", 2, {0, 1}, "the other side's rows are packed once, in the workspace"},
     {"PARTS", 7, {1, 2, 4, 8, 16, 32, 64}, "of the keys, one work-item each, whose dQ are summed"},
 };
 enum { FORWARD_PARAMETERS = PARTS, BACKWARD_PARAMETERS };
@@ -416,29 +443,70 @@ static int64_t panel_lanes(const wf_candidate *c) {
     return c->value[PANEL_WIDTH] * c->value[VECTORS];
 }
 
+/* Rows of a head, whole vectors. */
+static int64_t panel_row(const wf_attention *a, const wf_candidate *c) {
+    return tiles(a->d, c->value[PANEL_WIDTH]) * c->value[PANEL_WIDTH];
+}
+
+/* Rows that a work-item packs: attention_panel.clh. */
+enum { PACKED_ROWS = 64 };
+
+static int pack_launch(const packed *to, int first, int second, const wf_attention *a, wf_launch *launch) {
+    if (!begin_launch(launch, "attention_pack", tiles(to->positions, PACKED_ROWS), to->heads, 2 * a->b, 1)) return 0;
+    view_4d(launch, first);
+    view_4d(launch, second);
+    wf_launch_view_from(launch, WF_WORKSPACE, to->from);
+    wf_launch_i32(launch, to->positions);
+    return 1;
+}
+
+static packed packed_keys(const wf_attention *a, const wf_candidate *c) {
+    return (packed){.positions = a->kv, .heads = a->hkv, .row = panel_row(a, c)};
+}
+
+static int64_t forward_workspace(const wf_problem *p, const wf_candidate *c) {
+    const wf_attention a = wf_attention_sizes(p);
+    const packed keys = packed_keys(&a, c);
+    return c->value[SHARED] ? 4 * 2 * packed_elements(&keys, &a) : 0;
+}
+
 static int forward_panel(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
-    const int n = forward_launches(p, panel_lanes(c), 1, out);
-    if (n) wf_launch_i32(out, (p->flags & WF_ACCUMULATE) != 0);
+    const wf_attention a = wf_attention_sizes(p);
+    const packed keys = packed_keys(&a, c);
+    const bool shared = c->value[SHARED] && forward_workspace(p, c) > 0;
+    int n = 0;
+    if (shared && a.s && a.hq) n += pack_launch(&keys, K, V, &a, &out[n]);
+    if (!forward_launches(p, panel_lanes(c), 1, shared ? &keys : NULL, &out[n])) return n;
+    wf_launch_i32(&out[n++], (p->flags & WF_ACCUMULATE) != 0);
     return n;
 }
 
-/* As attention_backward_panel.cl lays it out: dQ of each part, rows padded. Never nothing, because a
+/* Elements of dQ of each part, as attention_backward_panel.cl lays it out: rows padded. Never nothing, because a
  * launch names it. */
+static int64_t parts_elements(const wf_attention *a, const wf_candidate *c) {
+    const int64_t rows = c->value[PARTS] * a->b * a->hq * (a->s + c->value[BLOCK] - 1);
+    return panel_row(a, c) * (rows ? rows : 1);
+}
+
+static packed packed_queries(const wf_attention *a, const wf_candidate *c) {
+    return (packed){.positions = a->s, .heads = a->hq, .row = panel_row(a, c), .from = parts_elements(a, c)};
+}
+
 static int64_t backward_workspace(const wf_problem *p, const wf_candidate *c) {
     const wf_attention a = wf_attention_sizes(p);
-    const int32_t *v = c->value;
-    const int64_t row = tiles(a.d, v[PANEL_WIDTH]) * v[PANEL_WIDTH];
-    const int64_t rows = v[PARTS] * a.b * a.hq * (a.s + v[BLOCK] - 1);
-    return 4 * row * (rows ? rows : 1);
+    const packed queries = packed_queries(&a, c);
+    return 4 * (parts_elements(&a, c) + (c->value[SHARED] ? 2 * packed_elements(&queries, &a) : 0));
 }
 
 static int backward_panel(const wf_problem *p, const wf_candidate *c, wf_launch out[WF_LAUNCHES]) {
     const wf_attention a = wf_attention_sizes(p);
+    const packed queries = packed_queries(&a, c);
     const int64_t ntiles = key_tiles(&a, panel_lanes(c));
     int n = 0;
     if (adds_nothing(&a)) return 0;
+    if (c->value[SHARED] && a.kv && a.hkv) n += pack_launch(&queries, Q, DO, &a, &out[n]);
     if (begin_launch(&out[n], "attention_backward", c->value[PARTS], a.hkv, a.b, 1)) {
-        backward_inputs(&out[n]);
+        backward_inputs(&out[n], c->value[SHARED] ? &queries : NULL, &a);
         view_4d(&out[n], a.output + 1);
         view_4d(&out[n], a.output + 2);
         wf_launch_view(&out[n], WF_WORKSPACE);
@@ -456,6 +524,9 @@ static int backward_panel(const wf_problem *p, const wf_candidate *c, wf_launch 
     return n;
 }
 
+/* Tiles from which packing pays: each reads the rows that are packed. */
+enum { LEAST_TILES = 8 };
+
 /* On CPUs nobody has tuned: no barriers, vectors as wide as the device's, and as many sums as its registers
  * hold: 32 with AVX-512, else 16, of which SSE needs one more for each product. */
 static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
@@ -464,7 +535,9 @@ static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *c
     wf_candidate_default(p, 1, candidate);
     v[PANEL_WIDTH] = device->vector_floats >= 16 ? 16 : device->vector_floats >= 8 ? 8 : 4;
     v[BLOCK] = v[PANEL_WIDTH] == 16 ? 8 : 4;
-    if (v[PANEL_WIDTH] == 8) v[VECTORS] = 3, v[STEP] = 64;
+    if (v[PANEL_WIDTH] != 8) return;
+    v[VECTORS] = 3, v[STEP] = 64;
+    v[SHARED] = tiles(wf_attention_sizes(p).s, panel_lanes(candidate)) >= LEAST_TILES;
 }
 
 /* Work-items for each core, so that the last ones to run do not leave cores idle for long. */
@@ -477,6 +550,7 @@ static void prefer_backward(const wf_problem *p, const wf_device *device, wf_can
     if (device->type != WF_DEVICE_CPU) return;
     candidate->value[STEP] = 64;
     const int64_t most = key_tiles(&a, panel_lanes(candidate));
+    candidate->value[SHARED] = candidate->value[SHARED] && most >= LEAST_TILES;
     int32_t parts = 1;
     while (parts < 64 && parts * one < items && 2 * parts <= most) parts *= 2;
     candidate->value[PARTS] = parts;
@@ -492,7 +566,7 @@ static const wf_variant forward_variants[] = {
      .options = simple_options},
     {.name = "panel", .source = "attention_panel.cl", .nparameters = FORWARD_PARAMETERS,
      .parameters = panel_parameters, .ok = panel_ok, .launches = forward_panel,
-     .options = options},
+     .options = options, .workspace_bytes = forward_workspace},
 };
 
 static const wf_variant delta_variants[] = {

@@ -17,6 +17,20 @@
 #error "PARTS: see attention.c"
 #endif
 
+/* The own rows as they are, filled up with zeros: what `returned` reads. */
+INLINE void copy_rows(REAL own[LANES][ROW_VECTORS], global const float *x, long stride, int row0,
+                             int n) {
+    for (int i = 0; i < LANES; i++) {
+        global const float *row = x + clamp(row0 + i, 0, n - 1) * stride;
+        int e = 0;
+        for (; e + WIDTH <= HEAD_DIM; e += WIDTH) own[i][e / WIDTH] = VLOAD(0, row + e);
+        if (e < HEAD_DIM) {
+            own[i][e / WIDTH] = 0.0f;
+            for (; e < HEAD_DIM; e++) ((float *)own[i])[e] = row[e];
+        }
+    }
+}
+
 /* rows += the rows of x; `spare` is overwritten. */
 INLINE void add_rows(REAL rows[HEAD_DIM][VECTORS], REAL spare[HEAD_DIM][VECTORS], global const float *x,
                             long stride, int row0, int n) {
@@ -83,7 +97,7 @@ void attention_backward(READ_4D(q), READ_4D(k), READ_4D(v), READ_4D(d_o), READ_3
         const int seen_end = END_IN_DOCUMENT(kspan, last, end_query(last, low, queries));
         gather_rows(k_rows, HEAD_4D(k, sample, kv_head), k_s, row0, keys);
         gather_rows(v_rows, HEAD_4D(v, sample, kv_head), v_s, row0, keys);
-        copy_rows(own, HEAD_4D(k, sample, kv_head), k_s, row0, LANES, keys); /* what `returned` reads */
+        copy_rows(own, HEAD_4D(k, sample, kv_head), k_s, row0, keys);
         clear(k_sum);
         clear(v_sum);
         for (int head = FIRST_READER(kv_head); head < END_READER(kv_head); head++) {

@@ -232,7 +232,7 @@ bool wf_run_value_is_integer(wf_run_value value);
 
 typedef enum wf_argument_kind {
     WF_ARG_MEMORY,    /* the cl_mem of view `index` (of the workspace: index = WF_WORKSPACE) */
-    WF_ARG_OFFSET,    /* long: first element of view `index`, in elements of its dtype */
+    WF_ARG_OFFSET,    /* long: first element of view `index`, in elements of its dtype, and `i` more */
     WF_ARG_STRIDE,    /* long: stride in elements of dimension `dim` of view `index` */
     WF_ARG_I32,       /* int */
     WF_ARG_I64,       /* long */
@@ -265,6 +265,7 @@ typedef struct wf_launch {
 
 /* Append an argument; _view appends memory and offset, the pair that every buffer is passed as. */
 void wf_launch_view(wf_launch *launch, int view);
+void wf_launch_view_from(wf_launch *launch, int view, int64_t elements); /* `elements` after the view's first */
 void wf_launch_stride(wf_launch *launch, int view, int dim);
 void wf_launch_i32(wf_launch *launch, int64_t value);
 void wf_launch_i64(wf_launch *launch, int64_t value);
@@ -372,6 +373,8 @@ void wf_problem_print(const wf_problem *problem, char *out, size_t out_bytes);
  * the first variant whose ok() holds. WF_ERR_UNSUPPORTED with a sentence if there is none. */
 wf_status wf_candidate_for_device(const wf_problem *problem, const wf_device *device,
                                   wf_candidate *out);
+/* A variant at the values that the operation prefers on the device, or, where it prefers another, at its defaults. */
+void wf_candidate_of_variant(const wf_problem *problem, int32_t variant, const wf_device *device, wf_candidate *out);
 /* "simple TILE_M=64", parameters left out at their defaults. */
 wf_status wf_candidate_parse(const wf_problem *problem, const char *text, wf_candidate *out);
 /* The default candidate of a variant; build options "-DTILE_M=64 ..." of a candidate. */

@@ -167,8 +167,12 @@ static wf_argument *next_argument(wf_launch *launch, wf_argument_kind kind, int 
 }
 
 void wf_launch_view(wf_launch *launch, int view) {
+    wf_launch_view_from(launch, view, 0);
+}
+
+void wf_launch_view_from(wf_launch *launch, int view, int64_t elements) {
     next_argument(launch, WF_ARG_MEMORY, view, 0);
-    next_argument(launch, WF_ARG_OFFSET, view, 0);
+    next_argument(launch, WF_ARG_OFFSET, view, 0)->value.i = elements;
 }
 
 void wf_launch_stride(wf_launch *launch, int view, int dim) {
@@ -242,6 +246,12 @@ wf_status wf_candidate_for_device(const wf_problem *problem, const wf_device *de
     wf_problem_print(problem, text, sizeof text);
     return wf_fail(WF_ERR_UNSUPPORTED, "no variant computes %s on device %s: %s", text, device->name,
                    why);
+}
+
+void wf_candidate_of_variant(const wf_problem *problem, int32_t variant, const wf_device *device, wf_candidate *out) {
+    wf_candidate preferred;
+    wf_candidate_default(problem, variant, out);
+    if (wf_candidate_for_device(problem, device, &preferred) == WF_OK && preferred.variant == variant) *out = preferred;
 }
 
 /* One "NAME=value" of `length` characters. */

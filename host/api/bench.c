@@ -86,15 +86,6 @@ static wf_status add_entry(bench *b, entry **out) {
     return WF_OK;
 }
 
-/* A variant at the values that its operation prefers on this device, or at its defaults. */
-static void values_of(const bench *b, const wf_problem *p, int variant, wf_candidate *out) {
-    wf_candidate preferred;
-    int64_t workspace;
-    wf_defaults defaults = {.opencl = b->context->opencl};
-    wf_candidate_default(p, variant, out);
-    if (wf_defaults_candidate(&defaults, p, &preferred, &workspace) == WF_OK && preferred.variant == variant) *out = preferred;
-}
-
 static wf_status open_candidate(bench *b, const char *case_text, const wf_problem *p, const wf_candidate *candidate,
                                 wf_bench_data *data, bool may_skip) {
     entry *e = NULL;
@@ -137,7 +128,7 @@ static wf_status open_named(bench *b, const char *case_text, const wf_problem *p
 static wf_status open_variants(bench *b, const char *case_text, const wf_problem *p, wf_bench_data *data) {
     wf_candidate candidate;
     for (int v = 0; v < wf_operations[p->op]->nvariants; v++) {
-        values_of(b, p, v, &candidate);
+        wf_candidate_of_variant(p, v, wf_opencl_device(b->context->opencl), &candidate);
         TRY(open_candidate(b, case_text, p, &candidate, data, true));
     }
     return WF_OK;

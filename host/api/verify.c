@@ -50,7 +50,7 @@ static bool next_candidate(const wf_variant *v, int32_t *digit, wf_candidate *ca
 
 static wf_status try_variant(weft_context *c, const char *case_text, const wf_problem *p, int variant, bool all, teller *t) {
     wf_candidate candidate;
-    wf_candidate_default(p, variant, &candidate);
+    wf_candidate_of_variant(p, variant, wf_opencl_device(c->opencl), &candidate);
     if (!all) return try_candidate(c, case_text, p, &candidate, t);
     const wf_variant *const v = &wf_operations[p->op]->variants[variant];
     int32_t digit[WF_PARAMETERS] = {0};

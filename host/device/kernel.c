@@ -306,7 +306,7 @@ static wf_status set_bound(wf_prepared *prepared, wf_calls *calls, cl_uint index
     switch (argument->kind) {
     case WF_ARG_MEMORY: return set_memory(prepared, calls, index, view);
     case WF_ARG_OFFSET:
-        wide = view ? view->offset : 0;
+        wide = (view ? view->offset : 0) + argument->value.i;
         return set(prepared, calls, index, sizeof wide, &wide);
     case WF_ARG_STRIDE:
         wide = view ? view->stride[argument->dim] : 0;

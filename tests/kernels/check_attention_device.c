@@ -40,7 +40,7 @@ static void verify_all(const char *text) {
         problem.flags &= wf_operations[op]->flags;
         for (int variant = 0; variant < wf_operations[op]->nvariants; variant++) {
             wf_candidate candidate;
-            wf_candidate_default(&problem, variant, &candidate);
+            wf_candidate_of_variant(&problem, variant, wf_opencl_device(opencl), &candidate);
             verify(&problem, &candidate);
         }
     }
@@ -89,6 +89,9 @@ static const char *const cases[] = {
     "attention:f32:b1s35t41h1d8ko3site2w11:dropout:p=0.5",
     "attention:f32:b1s18t18h1d8po3000000001ko3000000001site2:causal.dropout:p=0.2",
     "attention:f32:b2s61h3d8site2:causal.dropout:p=0.1",
+    /* many tiles of either side: packed rows, of several heads and samples */
+    "attention:f32:b2s293t301h6kv2d33:causal", "attention:f32:b2s293t301h5kv3d8ho1group2:accumulate",
+    "attention:f32:b2s293t301h3d8po96ko80w77site2:causal.dropout.documents:p=0.1",
 };
 
 START_TEST(every_variant_equals_the_reference) {
@@ -283,7 +286,14 @@ START_TEST(rows_that_see_no_key_keep_their_bits) {
 }
 END_TEST
 
-/* Every parameter at its second value, at its third, and so on: each value once. */
+static int32_t *value_of(const wf_variant *v, wf_candidate *candidate, const char *name) {
+    for (int i = 0; i < v->nparameters; i++)
+        if (!strcmp(v->parameters[i].name, name)) return &candidate->value[i];
+    return NULL;
+}
+
+/* Every parameter at its second value, at its third, and so on: each value once. A STEP that its BLOCK does not divide gets
+ * another, so that the STEP is tried. */
 START_TEST(every_parameter_value) {
     wf_problem problem = parse("attention:f32:b1s67t70h2kv1d8ko2site1:causal.dropout:p=0.2");
     problem.op = _i & 1 ? WF_OP_ATTENTION_BACKWARD : WF_OP_ATTENTION;
@@ -301,6 +311,8 @@ START_TEST(every_parameter_value) {
                 const int32_t last = v->parameters[i].nvalues - 1;
                 candidate.value[i] = v->parameters[i].values[value < last ? value : last];
             }
+            int32_t *const step = value_of(v, &candidate, "STEP"), *const block = value_of(v, &candidate, "BLOCK");
+            if (step && *step % *block) *block = 4;
             verify(&problem, &candidate);
         }
     }

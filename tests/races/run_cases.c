@@ -48,6 +48,8 @@ static const struct {
     {"attention:f32:b1s18h1d33w5:causal", "simple TILE_ROWS=16 TILE_COLS=16 ITEM_ROWS=2 CHUNK=16"},
     {"attention_delta:f32:b2s18h2d19:causal.dropout:p=0.1", NULL},
     {"attention_backward:f32:b2s21t37h2kv1d17ho2po16:causal.dropout:p=0.1", NULL},
+    {"attention:f32:b2s21t37h4kv2d17", "panel WIDTH=8 VECTORS=3 BLOCK=4 STEP=24 SHARED=1"},
+    {"attention_backward:f32:b2s21t67h4kv2d17", "panel WIDTH=4 VECTORS=3 BLOCK=6 STEP=24 SHARED=1 PARTS=2"},
     {"attention_backward:f32:b1s18h1d33w5:causal", "simple TILE_ROWS=16 TILE_COLS=16 ITEM_ROWS=2 CHUNK=16"},
     {"attention_backward:f32:b1s19h1d65", "simple TILE_ROWS=16 TILE_COLS=32 ITEM_ROWS=4 CHUNK=64"},
 
