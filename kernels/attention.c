@@ -524,8 +524,13 @@ static int backward_panel(const wf_problem *p, const wf_candidate *c, wf_launch 
     return n;
 }
 
-/* Tiles from which packing pays: each reads the rows that are packed. */
-enum { LEAST_TILES = 8 };
+/* Does packing `rows` rows of a head pay? Each then is read by so many tiles; a mask counts, documents are not known here. Rows of few
+ * elements would be mostly padding. */
+static bool packing_pays(const wf_attention *a, const wf_candidate *c, int64_t rows) {
+    enum { LEAST_TILES = 8 };
+    const double readers = pairs(a) / ((double)(a->b * a->hq) * (double)rows);
+    return panel_row(a, c) <= 2 * a->d && readers >= LEAST_TILES * (double)panel_lanes(c);
+}
 
 /* On CPUs nobody has tuned: no barriers, vectors as wide as the device's, and as many sums as its registers
  * hold: 32 with AVX-512, else 16, of which SSE needs one more for each product. */
@@ -536,8 +541,9 @@ static void prefer(const wf_problem *p, const wf_device *device, wf_candidate *c
     v[PANEL_WIDTH] = device->vector_floats >= 16 ? 16 : device->vector_floats >= 8 ? 8 : 4;
     v[BLOCK] = v[PANEL_WIDTH] == 16 ? 8 : 4;
     if (v[PANEL_WIDTH] != 8) return;
+    const wf_attention a = wf_attention_sizes(p);
     v[VECTORS] = 3, v[STEP] = 64;
-    v[SHARED] = tiles(wf_attention_sizes(p).s, panel_lanes(candidate)) >= LEAST_TILES;
+    v[SHARED] = packing_pays(&a, candidate, p->op == WF_OP_ATTENTION ? a.kv : a.s);
 }
 
 /* Work-items for each core, so that the last ones to run do not leave cores idle for long. */
@@ -550,7 +556,6 @@ static void prefer_backward(const wf_problem *p, const wf_device *device, wf_can
     if (device->type != WF_DEVICE_CPU) return;
     candidate->value[STEP] = 64;
     const int64_t most = key_tiles(&a, panel_lanes(candidate));
-    candidate->value[SHARED] = candidate->value[SHARED] && most >= LEAST_TILES;
     int32_t parts = 1;
     while (parts < 64 && parts * one < items && 2 * parts <= most) parts *= 2;
     candidate->value[PARTS] = parts;

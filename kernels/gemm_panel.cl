@@ -129,7 +129,7 @@ gemm_panel_pack(int chunk, int batch, int row0, int m, int k, __global const flo
     {                                                                                              \
         REAL row[VECTORS];                                                                         \
         _Pragma("unroll") for (int v = 0; v < VECTORS; v++) row[v] = VLOAD(v, b);                  \
-        if ((s) * A_STRIDE % LINE == 0) WILL_READ(a + ((s) + AHEAD) * A_STRIDE);                   \
+        if ((s) * A_STRIDE % LINE < A_STRIDE) WILL_READ(a + ((s) + AHEAD) * A_STRIDE);             \
         _Pragma("unroll") for (int r = 0; r < HEIGHT; r++) {                                       \
             const REAL scalar = (REAL)(a[(s) * A_STRIDE + r]);                                     \
             _Pragma("unroll") for (int v = 0; v < VECTORS; v++) acc[r][v] += scalar * row[v];      \

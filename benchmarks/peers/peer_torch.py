@@ -36,10 +36,11 @@ def gemm(case, compiled):
 
 def heads(case):
     s = case.size
-    if s["s"] != s["t"] or s.get("hn", s["h"]) != s["h"] or s.get("w"):
+    kv = s.get("kv", s["h"])
+    if s["s"] != s.get("t", s["s"]) or s.get("hn", s["h"]) != s["h"] or s.get("w"):
         raise NotImplementedError(f"{case.text}: only whole, square attention without a window in this peer")
     draw = lambda count: torch.randn(s["b"], count, s["s"], s["d"])
-    return draw(s["h"]), draw(s["kv"]), draw(s["kv"]), s["h"] != s["kv"]
+    return draw(s["h"]), draw(kv), draw(kv), s["h"] != kv
 
 
 def attention(case, compiled):

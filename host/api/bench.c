@@ -104,21 +104,26 @@ static wf_status open_candidate(bench *b, const char *case_text, const wf_proble
     return copied == WF_ERR_MEMORY ? WF_OK : copied; /* the case is timed without */
 }
 
-/* The next of several joined by ";", without the blanks around it; false: there is none. */
-static bool next_candidate(const char **text, char *out, size_t bytes) {
-    if (!*text) return false;
+enum { CANDIDATE_BYTES = 256 };
+
+/* The next of several joined by ";", without the blanks around it; *text: the rest, NULL after the last. */
+static wf_status next_candidate(const char **text, char out[CANDIDATE_BYTES]) {
     const char *const end = strchr(*text, ';'), *first = *text + strspn(*text, " ");
-    int length = (int)(end ? end - first : (long)strlen(first));
+    size_t length = end ? (size_t)(end - *text) : strlen(*text);
+    length -= length < (size_t)(first - *text) ? length : (size_t)(first - *text);
     while (length > 0 && first[length - 1] == ' ') length--;
-    snprintf(out, bytes, "%.*s", length < 0 ? 0 : length, first);
+    if (length == 0) return wf_fail(WF_ERR_ARGUMENT, "candidate \"%.120s\": a variant's name is missing", *text);
+    if (length >= CANDIDATE_BYTES) return wf_fail(WF_ERR_ARGUMENT, "candidate \"%.120s...\" is longer than any", first);
+    snprintf(out, CANDIDATE_BYTES, "%.*s", (int)length, first);
     *text = end ? end + 1 : NULL;
-    return true;
+    return WF_OK;
 }
 
 static wf_status open_named(bench *b, const char *case_text, const wf_problem *p, wf_bench_data *data) {
-    char name[256];
+    char name[CANDIDATE_BYTES];
     wf_candidate candidate;
-    for (const char *rest = b->options->candidate; next_candidate(&rest, name, sizeof name);) {
+    for (const char *rest = b->options->candidate; rest;) {
+        TRY(next_candidate(&rest, name));
         TRY(wf_candidate_parse(p, name, &candidate));
         TRY(open_candidate(b, case_text, p, &candidate, data, false));
     }
@@ -189,10 +194,10 @@ static weft_status open_stack(bench *b, const char *case_text, const char *gemm,
 
 static weft_status open_block(bench *b, const char *case_text) {
     const wf_operation *const gemm = wf_operations[WF_OP_GEMM];
-    const char *rest = b->options->candidate;
-    char name[256];
-    while (next_candidate(&rest, name, sizeof name)) {
-        const weft_status status = open_stack(b, case_text, name, false);
+    char name[CANDIDATE_BYTES];
+    for (const char *rest = b->options->candidate; rest;) {
+        weft_status status = weft_from(next_candidate(&rest, name));
+        if (!status) status = open_stack(b, case_text, name, false);
         if (status) return status;
     }
     if (b->options->candidate) return WEFT_OK;

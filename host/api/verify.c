@@ -49,9 +49,14 @@ static bool next_candidate(const wf_variant *v, int32_t *digit, wf_candidate *ca
 }
 
 static wf_status try_variant(weft_context *c, const char *case_text, const wf_problem *p, int variant, bool all, teller *t) {
-    wf_candidate candidate;
-    wf_candidate_of_variant(p, variant, wf_opencl_device(c->opencl), &candidate);
-    if (!all) return try_candidate(c, case_text, p, &candidate, t);
+    wf_candidate candidate, preferred;
+    wf_candidate_default(p, variant, &candidate);
+    wf_candidate_of_variant(p, variant, wf_opencl_device(c->opencl), &preferred);
+    if (!all) {
+        TRY(try_candidate(c, case_text, p, &candidate, t));
+        if (memcmp(candidate.value, preferred.value, sizeof candidate.value) == 0) return WF_OK;
+        return try_candidate(c, case_text, p, &preferred, t);
+    }
     const wf_variant *const v = &wf_operations[p->op]->variants[variant];
     int32_t digit[WF_PARAMETERS] = {0};
     for (int32_t i = 0; i < v->nparameters; i++) candidate.value[i] = v->parameters[i].values[0];

@@ -485,7 +485,7 @@ typedef struct weft_verdict {
     double worst;                       /* largest error over its bound */
     const char *sentence;
 } weft_verdict;
-/* Every candidate (all = false: every variant at its defaults) of the case, of all built-in cases of an
+/* Every candidate (all = false: every variant at its defaults and at the device's values) of the case, of all built-in cases of an
  * operation when only its name is given ("gemm"), or of the whole built-in list when NULL, against the f64
  * references on this context's device. `report` is called for each; returns WEFT_ERR_MISMATCH if any failed,
  * and WEFT_ERR_UNSUPPORTED for a block: tests/host/check_block_forms checks those. Local. */

@@ -7,7 +7,7 @@
 static context_arguments context_options;
 static bool json, all, quiet;
 static const option options[] = {
-    {"all", OPTION_FLAG, NULL, "every candidate, not only each variant's default values", &all, 0, 0},
+    {"all", OPTION_FLAG, NULL, "every candidate, not only each variant's default values and the device's", &all, 0, 0},
     {"quiet", OPTION_FLAG, NULL, "only failures and the count", &quiet, 0, 0},
     {"json", OPTION_FLAG, NULL, "one JSON object per check on stdout", &json, 0, 0},
     {"device", OPTION_TEXT, "NAME", "device by index, platform.device or part of its or its platform's name", &context_options.device, 0, 0},

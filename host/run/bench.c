@@ -88,7 +88,7 @@ static int64_t times_of(double seconds) {
 static int32_t samples_of(const wf_bench_options *options, const double *seconds, const wf_spread *spread, int32_t n) {
     double round = 0;
     if (options->repeats) return options->repeats;
-    for (int32_t i = 0; i < n; i++) round += seconds[i] * (double)spread[i].times;
+    for (int32_t i = 0; i < n; i++) round += seconds[i] * (double)(spread[i].times + spread[i].warmed);
     const double samples = n * (options->seconds > 0 ? options->seconds : 1) / (round > 0 ? round : 1);
     return samples < LEAST_SAMPLES ? LEAST_SAMPLES : samples > MOST_SAMPLES ? MOST_SAMPLES : (int32_t)samples;
 }
@@ -99,7 +99,8 @@ static wf_status take(wf_fabric *fabric, const wf_bench_item *items, int32_t n, 
     for (int32_t sample = 0; sample < samples; sample++)
         for (int32_t i = 0; i < n; i++) {
             double *const one = &seconds[(int64_t)i * samples + sample];
-            if (status == WF_OK && spread[i].warmed) status = items[i].run(items[i].self, 1);
+            TRY(wf_fabric_agree(fabric, status));
+            if (spread[i].warmed) status = items[i].run(items[i].self, 1);
             TRY(wf_fabric_agree(fabric, status)); /* and so they start together */
             status = run_item(&items[i], spread[i].times, one);
             *one /= (double)spread[i].times;

@@ -79,7 +79,9 @@ fi
 mistake 2 'gem' "$weft" bench gem
 mistake 2 'character' "$weft" bench gemm:f32:m10n10q10:nn
 mistake 2 'turbo' "$weft" bench gemm:f32:m10n10k10:nn --candidate turbo
-mistake 2 "no variant ''" "$weft" bench gemm:f32:m10n10k10:nn --candidate 'simple;'
+mistake 2 'name is missing' "$weft" bench gemm:f32:m10n10k10:nn --candidate 'simple;'
+mistake 2 'name is missing' "$weft" bench block:f32:b1s16h32a2:gelu.layernorm:forward --candidate 'simple; '
+mistake 2 'longer than any' "$weft" bench gemm:f32:m10n10k10:nn --candidate "simple $(printf '%300s' x)"
 mistake 2 'exclude' "$weft" bench gemm:f32:m10n10k10:nn --candidate simple --all
 mistake 2 'dot cannot|cannot be computed by dot' "$weft" bench gemm:f32:m10n10k10:nn --candidate dot
 mistake 2 "no such flag.*'gelo" "$weft" bench block:f32:b1s16h32a2:gelo.layernorm:forward
