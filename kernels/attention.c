@@ -448,7 +448,7 @@ static int64_t panel_row(const wf_attention *a, const wf_candidate *c) {
     return tiles(a->d, c->value[PANEL_WIDTH]) * c->value[PANEL_WIDTH];
 }
 
-/* Rows that a work-item packs: attention_panel.clh. */
+/* Rows that a work-item packs. */
 enum { PACKED_ROWS = 64 };
 
 static int pack_launch(const packed *to, int first, int second, const wf_attention *a, wf_launch *launch) {
@@ -456,6 +456,7 @@ static int pack_launch(const packed *to, int first, int second, const wf_attenti
     view_4d(launch, first);
     view_4d(launch, second);
     wf_launch_view_from(launch, WF_WORKSPACE, to->from);
+    wf_launch_i32(launch, PACKED_ROWS);
     wf_launch_i32(launch, to->positions);
     return 1;
 }

@@ -108,14 +108,13 @@ enum { CANDIDATE_BYTES = 256 };
 
 /* The next of several joined by ";", without the blanks around it; *text: the rest, NULL after the last. */
 static wf_status next_candidate(const char **text, char out[CANDIDATE_BYTES]) {
-    const char *const end = strchr(*text, ';'), *first = *text + strspn(*text, " ");
-    size_t length = end ? (size_t)(end - *text) : strlen(*text);
-    length -= length < (size_t)(first - *text) ? length : (size_t)(first - *text);
+    const char *const first = *text + strspn(*text, " "), *const end = first + strcspn(first, ";");
+    size_t length = (size_t)(end - first);
     while (length > 0 && first[length - 1] == ' ') length--;
     if (length == 0) return wf_fail(WF_ERR_ARGUMENT, "candidate \"%.120s\": a variant's name is missing", *text);
     if (length >= CANDIDATE_BYTES) return wf_fail(WF_ERR_ARGUMENT, "candidate \"%.120s...\" is longer than any", first);
     snprintf(out, CANDIDATE_BYTES, "%.*s", (int)length, first);
-    *text = end ? end + 1 : NULL;
+    *text = *end ? end + 1 : NULL;
     return WF_OK;
 }
 
