@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "host/fabric/mail.h"
 
@@ -57,7 +58,7 @@ void wf_fabric_set_verdict(wf_fabric *fabric, int32_t peer, wf_transport_kind ki
 
 /* What every rank tells the others first. */
 typedef struct card {
-    int32_t node, unified, direct, force;
+    int32_t node, unified, direct, force, process;
     int64_t chunk_bytes;
 } card;
 
@@ -127,6 +128,7 @@ static void seat(wf_fabric *fabric, const card *cards) {
     for (int32_t r = 0; r < fabric->ranks; r++) {
         const bool here = cards[r].node == cards[fabric->rank].node;
         fabric->peers[r].node = cards[r].node;
+        fabric->peers[r].process = cards[r].process;
         fabric->peers[r].unified = cards[r].unified;
         fabric->peers[r].direct = cards[r].direct;
         fabric->peers[r].place = here ? count : -1;
@@ -139,6 +141,7 @@ static void seat(wf_fabric *fabric, const card *cards) {
 static wf_status introduce(wf_fabric *fabric) {
     const card mine = {.node = fabric->boot->node,
                        .force = fabric->force,
+                       .process = getpid(),
                        .chunk_bytes = fabric->chunk_bytes,
                        .unified = fabric->device && wf_opencl_device(fabric->device)->host_unified,
                        .direct = fabric->device && wf_opencl_direct(fabric->device)};

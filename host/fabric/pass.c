@@ -39,3 +39,15 @@ wf_status wf_fabric_pass(wf_fabric *fabric, int32_t from, int32_t to, void *data
 bool wf_fabric_first_of_node(const wf_fabric *fabric) {
     return fabric->node.index == 0;
 }
+
+int32_t wf_fabric_node_processes(const wf_fabric *fabric, int32_t *index_out) {
+    const wf_members *const node = &fabric->node;
+    *index_out = node->index;
+    for (int32_t a = 0; a < node->count; a++)
+        for (int32_t b = 0; b < a; b++)
+            if (fabric->peers[node->ranks[a]].process == fabric->peers[node->ranks[b]].process) {
+                *index_out = 0;
+                return 1;
+            }
+    return node->count;
+}

@@ -2,8 +2,9 @@
  * ranks are about to run plans that fit each other. What happens in a run is executor.c's.
  *
  * Memory is allocated exactly as the schedule's allocations say, one object each, so that what was
- * planned is what is used. Kernels are built by one rank of a node after the other: drivers that
- * share a kernel cache fail when several build at once (PoCL, too, in threads of one process). */
+ * planned is what is used. Kernels are built by a node's ranks together, each a share of the programs, so that no two build the
+ * same one; then by one rank after the other, which finds in the caches what others have built: drivers that
+ * share a kernel cache fail when several build one program at once (PoCL, too, in threads of one process). */
 #include "host/run/internal.h"
 
 #include <stdio.h>
@@ -84,16 +85,41 @@ static void free_memory(wf_runner *r) {
 
 /* ---- kernels ------------------------------------------------------------------------------------------- */
 
-static wf_status prepare_kernels(void *context) {
-    wf_runner *const r = context;
+/* Who of `count` builds a problem's program: told by what tells programs apart. */
+static int32_t builder_of(const wf_chosen *c, int32_t count) {
+    char options[1024];
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    snprintf(options, sizeof options, "%s ", wf_operations[c->problem.op]->variants[c->candidate.variant].name);
+    const size_t length = strlen(options);
+    wf_candidate_options(&c->problem, &c->candidate, options + length, sizeof options - length);
+    for (const char *at = options; *at; at++) hash = (hash ^ (uint8_t)*at) * 16777619u;
+    return (int32_t)((hash ^ hash >> 16) % (uint32_t)count);
+}
+
+/* The kernels that rank `index` of `count` builds, and warms. Those that are ready stay. */
+static wf_status prepare_share(wf_runner *r, int32_t index, int32_t count) {
     const wf_schedule *const s = r->schedule;
     for (int32_t p = 0; p < s->nproblems; p++) {
         const wf_chosen *const c = &s->problems[p];
+        if (r->kernels[p] || builder_of(c, count) != index) continue;
         TRY(wf_kernel_prepare(r->opencl, &c->problem, &c->candidate, &r->kernels[p]));
         wf_operand operands[WF_OPERANDS];
         r->operands[p] = wf_operations[c->problem.op]->operands(&c->problem, operands);
     }
     return wf_opencl_warm(r->opencl);
+}
+
+static wf_status prepare_rest(void *context) {
+    return prepare_share(context, 0, 1);
+}
+
+/* In two parts, see above. */
+static wf_status prepare_kernels(wf_runner *r) {
+    int32_t index = 0;
+    const int32_t count = wf_fabric_node_processes(r->fabric, &index);
+    const wf_status status = count > 1 ? prepare_share(r, index, count) : WF_OK;
+    TRY(wf_fabric_agree(r->fabric, status));
+    return wf_fabric_in_turn(r->fabric, prepare_rest, r);
 }
 
 /* Views of every kernel step: the problem's operands, then its workspace if it has one. */
@@ -142,7 +168,7 @@ static wf_status build(wf_runner *r, wf_store *store) {
     if (status == WF_OK) status = allocate_device(r);
     TRY(wf_fabric_agree(r->fabric, status));
     TRY(wf_fabric_agree(r->fabric, allocate_windows(r)));
-    TRY(wf_fabric_in_turn(r->fabric, prepare_kernels, r));
+    TRY(prepare_kernels(r));
     status = check_steps(r);
     if (status == WF_OK) status = wf_executor_create(r);
     return wf_fabric_agree(r->fabric, status);
