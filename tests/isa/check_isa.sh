@@ -1,7 +1,7 @@
 #!/bin/sh
 # check_isa.sh: every distinct build of list_builds.c by the compilers of AMD, NVIDIA and Intel, whose
 # reports say whether all values stay in registers. Times are not foretold by any of this.
-# A variant that no GPU may run is only parsed.
+# A variant that no GPU may run is only parsed. ISA_SAMPLE=N: one of N builds, others another day; ISA_DAY repeats a day's.
 set -u
 here=${top_srcdir:-.}/tests/isa
 work=tests/isa/work
@@ -11,7 +11,10 @@ work=$(cd "$work" && pwd)
 sh "$here/tools.sh" "$work" || exit 1
 . "$work/tools"
 [ -n "$TARGETS$CLANG_LINT" ] || { echo "SKIP: no compiler at all"; exit 77; }
-./tests/isa/list_builds "$work" >"$work/builds" || exit 1
+./tests/isa/list_builds "$work" >"$work/all-builds" || exit 1
+sample=${ISA_SAMPLE:-1} day=${ISA_DAY:-$(($(date +%s) / 86400))}
+awk -v n="$sample" -v day="$day" '(NR + day) % n == 0' "$work/all-builds" >"$work/builds"
+[ "$sample" = 1 ] || echo "$(wc -l <"$work/builds") of $(wc -l <"$work/all-builds") builds (ISA_SAMPLE=$sample ISA_DAY=$day repeats them)"
 
 vendor_of() { case $1 in gfx*) echo amd ;; sm_*) echo nvidia ;; *) echo intel ;; esac; }
 tab=$(printf '\t')
