@@ -87,12 +87,12 @@ static void free_memory(wf_runner *r) {
 
 /* Who of `count` builds a problem's program: told by what tells programs apart. */
 static int32_t builder_of(const wf_chosen *c, int32_t count) {
-    char options[1024];
+    const wf_variant *const variant = &wf_operations[c->problem.op]->variants[c->candidate.variant];
+    char options[1024] = "";
     uint32_t hash = 2166136261u; /* FNV-1a */
-    snprintf(options, sizeof options, "%s ", wf_operations[c->problem.op]->variants[c->candidate.variant].name);
-    const size_t length = strlen(options);
-    wf_candidate_options(&c->problem, &c->candidate, options + length, sizeof options - length);
+    wf_candidate_options(&c->problem, &c->candidate, options, sizeof options);
     for (const char *at = options; *at; at++) hash = (hash ^ (uint8_t)*at) * 16777619u;
+    for (const char *at = variant->source ? variant->source : variant->name; *at; at++) hash = (hash ^ (uint8_t)*at) * 16777619u;
     return (int32_t)((hash ^ hash >> 16) % (uint32_t)count);
 }
 
