@@ -3,6 +3,7 @@
 #include <hwloc.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* First number of a file; `missing` when there is none (a limit of "max" is none). */
 static int64_t number_in(const char *path, int64_t missing) {
@@ -30,6 +31,11 @@ static int32_t quota(int32_t most) {
     if (quota_us <= 0 || period_us <= 0) return most;
     const long long processors = (quota_us + period_us - 1) / period_us;
     return processors < most ? (int32_t)processors : most;
+}
+
+int32_t wf_cores_granted(void) {
+    const long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return quota(online > 0 ? (int32_t)online : 1);
 }
 
 wf_status wf_cores_find(wf_cores *out) {

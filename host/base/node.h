@@ -17,6 +17,8 @@ typedef struct wf_cores {
     int32_t bound;  /* this process; == node when nobody bound it */
 } wf_cores;
 wf_status wf_cores_find(wf_cores *out);
+/* As many as there are, or as the control group's quota allows: the same in every process of a job, bound or not. */
+int32_t wf_cores_granted(void);
 
 /* A fair, contiguous share of `units` for one of `ranks`: at least one each; ranks share units when
  * there are more ranks than units. */

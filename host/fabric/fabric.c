@@ -58,8 +58,8 @@ void wf_fabric_set_verdict(wf_fabric *fabric, int32_t peer, wf_transport_kind ki
 
 /* What every rank tells the others first. */
 typedef struct card {
-    int32_t node, unified, direct, force, process;
-    int64_t chunk_bytes;
+    int32_t node, unified, direct, force;
+    int64_t chunk_bytes, process;
 } card;
 
 static wf_status allocate(const wf_bootstrap *boot, wf_fabric **out) {

@@ -172,8 +172,8 @@ enum { WF_PASS_BYTES = 4 << 20 };
 wf_status wf_fabric_pass(wf_fabric *, int32_t from, int32_t to, void *data, int64_t bytes, char **room);
 /* Is this rank the first of its node, the one that does for all what the node shares? */
 bool wf_fabric_first_of_node(const wf_fabric *);
-/* Processes of this rank's node, and which of them this is; 1 and 0 where two of its ranks are threads of one process. */
-int32_t wf_fabric_node_processes(const wf_fabric *, int32_t *index_out);
+/* Ranks of this node; 0 where two of them are threads of one process. *index_out: this rank among them. */
+int32_t wf_fabric_processes(const wf_fabric *, int32_t *index_out);
 /* One rank at a time per node runs `build`, node rank 0 first, the others after it. Collective. */
 wf_status wf_fabric_in_turn(wf_fabric *, wf_status (*build)(void *), void *context);
 

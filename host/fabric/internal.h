@@ -170,7 +170,7 @@ typedef struct wf_window { /* memory of WF_SPACE_WINDOW */
 typedef struct wf_peer {
     int32_t node;
     int32_t place; /* position among this node's ranks; -1: another node */
-    int32_t process; /* its id on its own node */
+    int64_t process; /* its id on its own node */
     bool unified;  /* its device shares memory with its host */
     bool direct;   /* ... and has no other (wf_memory_direct): its window may be read in place */
     wf_transport_kind chosen;

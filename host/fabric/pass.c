@@ -40,14 +40,11 @@ bool wf_fabric_first_of_node(const wf_fabric *fabric) {
     return fabric->node.index == 0;
 }
 
-int32_t wf_fabric_node_processes(const wf_fabric *fabric, int32_t *index_out) {
+int32_t wf_fabric_processes(const wf_fabric *fabric, int32_t *index_out) {
     const wf_members *const node = &fabric->node;
     *index_out = node->index;
     for (int32_t a = 0; a < node->count; a++)
         for (int32_t b = 0; b < a; b++)
-            if (fabric->peers[node->ranks[a]].process == fabric->peers[node->ranks[b]].process) {
-                *index_out = 0;
-                return 1;
-            }
+            if (fabric->peers[node->ranks[a]].process == fabric->peers[node->ranks[b]].process) return 0;
     return node->count;
 }

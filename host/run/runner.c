@@ -2,14 +2,17 @@
  * ranks are about to run plans that fit each other. What happens in a run is executor.c's.
  *
  * Memory is allocated exactly as the schedule's allocations say, one object each, so that what was
- * planned is what is used. Kernels are built by a node's ranks together, each a share of the programs, so that no two build the
- * same one; then by one rank after the other, which finds in the caches what others have built: drivers that
- * share a kernel cache fail when several build one program at once (PoCL, too, in threads of one process). */
+ * planned is what is used. Kernels are built in two parts. First by a node's ranks together, each a share of
+ * the programs, so that no two build the same one; then by one rank after the other, which finds in the caches
+ * what the others have built: drivers that share a kernel cache fail when several build one program at once.
+ * Ranks that are threads of one process have the second part only, as PoCL fails there, too. */
 #include "host/run/internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "host/base/node.h"
 
 /* ---- memory ------------------------------------------------------------------------------------------- */
 
@@ -85,14 +88,19 @@ static void free_memory(wf_runner *r) {
 
 /* ---- kernels ------------------------------------------------------------------------------------------- */
 
-/* Who of `count` builds a problem's program: told by what tells programs apart. */
+static uint32_t fnv1a(uint32_t hash, const char *text) {
+    for (; *text; text++) hash = (hash ^ (uint8_t)*text) * 16777619u;
+    return hash;
+}
+
+/* Who of `count` builds a problem's program: told by what tells programs apart. A library builds its own,
+ * whatever the options: one rank builds all of them. */
 static int32_t builder_of(const wf_chosen *c, int32_t count) {
     const wf_variant *const variant = &wf_operations[c->problem.op]->variants[c->candidate.variant];
+    const bool library = variant->kind == WF_VARIANT_LIBRARY;
     char options[1024] = "";
-    uint32_t hash = 2166136261u; /* FNV-1a */
-    wf_candidate_options(&c->problem, &c->candidate, options, sizeof options);
-    for (const char *at = options; *at; at++) hash = (hash ^ (uint8_t)*at) * 16777619u;
-    for (const char *at = variant->source ? variant->source : variant->name; *at; at++) hash = (hash ^ (uint8_t)*at) * 16777619u;
+    if (!library) wf_candidate_options(&c->problem, &c->candidate, options, sizeof options);
+    const uint32_t hash = fnv1a(fnv1a(2166136261u, options), library ? variant->name : variant->source);
     return (int32_t)((hash ^ hash >> 16) % (uint32_t)count);
 }
 
@@ -101,7 +109,7 @@ static wf_status prepare_share(wf_runner *r, int32_t index, int32_t count) {
     const wf_schedule *const s = r->schedule;
     for (int32_t p = 0; p < s->nproblems; p++) {
         const wf_chosen *const c = &s->problems[p];
-        if (r->kernels[p] || builder_of(c, count) != index) continue;
+        if (r->kernels[p] || (count > 1 && builder_of(c, count) != index)) continue;
         TRY(wf_kernel_prepare(r->opencl, &c->problem, &c->candidate, &r->kernels[p]));
         wf_operand operands[WF_OPERANDS];
         r->operands[p] = wf_operations[c->problem.op]->operands(&c->problem, operands);
@@ -113,11 +121,13 @@ static wf_status prepare_rest(void *context) {
     return prepare_share(context, 0, 1);
 }
 
-/* In two parts, see above. */
+/* In two parts, see above; in the first no more ranks build than there are cores, for their deadlines. Who fails there lets
+ * the others finish before they hear of it. */
 static wf_status prepare_kernels(wf_runner *r) {
     int32_t index = 0;
-    const int32_t count = wf_fabric_node_processes(r->fabric, &index);
-    const wf_status status = count > 1 ? prepare_share(r, index, count) : WF_OK;
+    const int32_t processes = wf_fabric_processes(r->fabric, &index), cores = wf_cores_granted();
+    const int32_t builders = processes < cores ? processes : cores;
+    const wf_status status = index < builders ? prepare_share(r, index, builders) : WF_OK;
     TRY(wf_fabric_agree(r->fabric, status));
     return wf_fabric_in_turn(r->fabric, prepare_rest, r);
 }

@@ -124,6 +124,15 @@ START_TEST(in_turn_is_one_after_the_other) {
 }
 END_TEST
 
+START_TEST(ranks_are_processes) {
+    wf_fabric *const fabric = open_fabric(WF_TRANSPORT_NONE);
+    int32_t index = -1;
+    const int32_t processes = wf_fabric_processes(fabric, &index);
+    verdict(processes == world_ranks && index == world_rank);
+    wf_fabric_destroy(fabric);
+}
+END_TEST
+
 /* ---- opening ---- */
 
 START_TEST(the_fastest_transport_is_chosen) {
@@ -249,6 +258,7 @@ static TCase *tests(void) {
     tcase_add_test(all, a_cause_outranks_the_timeouts_it_caused);
     tcase_add_test(all, a_rank_that_does_not_come_is_named);
     tcase_add_test(all, in_turn_is_one_after_the_other);
+    tcase_add_test(all, ranks_are_processes);
     tcase_add_test(all, the_fastest_transport_is_chosen);
     tcase_add_test(all, between_nodes_there_is_only_mpi);
     tcase_add_test(all, different_options_are_refused);

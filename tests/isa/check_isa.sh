@@ -13,7 +13,8 @@ sh "$here/tools.sh" "$work" || exit 1
 [ -n "$TARGETS$CLANG_LINT" ] || { echo "SKIP: no compiler at all"; exit 77; }
 ./tests/isa/list_builds "$work" >"$work/all-builds" || exit 1
 sample=${ISA_SAMPLE:-1} day=${ISA_DAY:-$(($(date +%s) / 86400))}
-awk -v n="$sample" -v day="$day" '(NR + day) % n == 0' "$work/all-builds" >"$work/builds"
+awk -v n="$sample" -v day="$day" '(NR + day) % n == 0' "$work/all-builds" >"$work/builds" || exit 1
+[ -s "$work/builds" ] || { echo "ISA_SAMPLE=$sample ISA_DAY=$day: no build at all"; exit 1; }
 [ "$sample" = 1 ] || echo "$(wc -l <"$work/builds") of $(wc -l <"$work/all-builds") builds (ISA_SAMPLE=$sample ISA_DAY=$day repeats them)"
 
 vendor_of() { case $1 in gfx*) echo amd ;; sm_*) echo nvidia ;; *) echo intel ;; esac; }
