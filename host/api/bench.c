@@ -38,14 +38,11 @@ static const char *const built_in[] = {
 
 enum { PEAKS_EVERY = 4 };
 
-/* Flops per byte from which no device's memory is the limit, so that a copy beside it says nothing. */
-enum { ARITHMETIC = 16 };
-
 /* A candidate of a case; `item` is -1 for what is skipped. */
 typedef struct entry {
     char case_text[320], candidate[WF_LAYOUT_BYTES + 80], sentence[320];
     int32_t item;               /* index in bench.items */
-    wf_bench_copy *copy;        /* of as many bytes, the item after; NULL: arithmetic is the limit */
+    wf_bench_limit *limit;      /* the item after; NULL: no memory for it */
     wf_bench_data *data;        /* of the first entry of its case */
     wf_bench_kernel *kernel;
     bench_block *block;         /* instead of a kernel */
@@ -99,9 +96,7 @@ static wf_status open_candidate(bench *b, const char *case_text, const wf_proble
     e->flops = wf_operations[p->op]->flops(p) * b->ranks;
     e->bytes = wf_problem_bytes(p) * b->ranks;
     e->kernels = 1;
-    if (e->flops >= ARITHMETIC * e->bytes) return WF_OK;
-    const wf_status copied = wf_bench_copy_create(b->context->opencl, e->bytes / b->ranks, &e->copy);
-    return copied == WF_ERR_MEMORY ? WF_OK : copied; /* the case is timed without */
+    return WF_OK;
 }
 
 enum { CANDIDATE_BYTES = 256 };
@@ -235,22 +230,34 @@ static weft_status open_cases(bench *b) {
     return status;
 }
 
+/* Every rank its part of a block's work, though shares differ: the item after takes as long as the slowest. */
+static wf_status open_limits(bench *b) {
+    for (int32_t i = 0; i < b->count; i++) {
+        entry *const e = &b->entries[i];
+        if (e->item < 0) continue;
+        const wf_status status =
+            wf_bench_limit_create(b->context->opencl, b->peaks, e->flops / b->ranks, e->bytes / b->ranks, &e->limit);
+        if (status != WF_OK && status != WF_ERR_MEMORY) return status; /* the case is timed without */
+    }
+    return WF_OK;
+}
+
 /* Devices differ: what one rank's cannot run, none does. The ranks have the same cases, so as many entries. */
 static wf_status agree_on_entries(bench *b) {
     wf_fabric *const fabric = b->context->fabric;
     const int32_t ranks = wf_fabric_ranks(fabric);
     uint8_t *const mine = calloc((size_t)b->count + 1, 1), *const all = calloc((size_t)ranks, (size_t)b->count + 1);
     wf_status status = mine && all ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory for %d cases", (int)b->count);
-    enum { SKIPPED = 1, NO_COPY = 2 };
+    enum { SKIPPED = 1, NO_LIMIT = 2 };
     for (int32_t i = 0; i < b->count && status == WF_OK; i++)
-        mine[i] = (uint8_t)((b->entries[i].item < 0 ? SKIPPED : 0) | (b->entries[i].copy ? 0 : NO_COPY));
+        mine[i] = (uint8_t)((b->entries[i].item < 0 ? SKIPPED : 0) | (b->entries[i].limit ? 0 : NO_LIMIT));
     TRY_GOTO(wf_fabric_agree(fabric, status), done);
     TRY_GOTO(wf_fabric_all_gather(fabric, mine, b->count, all), done);
     for (int32_t rank = 0; rank < ranks; rank++)
         for (int32_t i = 0; i < b->count; i++) {
             entry *const e = &b->entries[i];
             const uint8_t theirs = all[(int64_t)rank * b->count + i];
-            if (theirs & NO_COPY) wf_bench_copy_destroy(e->copy), e->copy = NULL;
+            if (theirs & NO_LIMIT) wf_bench_limit_destroy(e->limit), e->limit = NULL;
             if (!(theirs & SKIPPED) || e->item < 0) continue;
             e->item = -1;
             snprintf(e->sentence, sizeof e->sentence, "rank %d cannot run it", rank);
@@ -272,7 +279,7 @@ static wf_status number_items(bench *b) {
         if (e->item < 0) continue;
         e->item = b->nitems;
         b->items[b->nitems++] = e->block ? bench_block_item(e->block) : wf_bench_kernel_item(e->kernel);
-        if (e->copy) b->items[b->nitems++] = wf_bench_copy_item(e->copy);
+        if (e->limit) b->items[b->nitems++] = wf_bench_limit_item(e->limit);
     }
     return WF_OK;
 }
@@ -288,7 +295,7 @@ static void find_peaks(bench *b) {
     int32_t at = 0;
     for (int32_t i = 0; i < b->count; i++) {
         for (int p = 0; p < WF_PEAKS && i % PEAKS_EVERY == 0; p++) find_peak(b, (wf_peak)p, at++);
-        if (b->entries[i].item >= 0) at += b->entries[i].copy ? 2 : 1;
+        if (b->entries[i].item >= 0) at += b->entries[i].limit ? 2 : 1;
     }
 }
 
@@ -310,7 +317,7 @@ static wf_status check_options(const weft_bench_options *o) {
 
 static void close_all(bench *b) {
     for (int32_t i = 0; i < b->count; i++) wf_bench_kernel_destroy(b->entries[i].kernel);
-    for (int32_t i = 0; i < b->count; i++) wf_bench_copy_destroy(b->entries[i].copy);
+    for (int32_t i = 0; i < b->count; i++) wf_bench_limit_destroy(b->entries[i].limit);
     for (int32_t i = 0; i < b->count; i++) bench_block_destroy(b->entries[i].block);
     for (int32_t i = 0; i < b->count; i++) wf_bench_data_destroy(b->entries[i].data);
     wf_bench_peaks_destroy(b->peaks);
@@ -354,6 +361,10 @@ static void report_machine(const bench *b, int32_t rank, const machine_row *row)
     if (b->options->machine) b->options->machine(b->options->user, &machine);
 }
 
+static double limit_share(const bench *b, const entry *e) {
+    return wf_bench_limit_scale(e->limit) * b->spreads[e->item + 1].median / b->spreads[e->item].median;
+}
+
 static void report_entry(const bench *b, const entry *e, const machine_row *sum) {
     weft_timing t = {.case_text = e->case_text, .candidate = e->candidate, .skipped = e->item < 0, .sentence = e->sentence};
     if (e->item >= 0) {
@@ -363,7 +374,7 @@ static void report_entry(const bench *b, const entry *e, const machine_row *sum)
         t.flops = e->flops, t.bytes = e->bytes;
         t.flops_share = t.flops / s->minimum / sum->flops_per_s;
         t.bytes_share = t.bytes / s->minimum / sum->bytes_per_s;
-        t.copy_share = e->copy ? b->spreads[e->item + 1].median / s->median : 0;
+        if (e->limit) *(wf_bench_limit_is_copy(e->limit) ? &t.copy_share : &t.fma_share) = limit_share(b, e);
         t.launch_share = (double)e->kernels * sum->launch_s / s->minimum;
     }
     if (b->options->timing) b->options->timing(b->options->user, &t);
@@ -401,6 +412,7 @@ static weft_status run(bench *b) {
     const weft_status opened = open_cases(b);
     if (opened) return opened;
     TRY_GOTO(wf_fabric_agree(fabric, wf_bench_peaks_create(b->context->opencl, &b->peaks)), done);
+    TRY_GOTO(wf_fabric_agree(fabric, open_limits(b)), done);
     TRY_GOTO(agree_on_entries(b), done);
     TRY_GOTO(wf_fabric_agree(fabric, number_items(b)), done);
     TRY_GOTO(wf_bench_measure(fabric, b->items, b->nitems, &how, b->spreads), done);

@@ -517,8 +517,9 @@ typedef struct weft_timing {
     double flops, bytes;                /* of one run; bytes: every operand once */
     double flops_share, bytes_share;    /* of the peaks, 1 is all; bytes_share may pass 1 where caches hold the operands */
     double launch_share;                /* part of the minimum that launches cost */
-    double copy_share;                  /* median time of copying as many bytes, half read, half written, by the median; 0 where
-                                           arithmetic is the limit, of blocks, and where there is no memory for it */
+    double copy_share, fma_share;       /* median time of what bounds it, alone, taken in turns with it, by the median: copying as
+                                           many bytes, half read, half written, or, from 16 flops a byte, as many multiply-adds;
+                                           0: the other does, or there is no memory for it */
 } weft_timing;
 
 typedef struct weft_bench_options {

@@ -53,12 +53,13 @@ static void report_json(const weft_timing *t) {
         print_json(json_pack("{s:s, s:s, s:s}", "case", t->case_text, "candidate", t->candidate, "skipped", t->sentence));
         return;
     }
-    print_json(json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:o}", "case", t->case_text, "candidate",
+    print_json(json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "case", t->case_text, "candidate",
                          t->candidate, "minimum_s", t->minimum_s, "quartile1_s", t->quartile1_s, "median_s", t->median_s,
                          "quartile3_s", t->quartile3_s, "samples", (int)t->samples, "runs_per_sample",
                          (json_int_t)t->runs_per_sample, "gflops", 1e-9 * t->flops / t->minimum_s, "gb_per_s",
                          1e-9 * t->bytes / t->minimum_s, "of_peak_flops", t->flops_share, "of_peak_bandwidth", t->bytes_share,
-                         "of_launches", t->launch_share, "of_copy", t->copy_share > 0 ? json_real(t->copy_share) : json_null()));
+                         "of_launches", t->launch_share, "of_copy", t->copy_share > 0 ? json_real(t->copy_share) : json_null(), "of_fma",
+                         t->fma_share > 0 ? json_real(t->fma_share) : json_null()));
 }
 
 static void report_timing(void *user, const weft_timing *t) {
@@ -68,17 +69,18 @@ static void report_timing(void *user, const weft_timing *t) {
     if (json) return report_json(t);
     if (!state->headed)
         printf("\n%10s %10s %7s %9s %5s %9s %5s %5s %7s  case [candidate]\n", "min us", "median us", "spread", "GFLOP/s", "peak", "GB/s",
-               "peak", "copy", "launch");
+               "peak", "limit", "launch");
     state->headed = true;
     if (t->skipped) {
         printf("%10s %70s  %s [%s]  %s\n", "skip", "", t->case_text, t->candidate, t->sentence);
         return;
     }
-    char copy[16] = "";
-    if (t->copy_share > 0) snprintf(copy, sizeof copy, "%.0f%%", 100 * t->copy_share);
+    const double share = t->copy_share > 0 ? t->copy_share : t->fma_share;
+    char limit[16] = "";
+    if (share > 0) snprintf(limit, sizeof limit, "%.0f%%", 100 * share);
     printf("%10.1f %10.1f %6.0f%% %9.4g %4.0f%% %9.4g %4.0f%% %5s %6.0f%%  %s [%s]\n", 1e6 * t->minimum_s, 1e6 * t->median_s,
            100 * (t->quartile3_s - t->quartile1_s) / t->median_s, 1e-9 * t->flops / t->minimum_s, 100 * t->flops_share,
-           1e-9 * t->bytes / t->minimum_s, 100 * t->bytes_share, copy, 100 * t->launch_share, t->case_text, t->candidate);
+           1e-9 * t->bytes / t->minimum_s, 100 * t->bytes_share, limit, 100 * t->launch_share, t->case_text, t->candidate);
 }
 
 static int bench(const ranks *ranks, const text_list *cases, const weft_layout *layout) {
@@ -126,8 +128,8 @@ const command command_bench = {
     "take turns, so that noise hits all alike; the first run of each is not counted, nor, of what is short, the first of a\n"
     "turn, so that caches hold what they can. spread: the interquartile range, of the median. GFLOP/s and GB/s (every operand\n"
     "moved once) are of the minimum; peak: of the peak measured; above 100% of the bandwidth means that caches hold the\n"
-    "operands. copy: the median time of copying as many bytes, by the case's, wherever they lie. launch: what part of the\n"
-    "minimum a launch's cost is.\n\n" OPERATION_CASES_HELP
+    "operands. limit: the median time of what bounds the case, alone, by the case's: copying as many bytes, wherever they lie,\n"
+    "or, from 16 flops a byte, as many multiply-adds. launch: what part of the minimum a launch's cost is.\n\n" OPERATION_CASES_HELP
     "A block's case is block:f32:SIZES:FLAGS:forward, or :train (and backward), under --layout:\n"
     "  block:f32:b1s1024h1024a16kv16f4096:gelu.layernorm.causal:train\n"
     "Sizes: b sequences of s tokens, h hidden, a heads; kv heads (a), d head size (h / a), f features (4 h), l layers (1),\n"

@@ -63,12 +63,16 @@ void wf_bench_peaks_destroy(wf_bench_peaks *);
 /* Its work: flops of FMA, bytes of COPY and UPDATE, 1 of LAUNCH. */
 wf_bench_item wf_bench_peaks_item(wf_bench_peaks *, wf_peak);
 
-/* Copying within so many bytes, half of them read, half written, by the form that is fastest at that size: what a case of as
- * many bytes has for its limit wherever they lie, in caches or not. Local. */
-typedef struct wf_bench_copy wf_bench_copy;
-wf_status wf_bench_copy_create(wf_opencl *, double bytes, wf_bench_copy **out);
-void wf_bench_copy_destroy(wf_bench_copy *);
-wf_bench_item wf_bench_copy_item(wf_bench_copy *);
+/* What bounds a case, alone, to take turns with it: what slows a device at times slows both. Where flops are many beside bytes, as
+ * many multiply-adds by the peaks' best form; else copying within so many bytes, half of them read, half written, by the form
+ * that is fastest at that size, wherever they lie, in caches or not. Local. */
+typedef struct wf_bench_limit wf_bench_limit;
+wf_status wf_bench_limit_create(wf_opencl *, const wf_bench_peaks *, double flops, double bytes, wf_bench_limit **out);
+void wf_bench_limit_destroy(wf_bench_limit *);
+wf_bench_item wf_bench_limit_item(wf_bench_limit *);
+bool wf_bench_limit_is_copy(const wf_bench_limit *);
+/* The limit's seconds by those of its item, which does whole rounds of multiply-adds, and no more than INT32_MAX of them. */
+double wf_bench_limit_scale(const wf_bench_limit *);
 
 #ifdef __cplusplus
 }

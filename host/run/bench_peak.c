@@ -1,5 +1,6 @@
 /* bench_peak.c: the device's peaks: every form is tried, the fastest of each peak is kept; see bench.h.
  * Arrays are several times larger than caches, and a run of multiply-adds is long beside its launch. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "host/run/bench.h"
@@ -122,15 +123,30 @@ wf_bench_item wf_bench_peaks_item(wf_bench_peaks *peaks, wf_peak peak) {
     return item;
 }
 
-/* ---- copying at a size ------------------------------------------------------------------------------------------ */
+/* ---- a case's limit ---------------------------------------------------------------------------------------------- */
 
+/* Flops per byte from which no device's memory is the limit, so that a copy says nothing. */
+enum { ARITHMETIC = 16 };
 enum { SHORT_TIMES = 16, SHORT_BYTES = 4 << 20 };
 
-struct wf_bench_copy {
-    form best;
+struct wf_bench_limit {
+    form form;
+    double scale;
 };
 
-wf_status wf_bench_copy_create(wf_opencl *opencl, double bytes, wf_bench_copy **out) {
+static wf_status open_multiply_adds(wf_opencl *opencl, const wf_bench_peaks *peaks, double flops, wf_bench_limit *limit) {
+    const form *const best = &peaks->best[WF_PEAK_FMA];
+    const int64_t n = elements(wf_opencl_device(opencl), &best->form);
+    wf_problem one_round;
+    char options[96];
+    wf_peak_problem(&best->form, n, 1, &one_round, options, sizeof options);
+    const double rounds = ceil(flops / wf_peak_flops(&best->form, &one_round));
+    TRY(open_form(opencl, &best->form, n, rounds < 1 ? 1 : rounds > INT32_MAX ? INT32_MAX : (int64_t)rounds, &limit->form));
+    limit->scale = flops / work_of(&limit->form);
+    return WF_OK;
+}
+
+static wf_status open_copy(wf_opencl *opencl, double bytes, wf_bench_limit *limit) {
     const wf_peak_form *forms;
     const int count = wf_peak_forms(wf_opencl_device(opencl), &forms);
     const int64_t n = bytes < 8 ? 1 : (int64_t)(bytes / 8);
@@ -138,27 +154,40 @@ wf_status wf_bench_copy_create(wf_opencl *opencl, double bytes, wf_bench_copy **
     double best = 0, seconds = 1;
     form one = {0};
     wf_status status = WF_OK;
-    wf_bench_copy *const copy = calloc(1, sizeof *copy);
-    if (!copy) return wf_fail(WF_ERR_MEMORY, "no host memory to time a copy");
-    for (int i = 0; i < count; i++) {
+    limit->scale = 1;
+    for (int i = 0; i < count && status == WF_OK; i++) {
         if (forms[i].peak != WF_PEAK_COPY) continue;
-        TRY_GOTO(open_form(opencl, &forms[i], n, 0, &one), destroy);
-        TRY_GOTO(try_form(&one, times, &seconds), destroy);
-        keep_faster(&one, 1 / seconds, &copy->best, &best);
+        status = open_form(opencl, &forms[i], n, 0, &one);
+        if (status == WF_OK) status = try_form(&one, times, &seconds);
+        if (status == WF_OK) keep_faster(&one, 1 / seconds, &limit->form, &best);
     }
-    *out = copy;
-    return WF_OK;
-destroy:
     close_form(&one);
-    wf_bench_copy_destroy(copy);
     return status;
 }
 
-void wf_bench_copy_destroy(wf_bench_copy *copy) {
-    if (copy) close_form(&copy->best);
-    free(copy);
+wf_status wf_bench_limit_create(wf_opencl *opencl, const wf_bench_peaks *peaks, double flops, double bytes, wf_bench_limit **out) {
+    wf_bench_limit *const limit = calloc(1, sizeof *limit);
+    if (!limit) return wf_fail(WF_ERR_MEMORY, "no host memory to time a case's limit");
+    const wf_status status =
+        flops >= ARITHMETIC * bytes ? open_multiply_adds(opencl, peaks, flops, limit) : open_copy(opencl, bytes, limit);
+    if (status != WF_OK) return wf_bench_limit_destroy(limit), status;
+    *out = limit;
+    return WF_OK;
 }
 
-wf_bench_item wf_bench_copy_item(wf_bench_copy *copy) {
-    return wf_bench_kernel_item(copy->best.kernel);
+void wf_bench_limit_destroy(wf_bench_limit *limit) {
+    if (limit) close_form(&limit->form);
+    free(limit);
+}
+
+wf_bench_item wf_bench_limit_item(wf_bench_limit *limit) {
+    return wf_bench_kernel_item(limit->form.kernel);
+}
+
+bool wf_bench_limit_is_copy(const wf_bench_limit *limit) {
+    return limit->form.form.peak == WF_PEAK_COPY;
+}
+
+double wf_bench_limit_scale(const wf_bench_limit *limit) {
+    return limit->scale;
 }
