@@ -221,7 +221,7 @@ static int dot_launches(const wf_problem *p, const wf_candidate *c, wf_launch ou
 
 /* ---- panel ----------------------------------------------------------------------------------------- */
 
-enum { PANEL_ROWS, PANEL_VECTORS, PANEL_WIDTH, PANEL_DEPTH, TILES_M, TILES_N, SHARED, PANEL_PARAMETERS };
+enum { PANEL_ROWS, PANEL_VECTORS, PANEL_WIDTH, PANEL_DEPTH, TILES_M, TILES_N, SHARED, AHEAD, PANEL_PARAMETERS };
 static const wf_parameter panel_parameters[PANEL_PARAMETERS] = {
     {"ROWS", 6, {14, 6, 12, 8, 4, 10}, "rows of C per register tile"},
     {"VECTORS", 3, {2, 1, 3}, "vectors of columns of C per register tile"},
@@ -230,6 +230,7 @@ static const wf_parameter panel_parameters[PANEL_PARAMETERS] = {
     {"TILES_M", 8, {64, 128, 32, 16, 8, 4, 2, 1}, "register tiles of a work-item, down, at most"},
     {"TILES_N", 5, {4, 2, 1, 8, 16}, "register tiles of a work-item, across, at most"},
     {"SHARED", 2, {1, 0}, "A's panels are filled once, in the workspace"},
+    {"AHEAD", 2, {16, 0}, "steps of k that A is asked for beforehand"},
 };
 
 /* Private memory of a work-item: sums, panels of B, a panel of A. Threads' stacks hold it. */
@@ -442,7 +443,8 @@ static int32_t panel_rows(int64_t m, int32_t width) {
 }
 
 /* Blocks as large as leave each core its work-items. A's panels are in the workspace, unless each is
- * read by one work-item only. Of narrow vectors a panel of B and of A are in the first cache together at a DEPTH of 256. */
+ * read by one work-item only. Of narrow vectors a panel of B and of A are in the first cache together at a DEPTH of 256, and what asks for
+ * A beforehand costs more than it hides. */
 static void prefer_panel(const wf_problem *p, const wf_device *device, wf_candidate *candidate) {
     static const int32_t tiles[][2] = {{128, 4}, {64, 4}, {32, 4}, {16, 4}, {16, 2}, {8, 2}, {8, 1}, {4, 1}};
     enum { SHAPES = sizeof tiles / sizeof *tiles };
@@ -451,7 +453,7 @@ static void prefer_panel(const wf_problem *p, const wf_device *device, wf_candid
     v[PANEL_WIDTH] = device->vector_floats >= 16 ? 16 : device->vector_floats >= 8 ? 8 : 4;
     v[PANEL_ROWS] = panel_rows(p->size[M], v[PANEL_WIDTH]);
     const bool narrow = v[PANEL_WIDTH] < 16;
-    if (narrow) v[PANEL_DEPTH] = 256;
+    if (narrow) v[PANEL_DEPTH] = 256, v[AHEAD] = 0;
     for (int i = 0; i < SHAPES; i++) {
         v[TILES_M] = tiles[i][0], v[TILES_N] = (narrow ? 2 : 1) * tiles[i][1];
         if (down(v, p->size[M]).count * across(p, v).count >= ITEMS_PER_CORE * (int64_t)device->compute_units) break;

@@ -33,8 +33,8 @@
 #if !defined(ROWS) || !defined(VECTORS) || !defined(DEPTH) || !defined(TILES_M) || !defined(TILES_N)
 #error "ROWS, VECTORS, DEPTH, TILES_M and TILES_N must be defined"
 #endif
-#if !defined(SHARED) || !defined(TRANS_A) || !defined(TRANS_B)
-#error "SHARED, TRANS_A and TRANS_B must be defined"
+#if !defined(SHARED) || !defined(AHEAD) || !defined(TRANS_A) || !defined(TRANS_B)
+#error "SHARED, AHEAD, TRANS_A and TRANS_B must be defined"
 #endif
 #include "gemm.clh"
 #include "gemm_panel.clh"
@@ -113,28 +113,40 @@ gemm_panel_pack(int chunk, int batch, int row0, int m, int k, __global const flo
 }
 #endif
 
-/* Steps of k that A, which comes from afar, is asked for beforehand. */
-#define AHEAD 16
-
-/* Steps of k between two jumps. */
+/* Steps of k between two jumps: more of them and a sum of 16 floats goes through memory. */
+#if WIDTH < 16
 #define STEPS 4
+#else
+#define STEPS 2
+#endif
 
-/* Floats of a line of the caches: what is asked for is asked for once. */
+/* Floats of a line of the caches: what is asked for is asked for once. A comes from afar, so it is asked for AHEAD steps of k
+ * beforehand; with 0 that is left to the processor. */
 #define LINE 16
+#if AHEAD
+#define ASK_FOR_A(s) if ((s) * A_STRIDE % LINE < A_STRIDE) WILL_READ(a + ((s) + AHEAD) * A_STRIDE);
+#else
+#define ASK_FOR_A(s)
+#endif
 
 /* out = (first ? 0 : sums) + the products of `depth` steps of k, for the first HEIGHT rows of a tile; STEPS of them between two
  * jumps, as elsewhere the loop's own instructions are a third of all. `c`: the tile's place in C: its lines are asked for a row
- * in every STEPS, so that they are there when they are written. Asked for all at once they hold up the loads. */
+ * in every STEPS, the first ones, so that they are there when they are written. Asked for all at once they hold up the loads. */
 #define MULTIPLY_STEP(HEIGHT, s)                                                                   \
     {                                                                                              \
         REAL row[VECTORS];                                                                         \
         _Pragma("unroll") for (int v = 0; v < VECTORS; v++) row[v] = VLOAD(v, b);                  \
-        if ((s) * A_STRIDE % LINE < A_STRIDE) WILL_READ(a + ((s) + AHEAD) * A_STRIDE);             \
+        ASK_FOR_A(s)                                                                               \
         _Pragma("unroll") for (int r = 0; r < HEIGHT; r++) {                                       \
             const REAL scalar = (REAL)(a[(s) * A_STRIDE + r]);                                     \
             _Pragma("unroll") for (int v = 0; v < VECTORS; v++) acc[r][v] += scalar * row[v];      \
         }                                                                                          \
         b += b_next;                                                                               \
+    }
+#define MULTIPLY_STEPS(HEIGHT)                                                                     \
+    {                                                                                              \
+        _Pragma("unroll") for (int s = 0; s < STEPS; s++) MULTIPLY_STEP(HEIGHT, s)                 \
+        a += STEPS * A_STRIDE;                                                                     \
     }
 #define DEFINE_MULTIPLY(name, HEIGHT)                                                              \
     INLINE void name(A_SPACE const float *a, B_SPACE const float *b, long b_next, int depth, int first, \
@@ -145,11 +157,12 @@ gemm_panel_pack(int chunk, int batch, int row0, int m, int k, __global const flo
         _Pragma("unroll") for (int r = 0; r < HEIGHT; r++)                                         \
             _Pragma("unroll") for (int v = 0; v < VECTORS; v++)                                    \
                 acc[r][v] = first ? (REAL)(0.0f) : sums[r * VECTORS + v];                          \
-        for (; p + STEPS <= depth; p += STEPS) {                                                   \
+        const int whole = depth / STEPS * STEPS;                                                   \
+        for (int r = 1; p < whole; r++) {                                                          \
+            const int end = r < HEIGHT ? p + STEPS : whole;                                        \
             _Pragma("unroll") for (int j = 0; j < COLUMNS; j += LINE) WILL_WRITE(c + j);           \
-            c += p < (HEIGHT - 1) * STEPS ? c_stride : 0;                                          \
-            _Pragma("unroll") for (int s = 0; s < STEPS; s++) MULTIPLY_STEP(HEIGHT, s)             \
-            a += STEPS * A_STRIDE;                                                                 \
+            c += c_stride;                                                                         \
+            for (; p < end; p += STEPS) MULTIPLY_STEPS(HEIGHT)                                     \
         }                                                                                          \
         for (; p < depth; p++) {                                                                   \
             MULTIPLY_STEP(HEIGHT, 0)                                                               \
