@@ -14,7 +14,7 @@ struct over_fabric {
     task task;
     wf_memory *array[ARRAYS];
     bool window[ARRAYS];
-    wf_kernel *sum, *own; /* of the task; NULL: it has none. own: copies the block that stays */
+    wf_kernel *sum; /* of the task; NULL: it has none */
     bool in_place;  /* all ranks: what is summed is not copied */
     wf_found found[MOST_SUMMED];
 };
@@ -113,12 +113,9 @@ static wf_status all_reduce(over_fabric *f) {
 }
 
 static wf_status all_to_all(over_fabric *f) {
-    const int64_t block = f->task.block, at = f->task.rank * block;
-    const wf_bound_view view[] = {{.memory = f->array[OUT], .offset = at, .stride = {block, 1}},
-                                  {.memory = f->array[IN], .offset = at, .stride = {block, 1}}};
-    const wf_run_number none[WF_RUN_VALUES] = {0};
+    const int64_t bytes = f->task.block * FLOAT, at = f->task.rank * bytes;
     wf_event *event = NULL;
-    TRY(wf_kernel_enqueue(f->own, WF_QUEUE_COMPUTE, view, 2, NULL, none, &event));
+    TRY(wf_queue_copy(f->device, WF_QUEUE_COMPUTE, f->array[OUT], at, f->array[IN], at, bytes, &event));
     wf_status status = wf_queue_flush(f->device, WF_QUEUE_COMPUTE);
     if (status == WF_OK) status = scatter_blocks(f, true);
     if (status == WF_OK) status = wf_event_wait(event);
@@ -153,25 +150,15 @@ static wf_status run(void *self, int64_t times) {
 
 /* ---- life ---- */
 
-static wf_status prepare_kernel(over_fabric *f, const wf_problem *problem, wf_kernel **out) {
+static wf_status prepare_sum(over_fabric *f) {
     wf_candidate candidate;
-    TRY(wf_candidate_for_device(problem, wf_opencl_device(f->device), &candidate));
-    return wf_kernel_prepare(f->device, problem, &candidate, out);
-}
-
-static void destroy_kernels(over_fabric *f) {
-    wf_kernel_destroy(f->sum);
-    wf_kernel_destroy(f->own);
-    f->sum = f->own = NULL;
-}
-
-static wf_status prepare_kernels(over_fabric *f) {
     const int64_t rows = f->task.block / COLUMNS;
-    const wf_problem sum = {.op = WF_OP_REDUCE, .dtype = WF_F32, .size = {rows, COLUMNS, f->task.ranks, 0, 1}},
-                     own = {.op = WF_OP_COPY, .dtype = WF_F32, .size = {1, f->task.block}};
-    destroy_kernels(f);
-    if (f->task.what == ALL_TO_ALL) return prepare_kernel(f, &own, &f->own);
-    return f->task.what == REDUCE_SCATTER || f->task.what == ALL_REDUCE ? prepare_kernel(f, &sum, &f->sum) : WF_OK;
+    const wf_problem sum = {.op = WF_OP_REDUCE, .dtype = WF_F32, .size = {rows, COLUMNS, f->task.ranks, 0, 1}};
+    wf_kernel_destroy(f->sum);
+    f->sum = NULL;
+    if (f->task.what != REDUCE_SCATTER && f->task.what != ALL_REDUCE) return WF_OK;
+    TRY(wf_candidate_for_device(&sum, wf_opencl_device(f->device), &candidate));
+    return wf_kernel_prepare(f->device, &sum, &candidate, &f->sum);
 }
 
 static wf_status put(over_fabric *f, array which, const float *host, int64_t bytes) {
@@ -208,7 +195,7 @@ wf_status over_fabric_prepare(over_fabric *f, const task *t, wf_bench_item *out)
     f->task = *t;
     float *const host = malloc((size_t)task_array_bytes(t, WHOLE) + (size_t)task_array_bytes(t, OUT));
     wf_status status = host ? WF_OK : wf_fail(WF_ERR_MEMORY, "no host memory to check a collective");
-    if (status == WF_OK) status = prepare_kernels(f);
+    if (status == WF_OK) status = prepare_sum(f);
     if (status == WF_OK) status = fill(f, host);
     TRY_GOTO(wf_fabric_agree(f->fabric, status), free_host);
     status = run(f, 1);
@@ -241,7 +228,7 @@ wf_status over_fabric_create(wf_fabric *fabric, wf_opencl *device, wf_transport_
 
 void over_fabric_destroy(over_fabric *f) {
     if (!f) return;
-    destroy_kernels(f);
+    wf_kernel_destroy(f->sum);
     for (int a = 0; a < ARRAYS; a++) {
         if (f->window[a]) wf_fabric_window_destroy(f->fabric, f->array[a]);
         else wf_memory_destroy(f->array[a]);
