@@ -1,7 +1,7 @@
 #!/bin/sh
 # check_isa.sh: every distinct build of list_builds.c by the compilers of AMD, NVIDIA and Intel, whose
-# reports say whether all values stay in registers. Times are not foretold by any of this.
-# A variant that no GPU may run is only parsed. ISA_SAMPLE=N: one of N builds, others another day; ISA_DAY repeats a day's.
+# reports say whether all values stay in registers; and what CPUs prefer for what should be fast, by clang, whose loops are read.
+# Times are not foretold by any of this. What neither a GPU may run nor a CPU prefers is only parsed. ISA_SAMPLE=N: one of N builds, others another day; ISA_DAY repeats a day's.
 set -u
 here=${top_srcdir:-.}/tests/isa
 work=tests/isa/work
@@ -17,21 +17,21 @@ awk -v n="$sample" -v day="$day" '(NR + day) % n == 0' "$work/all-builds" >"$wor
 [ -s "$work/builds" ] || { echo "ISA_SAMPLE=$sample ISA_DAY=$day: no build at all"; exit 1; }
 [ "$sample" = 1 ] || echo "$(wc -l <"$work/builds") of $(wc -l <"$work/all-builds") builds (ISA_SAMPLE=$sample ISA_DAY=$day repeats them)"
 
-vendor_of() { case $1 in gfx*) echo amd ;; sm_*) echo nvidia ;; *) echo intel ;; esac; }
+vendor_of() { case $1 in gfx*) echo amd ;; sm_*) echo nvidia ;; x86-64-v3) echo cpu8 ;; x86-64-v4) echo cpu16 ;; *) echo intel ;; esac; }
 tab=$(printf '\t')
 
 # One job a line: target, name, source, entries, options.
 jobs() {
     for target in $TARGETS; do
         echo "$target seeded $here/seeded.cl seeded=64,1,1; -DSPILL=1"
-        grep "$tab[a-z,]*$(vendor_of "$target")," "$work/builds" | while IFS=$tab read -r n source vendors entries options from; do
+        grep "$tab[a-z0-9,]*$(vendor_of "$target")," "$work/builds" | while IFS=$tab read -r n source vendors entries options from; do
             echo "$target $n $work/$source $entries $options"
         done
     done
 }
 jobs | sed 's/ *$//' >"$work/jobs"
 # A line is one write to a file that is appended to: the jobs' lines do not mix.
-xargs -P "$(nproc 2>/dev/null || echo 2)" -L 1 sh "$here/compile.sh" "$work" <"$work/jobs" >>"$work/all"
+[ ! -s "$work/jobs" ] || xargs -P "$(nproc 2>/dev/null || echo 2)" -L 1 sh "$here/compile.sh" "$work" <"$work/jobs" >>"$work/all"
 
 checks=0 failures=0
 failure() { failures=$((failures + 1)); echo "FAILED: $*"; }
@@ -42,7 +42,7 @@ for target in $TARGETS; do
     grep -q "^$target seeded .* SPILLS" "$work/all" || failure "the seeded spill is not seen for $target"
 done
 
-# Variants that run on no GPU.
+# The others.
 if [ -n "$CLANG_LINT" ]; then
     grep "$tab-$tab" "$work/builds" >"$work/lint"
     while IFS=$tab read -r n source vendors entries options from; do

@@ -4,6 +4,8 @@
 #
 #     target entry registers=N spills=BYTES scratch=BYTES local=BYTES build=NAME ok|allowed|SPILLS|FAILED why
 #
+# Of a CPU, which has arrays on its stack, what counts is its loops of multiply-adds: spills are their instructions that reach into
+# the stack (loops.awk).
 # A source may allow memory for registers with a comment "isa: scratch allowed: targets...: reason", or for
 # some builds only, "isa: scratch allowed: targets... below OPTION=N: reason".
 set -u
@@ -62,9 +64,18 @@ intel() {
         END { done() }'
 }
 
+cpu() {
+    "$CLANG_CPU" -x cl $language --target=x86_64-linux-gnu "-march=$target" -O3 -Xclang -finclude-default-header -Wall -Wno-unused-function \
+        -Werror -DCPU=1 -S "$@" "$source" -o "$out.s" 2>"$out.log" || broken
+    awk -v least=40 -f "$(dirname "$0")/loops.awk" "$out.s" >"$out.loops"
+    [ -s "$out.loops" ] || { echo "error: no loop of 40 multiply-adds" >"$out.log"; broken; }
+    awk -v list="$entries" '{ stack[$1] += $4 } END { n = split(list, e, ";"); for (i = 1; i < n; i++) { sub(/=.*/, "", e[i]); print e[i], 0, stack[e[i]] + 0, 0, 0 } }' "$out.loops"
+}
+
 case $target in
     gfx*) vendor=amd ;;
     sm_*) vendor=nvidia ;;
+    x86*) vendor=cpu ;;
     *) vendor=intel ;;
 esac
 $vendor "$@" >"$out.rows"

@@ -9,7 +9,8 @@
  *
  *     number  source  vendors  entries  options  case [candidate]
  *
- *     vendors     of "amd,nvidia,intel,", those on whose GPU ok() holds; "-" where on none: only parsed
+ *     vendors     of "amd,nvidia,intel,", those on whose GPU ok() holds, and of "cpu8,cpu16,", the CPUs, by the floats of their
+ *                 vectors, whose preference it is for a case that should be fast; "-": none, only parsed
  *     entries     those that are launched, each as name=x,y,z with its work-group, joined by ';' */
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,25 @@ static const struct {
     {"intel,", {.name = "a GPU of Intel", .type = WF_DEVICE_GPU, .compute_units = 64, .max_group = 512, .local_bytes = 64 << 10}},
 };
 enum { GPUS = sizeof gpus / sizeof *gpus };
+
+/* What is asked of CPUs: cases whose inner loops are nearly all of the time. */
+static const struct {
+    const char *vendor;
+    int32_t vector_floats;
+} cpus[] = {{"cpu8,", 8}, {"cpu16,", 16}};
+static const char *const fast[] = {
+    "gemm:f32:m1024n1024k1024:nn",
+    "gemm:f32:m1024n1024k1024:nt.bias.gelu_tanh",
+    "gemm:f32:m1024n1024k1024:tn.accumulate",
+    "gemm:f32:m1024n1024k1024:nt.panels-b",
+    "gemm:f32:m1024n1024k1024:nn.act-grad.panels-b.silu",
+    "gemm:f32:m1024n1024k1024:tn.accumulate.panels-c",
+    "attention:f32:b1s1024t1024h16d64:causal",
+    "attention:f32:b1s1024t1024h8d128:causal",
+    "attention_backward:f32:b1s1024t1024h16d64:causal",
+    "attention_backward:f32:b1s1024t1024h8d128:causal",
+    NULL,
+};
 
 /* What real models have, beyond the shared list: those lists are for sizes that break kernels. */
 static const char *const more[] = {
@@ -82,7 +102,8 @@ static bool launches_kernels(const wf_launch *launches, int n) {
     return false;
 }
 
-static void add_candidate(const wf_problem *p, const wf_candidate *candidate) {
+/* NULL: what nothing launches. */
+static build *add_candidate(const wf_problem *p, const wf_candidate *candidate) {
     const wf_variant *variant = &wf_operations[p->op]->variants[candidate->variant];
     wf_launch launches[WF_LAUNCHES];
     char options[512], text[WF_CASE_BYTES], name[120];
@@ -91,7 +112,7 @@ static void add_candidate(const wf_problem *p, const wf_candidate *candidate) {
     bool possible = variant->ok(p, candidate, &cpu, &why);
     for (int i = 0; i < GPUS; i++) possible |= variant->ok(p, candidate, &gpus[i].device, &why);
     const int n = possible ? variant->launches(p, candidate, launches) : 0;
-    if (!variant->source || !launches_kernels(launches, n)) return;
+    if (!variant->source || !launches_kernels(launches, n)) return NULL;
     wf_candidate_options(p, candidate, options, sizeof options);
     wf_problem_print(p, text, sizeof text);
     wf_candidate_print(p, candidate, name, sizeof name);
@@ -100,6 +121,21 @@ static void add_candidate(const wf_problem *p, const wf_candidate *candidate) {
     for (int i = 0; i < GPUS; i++)
         if (variant->ok(p, candidate, &gpus[i].device, &why)) add_word(b->vendors, sizeof b->vendors, gpus[i].vendor);
     add_entries(b, launches, n);
+    return b;
+}
+
+static void add_fast(const char *text) {
+    for (size_t i = 0; i < sizeof cpus / sizeof *cpus; i++) {
+        const wf_device cpu = {.name = "a CPU", .type = WF_DEVICE_CPU, .compute_units = 2, .max_group = 4096,
+                               .local_bytes = 1 << 20, .vector_floats = cpus[i].vector_floats};
+        wf_problem p;
+        wf_candidate candidate;
+        build *b = NULL;
+        if (wf_problem_parse(text, &p) != WF_OK) die(wf_last_error());
+        if (wf_candidate_for_device(&p, &cpu, &candidate) == WF_OK) b = add_candidate(&p, &candidate);
+        if (!b) die("a CPU prefers nothing for a case that should be fast");
+        add_word(b->vendors, sizeof b->vendors, cpus[i].vendor);
+    }
 }
 
 static void add_case(const char *text) {
@@ -125,6 +161,7 @@ int main(int count, char **words) {
     if (count != 2) die("usage: list_builds DIR");
     for (int i = 0; wf_cases[i]; i++) add_case(wf_cases[i]);
     for (int i = 0; more[i]; i++) add_case(more[i]);
+    for (int i = 0; fast[i]; i++) add_fast(fast[i]);
     for (int i = 0; i < nbuilds; i++) {
         const build *b = &builds[i];
         write_source(words[1], b->source);
