@@ -230,7 +230,7 @@ static weft_status open_cases(bench *b) {
     return status;
 }
 
-/* Every rank its part of a block's work, though shares differ: the item after takes as long as the slowest. */
+/* Each rank an equal part of the work, whatever its share of a block is. */
 static wf_status open_limits(bench *b) {
     for (int32_t i = 0; i < b->count; i++) {
         entry *const e = &b->entries[i];

@@ -71,7 +71,7 @@ wf_status wf_bench_limit_create(wf_opencl *, const wf_bench_peaks *, double flop
 void wf_bench_limit_destroy(wf_bench_limit *);
 wf_bench_item wf_bench_limit_item(wf_bench_limit *);
 bool wf_bench_limit_is_copy(const wf_bench_limit *);
-/* The limit's seconds by those of its item, which does whole rounds of multiply-adds, and no more than INT32_MAX of them. */
+/* The limit's seconds by those of its item, which makes whole rounds of multiply-adds, no more than INT32_MAX. */
 double wf_bench_limit_scale(const wf_bench_limit *);
 
 #ifdef __cplusplus

@@ -237,7 +237,7 @@ static const char *const lines[][2] = {
     {"nn.panels-b", "panel ROWS=6 VECTORS=2 WIDTH=8 DEPTH=64 TILES_M=4 TILES_N=2 SHARED=0 AHEAD=0"},
     {"tn.accumulate.panels-c", "panel ROWS=6 VECTORS=2 WIDTH=4 DEPTH=64 TILES_M=2 TILES_N=4"},
     {"tt.accumulate.panels-b", "panel ROWS=8 VECTORS=1 WIDTH=8 DEPTH=128 TILES_M=4 TILES_N=2"},
-    {"nn.panels-c", "panel ROWS=14 VECTORS=1 WIDTH=16 DEPTH=64 TILES_M=2 TILES_N=2 SHARED=0 AHEAD=16"},
+    {"nn.panels-c", "panel ROWS=14 VECTORS=1 WIDTH=16 DEPTH=64 TILES_M=2 TILES_N=2 SHARED=0"},
     {"nn", "clblast"},
     {"nt.accumulate", "clblast"},
     {"tn.bias", "clblast"},
