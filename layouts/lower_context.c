@@ -153,16 +153,6 @@ void wf_lower_attend_run_backward(wf_lowering *L, const char *site, const wf_att
     wf_lower_kernel(L, site, &p, views, n);
 }
 
-/* delta: every query's gradient times its result. */
-static void deltas(wf_lowering *L, const wf_attended *a, wf_view o) {
-    for (int run = 0; run < 2 && L->domain.heads.count; run++) {
-        const wf_range q = L->domain.positions.run[run];
-        if (!q.count) continue;
-        wf_problem p = attention_problem(L, WF_OP_ATTENTION_DELTA, q, q, false);
-        WF_KERNEL(L, "attn.delta", &p, q_of(L, o, run), q_of(L, a->o, run), per_query(L, a->delta, run));
-    }
-}
-
 /* ---- heads for positions --------------------------------------------------------------------------- */
 
 /* What neighbour j has: query heads and the kv heads that they read, and rows among the domain's. */
@@ -222,16 +212,12 @@ static void to_domain(wf_lowering *L, const char *site, wf_view local, bool with
     exchange(L, site, sent, received);
 }
 
-/* The way back; parts_out[j]: the rank's rows, with the columns of neighbour j's heads. What is kept is not sent from where it
- * lies: sent buffers may have to be in a window, and a stash is not. */
+/* The way back; parts_out[j]: the rank's rows, with the columns of neighbour j's heads. */
 static void from_domain(wf_lowering *L, const char *site, wf_view whole, bool with_keys, wf_view *parts_out) {
     const int32_t n = L->ulysses.ranks, me = L->ulysses.me;
-    const bool kept = L->s->buffers[whole.buffer].life != WF_SCRATCH;
     wf_view sent[n];
     for (int32_t j = 0; j < n; j++) {
-        const wf_view rows = wf_lower_rows(whole, rows_of(L, j));
-        sent[j] = kept && j != me ? wf_lower_scratch(L, site, rows.extent[0], rows.extent[1]) : rows;
-        if (kept && j != me) wf_lower_copy(L, site, rows, sent[j]);
+        sent[j] = wf_lower_rows(whole, rows_of(L, j));
         parts_out[j] = j == me ? sent[j] : wf_lower_scratch(L, site, L->rows, width_of(L, j, with_keys));
     }
     exchange(L, site, sent, parts_out);
@@ -266,6 +252,9 @@ static void gradients_from_domain(wf_lowering *L, wf_view whole, wf_view dqkv) {
     wf_view parts[n];
     columns c[3];
     from_domain(L, "attn.context.grad", whole, true, parts);
+    const wf_view own = wf_lower_scratch(L, "attn.context.grad", L->rows, whole.extent[1]); /* so the whole may be gone when dqkv is written */
+    wf_lower_copy(L, "attn.context.grad", parts[L->ulysses.me], own);
+    parts[L->ulysses.me] = own;
     for (int32_t j = 0; j < n; j++) {
         columns_of(L, j, false, c);
         wf_lower_copy(L, "attn.context.grad", wf_lower_columns(parts[j], c[0].one, c[0].count),
@@ -285,10 +274,6 @@ void wf_lower_context(wf_lowering *L) {
         to_domain(L, "attn.context", qkv, true, wf_lower_destination(L, WF_V_CONTEXT_QKV));
 }
 
-static wf_value result_value(const wf_lowering *L) {
-    return L->ulysses.ranks == 1 ? WF_V_ATTN : WF_V_CONTEXT_O;
-}
-
 /* Under chunks the projection's sums are on their way while attention is still at other rows. */
 static bool may_wait(const wf_lowering *L) {
     return L->layout.chunks > 1 && L->sp && L->cp.ranks == 1 && !L->backward;
@@ -304,7 +289,7 @@ void wf_lower_attend_rows(wf_lowering *L, wf_rows rows) {
 
 void wf_lower_attend(wf_lowering *L) {
     wf_attended a = {.qkv = wf_lower_need(L, WF_V_CONTEXT_QKV)};
-    a.o = wf_lower_destination(L, result_value(L));
+    a.o = wf_lower_destination(L, L->ulysses.ranks == 1 ? WF_V_ATTN : WF_V_CONTEXT_O);
     a.lse = wf_lower_destination(L, WF_V_LSE);
     L->pending = may_wait(L);
     if (L->pending) return;
@@ -318,6 +303,14 @@ void wf_lower_attend(wf_lowering *L) {
     }
 }
 
+/* Neighbours' rows of attention's result stay here, too, in the domain's order; the rank's own are among its columns of ATTN. */
+static void keep_others(wf_lowering *L, wf_view whole) {
+    const wf_view kept = wf_lower_destination(L, WF_V_CONTEXT_OTHERS);
+    const wf_rows own = rows_of(L, L->ulysses.me), after = {own.first + own.count, whole.extent[0] - own.first - own.count};
+    wf_lower_copy(L, "attn.context.keep", wf_lower_rows(whole, (wf_rows){0, own.first}), wf_lower_rows(kept, (wf_rows){0, own.first}));
+    wf_lower_copy(L, "attn.context.keep", wf_lower_rows(whole, after), wf_lower_rows(kept, (wf_rows){own.first, after.count}));
+}
+
 void wf_lower_attention(wf_lowering *L) {
     if (L->ulysses.ranks == 1) {
         wf_lower_attend(L);
@@ -328,10 +321,42 @@ void wf_lower_attention(wf_lowering *L) {
     wf_view parts[n];
     columns c[3];
     from_domain(L, "attn.context.o", whole, false, parts);
+    if (L->saved[WF_V_CONTEXT_OTHERS] >= 0 && !L->backward) keep_others(L, whole);
     for (int32_t j = 0; j < n; j++) {
         columns_of(L, j, false, c);
         wf_lower_copy(L, "attn.context.o", parts[j], wf_lower_columns(out, c[0].all, c[0].count));
     }
+}
+
+/* delta: every query's gradient times its result, which is o's rows at these places of the domain. */
+static void deltas_at(wf_lowering *L, const wf_attended *a, wf_range places, wf_view o) {
+    for (int run = 0; run < 2 && L->domain.heads.count; run++) {
+        const wf_range of = places_of(L, run);
+        const int64_t first = places.first > of.first ? places.first : of.first;
+        const int64_t end = places.first + places.count < of.first + of.count ? places.first + places.count : of.first + of.count;
+        if (end <= first) continue;
+        const wf_range part = {first, end - first}, q = {L->domain.positions.run[run].first + first - of.first, part.count};
+        const wf_problem p = attention_problem(L, WF_OP_ATTENTION_DELTA, q, q, false);
+        const wf_view result = wf_lower_rows(o, (wf_rows){(first - places.first) * L->b, part.count * L->b});
+        WF_KERNEL(L, "attn.delta", &p, as_heads(L, result, L->domain.heads.count), q_at(L, a->o, part), per_query_at(L, a->delta, part));
+    }
+}
+
+/* Where heads were exchanged for positions, what was kept of the result is neighbours' rows, and among ATTN's columns the own. */
+static void deltas(wf_lowering *L, const wf_attended *a) {
+    const wf_range all = {0, L->domain.positions.count};
+    if (L->saved[WF_V_CONTEXT_OTHERS] < 0) {
+        deltas_at(L, a, all, wf_lower_need(L, L->ulysses.ranks == 1 ? WF_V_ATTN : WF_V_CONTEXT_O));
+        return;
+    }
+    const wf_range own = wf_ulysses_shard(&L->layout, all.count, L->ulysses.me);
+    const int64_t end = own.first + own.count;
+    const wf_view others = wf_lower_need(L, WF_V_CONTEXT_OTHERS);
+    columns c[3];
+    columns_of(L, L->ulysses.me, false, c);
+    deltas_at(L, a, (wf_range){0, own.first}, others);
+    deltas_at(L, a, own, wf_lower_columns(wf_lower_need(L, WF_V_ATTN), c[0].all, c[0].count));
+    deltas_at(L, a, (wf_range){end, all.count - end}, wf_lower_rows(others, (wf_rows){own.first * L->b, (all.count - end) * L->b}));
 }
 
 /* Gradients of what attention read, for the domain. */
@@ -348,7 +373,6 @@ static void attend_backward(wf_lowering *L, const wf_attended *a) {
 
 wf_view wf_lower_context_backward(wf_lowering *L, wf_view d) {
     const int64_t rows = L->domain.positions.count * L->b, heads = L->domain.heads.count;
-    const wf_view o = wf_lower_need(L, result_value(L));
     wf_attended a = {.qkv = wf_lower_need(L, WF_V_CONTEXT_QKV), .lse = wf_lower_need(L, WF_V_LSE), .o = d};
     if (L->ulysses.ranks > 1) {
         a.o = wf_lower_scratch(L, "attn.context.do", rows, heads * L->model->head_size);
@@ -356,7 +380,7 @@ wf_view wf_lower_context_backward(wf_lowering *L, wf_view d) {
     }
     a.dqkv = wf_lower_scratch(L, L->ulysses.ranks > 1 ? "attn.context.dqkv" : "attn.dqkv", rows, a.qkv.extent[1]);
     a.delta = wf_lower_scratch(L, "attn.delta", L->b * heads, L->domain.positions.count);
-    deltas(L, &a, o);
+    deltas(L, &a);
     attend_backward(L, &a);
     if (L->ulysses.ranks == 1) return a.dqkv;
     const wf_view dqkv = wf_lower_scratch(L, "attn.dqkv", L->rows, (L->heads.count + 2 * L->kv.count) * L->model->head_size);

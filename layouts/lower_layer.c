@@ -10,7 +10,19 @@
  * Llama) or after their sums (BERT) are two wirings of the same values: wf_form. */
 #include "layouts/lowering.h"
 
-typedef enum extent { OWN_HIDDEN, OWN_STATS, ALL_HIDDEN, QKV, ATTN, CONTEXT_QKV, CONTEXT_O, LSE, PRE, FEATURES } extent;
+typedef enum extent {
+    OWN_HIDDEN,
+    OWN_STATS,
+    ALL_HIDDEN,
+    QKV,
+    ATTN,
+    CONTEXT_QKV,
+    CONTEXT_O,
+    CONTEXT_OTHERS,
+    LSE,
+    PRE,
+    FEATURES
+} extent;
 
 static void norm1(wf_lowering *), norm2(wf_lowering *), all1(wf_lowering *), all2(wf_lowering *);
 
@@ -34,7 +46,8 @@ static const struct value {
     [WF_V_ALL1] = {"norm1.all", all1, ALL_HIDDEN, NEVER},
     [WF_V_QKV] = {"attn.qkv", wf_lower_qkv, QKV, UNLESS_FULL},
     [WF_V_CONTEXT_QKV] = {"attn.context.qkv", wf_lower_context, CONTEXT_QKV, UNLESS_FULL},
-    [WF_V_CONTEXT_O] = {"attn.context.o", wf_lower_attend, CONTEXT_O, UNLESS_ATTENTION},
+    [WF_V_CONTEXT_O] = {"attn.context.o", wf_lower_attend, CONTEXT_O, NEVER},
+    [WF_V_CONTEXT_OTHERS] = {"attn.context.others", wf_lower_attention, CONTEXT_OTHERS, UNLESS_ATTENTION},
     [WF_V_ATTN] = {"attn.o", wf_lower_attention, ATTN, UNLESS_ATTENTION},
     [WF_V_LSE] = {"attn.lse", wf_lower_attend, LSE, UNLESS_ATTENTION},
     [WF_V_SUM1] = {"x1", wf_lower_attention_out, OWN_HIDDEN, UNLESS_FULL},
@@ -69,6 +82,7 @@ static wf_view value_view(const wf_lowering *L, wf_value v, int32_t buffer, wf_a
                                [ATTN] = {L->rows, L->heads.count * d},
                                [CONTEXT_QKV] = {context, (in->heads.count + 2 * in->kv.count) * d},
                                [CONTEXT_O] = {context, in->heads.count * d},
+                               [CONTEXT_OTHERS] = {context - L->rows, in->heads.count * d},
                                [LSE] = {L->b * in->heads.count, in->positions.count},
                                [PRE] = {L->rows, L->model->gated ? 2 * f : f},
                                [FEATURES] = {L->rows, f}};
@@ -81,10 +95,10 @@ static int64_t value_elements(const wf_lowering *L, wf_value v) {
     return view.extent[0] * view.extent[1];
 }
 
-/* Attention's q, k and v are kept as it reads them; its result both as it writes it, from which backward begins, and as the
- * projection reads it. Where no heads are exchanged these are one. */
+/* Attention's q, k and v are kept as it reads them; its result as the projection reads it, and what others' projections read
+ * of it, for backward begins with what was computed here. Where no heads are exchanged these are one. */
 static bool is_alias(const wf_lowering *L, int v) {
-    return L->ulysses.ranks > 1 ? v == WF_V_QKV : v == WF_V_CONTEXT_QKV || v == WF_V_CONTEXT_O;
+    return L->ulysses.ranks > 1 ? v == WF_V_QKV : v == WF_V_CONTEXT_QKV || v == WF_V_CONTEXT_OTHERS;
 }
 
 static bool is_saved(const wf_lowering *L, int v) {

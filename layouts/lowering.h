@@ -19,7 +19,8 @@ typedef enum wf_value {
     WF_V_ALL1, /* what attention reads: all rows */
     WF_V_QKV,
     WF_V_CONTEXT_QKV, /* what attention itself works on: QKV, unless heads are exchanged for positions */
-    WF_V_CONTEXT_O,   /* its result, where that is not ATTN itself */
+    WF_V_CONTEXT_O,      /* its result, where that is not ATTN itself */
+    WF_V_CONTEXT_OTHERS, /* of it the neighbours' rows: the rank's own are columns of ATTN */
     WF_V_ATTN,
     WF_V_LSE,
     WF_V_SUM1, /* after attention and its residual */

@@ -476,6 +476,42 @@ START_TEST(shares_share_the_work) {
 }
 END_TEST
 
+/* N ranks have the memory for sequences N times as long, within 5%: of a network whose layers' kept values outweigh what one of
+ * them works with, the ranks' activations are hardly more than one rank's. */
+static int64_t most_activations(const wf_model *m, const char *text, int64_t tokens) {
+    const wf_shape shape = {.batch = 1, .sequence = tokens};
+    int64_t most = 0;
+    wf_layout layout;
+    ck_assert_msg(wf_layout_parse(text, &layout) == WF_OK, "%s", wf_last_error());
+    for (int32_t r = 0; r < wf_layout_ranks(&layout); r++) {
+        wf_schedule *s;
+        wf_bytes bytes;
+        ck_assert_msg(wf_lower(m, &shape, &layout, r, WF_MODE_TRAIN, &s) == WF_OK && wf_choose(s, &(wf_choices){0}) == WF_OK &&
+                          wf_place(s, &(wf_limits){0}) == WF_OK,
+                      "%s", wf_last_error());
+        wf_schedule_measure(s, &bytes);
+        if (bytes.by_class[WF_CLASS_ACTIVATION] > most) most = bytes.by_class[WF_CLASS_ACTIVATION];
+        wf_schedule_destroy(s);
+    }
+    return most;
+}
+
+START_TEST(memory_grows_with_the_ranks) {
+    enum { TOKENS = 4096 };
+    const char *const layouts[] = {"cp2ring",    "cp4ring",    "cp8ring",    "cp4gather", "cp2ulysses", "cp3ring",
+                                   "cp4ulysses", "cp8ulysses", "cp4usp2",    "cp8usp2",   "cp8ulysses.recompute-attention"};
+    wf_model m = uneven_model(TEST_LLAMA);
+    m.layers = 24, m.hidden = 1024, m.heads = m.kv_heads = 16, m.head_size = 64, m.features = 2816, m.positions = 8 * TOKENS;
+    const int64_t one = most_activations(&m, "tp1", TOKENS);
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+        wf_layout layout;
+        ck_assert_int_eq(wf_layout_parse(layouts[i], &layout), WF_OK);
+        const int64_t most = most_activations(&m, layouts[i], wf_layout_ranks(&layout) * TOKENS);
+        ck_assert_msg(0.95 * (double)most <= (double)one, "%s: %.4f of one rank's activations", layouts[i], (double)most / (double)one);
+    }
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("closed_forms");
     TCase *tests = tcase_create("closed_forms");
@@ -488,6 +524,7 @@ int main(void) {
     tcase_add_loop_test(tests, attention_sends_no_more_than_others, 0, CONTEXTS * TEST_FORMS);
     tcase_add_test(tests, zigzag_is_balanced);
     tcase_add_test(tests, shares_share_the_work);
+    tcase_add_test(tests, memory_grows_with_the_ranks);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
