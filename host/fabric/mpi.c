@@ -6,11 +6,13 @@
  *
  *     sender                      receiver
  *     announce(n, bytes) ------->           compares the lengths
- *                        <------- credit(n) one per chunk, when a buffer is posted for it
+ *                        <------- credit(n) one per chunk, when a buffer is set aside for it
  *     chunk              ------->
  *
  * A receiver gives a buffer only to a message that its sender has announced, a sender only to a
- * chunk that has credit: what holds a buffer always ends, so lanes cannot block each other. Three
+ * chunk that has credit: what holds a buffer always ends, so lanes cannot block each other. Between ranks of one machine
+ * MPI copies a chunk inside the call that finds it and the posted receive, and a host that copies answers nobody: so credits
+ * are given first, then chunks sent that have some, then receives posted, and both ways are copied at once. Three
  * tags per lane; MPI keeps the order of each. Named for its usual bootstrap; any bootstrap's
  * messages will do. */
 #include <stdlib.h>
@@ -26,6 +28,7 @@ enum { ANNOUNCE, CREDIT, CHUNK, TAGS };
 
 typedef enum slot_state {
     FREE,
+    PROMISED, /* a receive is to be posted */
     ON_DEVICE,
     ON_WIRE,
     SETTLING /* received; the credit is still under way */
@@ -173,43 +176,7 @@ static wf_status poll_out(wf_fabric *fabric, mpi *m, slot *s) {
     return WF_OK;
 }
 
-static wf_status poll_in(wf_fabric *fabric, slot *s) {
-    bool done = false;
-    if (s->state == ON_WIRE) {
-        TRY(test(fabric, &s->request, &done));
-        if (!done) return WF_OK;
-        if (!s->held)
-            TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, s->half->memory, s->half->offset + s->at, s->bytes, s->data,
-                               &s->event));
-        s->state = ON_DEVICE;
-        TRY(wf_queue_flush(fabric->device, WF_QUEUE_RECEIVE));
-    }
-    if (s->state == ON_DEVICE) {
-        TRY(device_done(s, &done));
-        if (!done) return WF_OK;
-        wf_half_moved(fabric, s->half, s->bytes);
-        let_go(s);
-        s->state = SETTLING;
-    }
-    if (s->state == SETTLING) {
-        TRY(test(fabric, &s->credit_request, &done));
-        if (done) s->state = FREE;
-    }
-    return WF_OK;
-}
-
-static wf_status poll(wf_fabric *fabric) {
-    mpi *const m = fabric->state[WF_TRANSPORT_MPI];
-    int64_t sent;
-    do { /* a slot may have to wait for one behind it in the array */
-        sent = m->sent;
-        for (int i = 0; i < SLOTS; i++) TRY(poll_out(fabric, m, &m->out[i]));
-    } while (sent != m->sent);
-    for (int i = 0; i < SLOTS; i++) TRY(poll_in(fabric, &m->in[i]));
-    return WF_OK;
-}
-
-/* ---- halves ---- */
+/* ---- what is sent ---- */
 
 static wf_status match(wf_fabric *fabric, wf_half *half) {
     if (half->reply.chunk_bytes < half->chunk_bytes) half->chunk_bytes = half->reply.chunk_bytes;
@@ -245,13 +212,7 @@ static wf_status issue_sends(wf_fabric *fabric, wf_half *half) {
     return WF_OK;
 }
 
-static wf_status advance_send(wf_fabric *fabric, wf_half *half) {
-    bool noted = false;
-    TRY(test(fabric, &half->note_request, &noted));
-    if (half->end->issuing == half->sequence) TRY(issue_sends(fabric, half));
-    half->done = noted && half->moved == half->bytes;
-    return WF_OK;
-}
+/* ---- what arrives ---- */
 
 /* On a mismatch the sender is told too, then this rank fails. */
 static wf_status await_announcement(wf_fabric *fabric, wf_half *half) {
@@ -264,25 +225,75 @@ static wf_status await_announcement(wf_fabric *fabric, wf_half *half) {
     return status;
 }
 
-static wf_status advance_receive(wf_fabric *fabric, wf_half *half) {
+static wf_status promise_receives(wf_fabric *fabric, wf_half *half) {
     mpi *const m = fabric->state[WF_TRANSPORT_MPI];
-    if (half->end->issuing == half->sequence && !half->matched)
-        TRY(await_announcement(fabric, half));
+    if (!half->matched) TRY(await_announcement(fabric, half));
     while (half->matched && half->issued < half->bytes) {
         slot *const s = claim(m->in, half);
         if (!s) break;
-        TRY(receive(fabric, half, CHUNK, s->data, s->bytes, &s->request));
-        s->state = ON_WIRE;
+        s->state = PROMISED;
         s->credit = half->note;
         issued(half, s->bytes);
         TRY(send(fabric, half, CREDIT, &s->credit, sizeof s->credit, &s->credit_request));
     }
-    half->done = half->moved == half->bytes;
+    return WF_OK;
+}
+
+static wf_status poll_in(wf_fabric *fabric, slot *s) {
+    bool done = false;
+    if (s->state == PROMISED) {
+        TRY(receive(fabric, s->half, CHUNK, s->data, s->bytes, &s->request));
+        s->state = ON_WIRE;
+    }
+    if (s->state == ON_WIRE) {
+        TRY(test(fabric, &s->request, &done));
+        if (!done) return WF_OK;
+        if (!s->held)
+            TRY(wf_queue_write(fabric->device, WF_QUEUE_RECEIVE, s->half->memory, s->half->offset + s->at, s->bytes, s->data,
+                               &s->event));
+        s->state = ON_DEVICE;
+        TRY(wf_queue_flush(fabric->device, WF_QUEUE_RECEIVE));
+    }
+    if (s->state == ON_DEVICE) {
+        TRY(device_done(s, &done));
+        if (!done) return WF_OK;
+        wf_half_moved(fabric, s->half, s->bytes);
+        let_go(s);
+        s->state = SETTLING;
+    }
+    if (s->state == SETTLING) {
+        TRY(test(fabric, &s->credit_request, &done));
+        if (done) s->state = FREE;
+    }
+    return WF_OK;
+}
+
+/* Of the messages whose turn it is. */
+static wf_status issue(wf_fabric *fabric, bool sends, wf_status (*how)(wf_fabric *, wf_half *)) {
+    for (wf_half *half = fabric->active; half; half = half->next)
+        if (half->transport == &wf_transport_mpi && half->sends == sends && !half->over && half->end->issuing == half->sequence)
+            TRY(how(fabric, half));
+    return WF_OK;
+}
+
+static wf_status poll(wf_fabric *fabric) {
+    mpi *const m = fabric->state[WF_TRANSPORT_MPI];
+    int64_t sent;
+    TRY(issue(fabric, false, promise_receives));
+    TRY(issue(fabric, true, issue_sends));
+    do { /* a slot may have to wait for one behind it in the array */
+        sent = m->sent;
+        for (int i = 0; i < SLOTS; i++) TRY(poll_out(fabric, m, &m->out[i]));
+    } while (sent != m->sent);
+    for (int i = 0; i < SLOTS; i++) TRY(poll_in(fabric, &m->in[i]));
     return WF_OK;
 }
 
 static wf_status advance(wf_fabric *fabric, wf_half *half) {
-    return half->sends ? advance_send(fabric, half) : advance_receive(fabric, half);
+    bool noted = true;
+    if (half->sends) TRY(test(fabric, &half->note_request, &noted));
+    half->done = noted && half->moved == half->bytes;
+    return WF_OK;
 }
 
 /* What MPI may still use is left behind; staging is replaced, and where that fails the slot has none. */
