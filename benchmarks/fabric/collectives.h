@@ -6,11 +6,11 @@
  *     all-gather      whole[r] = block of rank r; the own one lies there already     block = size
  *     reduce-scatter  whole[me] = sum over r of rank r's out[me]                     block = size / ranks
  *     all-reduce      both of them: whole = sum over r of rank r's out
- *     all-to-all      in[r] = rank r's out[me]; the own block is copied, too
+ *     all-to-all      in[r] = rank r's out[me]; the own block is moved by nobody: a schedule's producers write it where it belongs
  *     ring-shift      in = out of the rank before                                    block = size
  *     send-receive    in = out of rank ^ 1: there, then back; timed is half of that
  *
- * What a rank must write is what it receives, and of sums and own blocks that are copied the result. (Over a window it reads what it
+ * What a rank must write is what it receives, and of sums the result. (Over a window it reads what it
  * sums where that lies; the same is counted.) */
 #ifndef WF_BENCHMARKS_COLLECTIVES_H
 #define WF_BENCHMARKS_COLLECTIVES_H

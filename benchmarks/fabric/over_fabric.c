@@ -113,14 +113,7 @@ static wf_status all_reduce(over_fabric *f) {
 }
 
 static wf_status all_to_all(over_fabric *f) {
-    const int64_t bytes = f->task.block * FLOAT, at = f->task.rank * bytes;
-    wf_event *event = NULL;
-    TRY(wf_queue_copy(f->device, WF_QUEUE_COMPUTE, f->array[OUT], at, f->array[IN], at, bytes, &event));
-    wf_status status = wf_queue_flush(f->device, WF_QUEUE_COMPUTE);
-    if (status == WF_OK) status = scatter_blocks(f, true);
-    if (status == WF_OK) status = wf_event_wait(event);
-    wf_event_release(event);
-    return status;
+    return scatter_blocks(f, true);
 }
 
 static wf_status ring_shift(over_fabric *f) {

@@ -8,6 +8,7 @@
 struct over_mpi {
     task task;
     float *array[ARRAYS], *from, *to;
+    int *count, *place; /* [ranks]: what all-to-all sends to each, and where that lies */
 };
 
 static int all_gather(over_mpi *m) {
@@ -26,9 +27,9 @@ static int all_reduce(over_mpi *m) {
     return MPI_Allreduce(m->array[OUT], m->array[WHOLE], (int)(m->task.block * m->task.ranks), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
 }
 
+/* All but the own block: its count is 0. */
 static int all_to_all(over_mpi *m) {
-    const int count = (int)m->task.block;
-    return MPI_Alltoall(m->array[OUT], count, MPI_FLOAT, m->array[IN], count, MPI_FLOAT, MPI_COMM_WORLD);
+    return MPI_Alltoallv(m->array[OUT], m->count, m->place, MPI_FLOAT, m->array[IN], m->count, m->place, MPI_FLOAT, MPI_COMM_WORLD);
 }
 
 static int ring_shift(over_mpi *m) {
@@ -82,9 +83,11 @@ wf_status over_mpi_create(int32_t ranks, int64_t most, over_mpi **out) {
         m->array[IN] = host_pages(most);
         m->from = host_pages(ranks * most);
         m->to = host_pages(ranks * most);
+        m->count = calloc((size_t)ranks, sizeof *m->count);
+        m->place = calloc((size_t)ranks, sizeof *m->place);
     }
     *out = m;
-    if (m && m->array[OUT] && m->array[WHOLE] && m->array[IN] && m->from && m->to) return WF_OK;
+    if (m && m->array[OUT] && m->array[WHOLE] && m->array[IN] && m->from && m->to && m->count && m->place) return WF_OK;
     return wf_fail(WF_ERR_MEMORY, "no host memory for collectives of %lld bytes by %d ranks", (long long)most, ranks);
 }
 
@@ -93,6 +96,8 @@ void over_mpi_destroy(over_mpi *m) {
     for (int i = 0; i < ARRAYS; i++) free(m->array[i]);
     free(m->from);
     free(m->to);
+    free(m->count);
+    free(m->place);
     free(m);
 }
 
@@ -100,6 +105,7 @@ wf_status over_mpi_prepare(over_mpi *m, const task *t, wf_bench_item *out) {
     array which;
     int64_t first, count;
     m->task = *t;
+    for (int r = 0; r < t->ranks; r++) m->count[r] = r == t->rank ? 0 : (int)t->block, m->place[r] = (int)(r * t->block);
     for (int a = 0; a < ARRAYS; a++) memset(m->array[a], 0xff, (size_t)task_array_bytes(t, (array)a));
     task_source(t, &which, &first, &count);
     for (int64_t i = 0; i < count; i++) m->array[which][first + i] = task_value(t->rank, i);

@@ -10,14 +10,13 @@
 #include "host/base/nap.h"
 #include "host/fabric/internal.h"
 
-void wf_pause(int64_t idle_iterations) {
-    /* Guesses, to be measured: some microseconds of spinning, then a few hundred of yielding. */
-    enum { SPIN = 32, YIELD = 512, SLEEP_NS = 30000 };
+static void rest(int64_t idle_iterations, int64_t yields) {
+    enum { SPIN = 32, SLEEP_NS = 30000 };
     if (idle_iterations < SPIN) {
 #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
 #endif
-    } else if (idle_iterations < YIELD) {
+    } else if (idle_iterations < yields) {
         sched_yield();
     } else {
         wf_nap own;
@@ -27,8 +26,16 @@ void wf_pause(int64_t idle_iterations) {
     }
 }
 
+/* Some microseconds of spinning, then a few hundred of yielding: guesses. */
+void wf_pause(int64_t idle_iterations) {
+    enum { YIELDS = 512 };
+    rest(idle_iterations, YIELDS);
+}
+
+/* Who waits for a transfer and nothing else computes nothing meanwhile: some milliseconds, as long as the largest message copies. */
 void wf_fabric_pause(const wf_fabric *fabric, int64_t idle_iterations) {
-    wf_pause(idle_iterations < fabric->quiet ? idle_iterations : fabric->quiet);
+    enum { YIELDS = 8192 };
+    rest(idle_iterations < fabric->quiet ? idle_iterations : fabric->quiet, YIELDS);
 }
 
 /* ---- gather ---- */

@@ -151,7 +151,7 @@ wf_status wf_fabric_overdue(const wf_fabric *, const wf_transfer *);
 int64_t wf_fabric_moves(const wf_fabric *);
 
 /* For loops around wf_fabric_test. idle_iterations: rounds in which nothing was done, 0 after one
- * that did something. Spins briefly, then yields the core, then sleeps some 30 us (begins anew when
+ * that did something. Spins briefly, yields the core for some milliseconds, then sleeps 30 us at a time (begins anew when
  * a transfer has moved): ranks share cores with the threads of their CPU devices. */
 void wf_fabric_pause(const wf_fabric *, int64_t idle_iterations);
 
