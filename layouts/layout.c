@@ -121,17 +121,19 @@ static wf_status parse_number(parser *p, const term *t, const char *at, const ch
     return at == end ? WF_OK : refuse(p, "has something after its number");
 }
 
-/* tp-shares and cp-shares: numbers joined by '-'. */
+/* tp-shares and cp-shares: numbers joined by '-'; or none: they are to be measured. */
 static const char *const share_names[] = {[WF_AXIS_TP] = "tp-shares", [WF_AXIS_CP] = "cp-shares"};
 
 static wf_status parse_shares(parser *p, int axis) {
     wf_shares *const shares = &p->out->shares[axis];
     const char *at = p->at + strlen(share_names[axis]), *const end = p->at + p->length;
-    if (shares->count) return refuse(p, "contradicts or repeats the shares before it");
+    if (shares->count || shares->measured) return refuse(p, "contradicts or repeats the shares before it");
+    shares->measured = at == end;
+    if (shares->measured) return WF_OK;
     for (;; at++) {
         const int64_t share = number(&at, end);
         if (share < 1 || share > WF_LARGEST_SHARE || shares->count == WF_MOST_SHARES)
-            return refuse(p, "needs at most 16 numbers from 1 to 999, joined by '-', as in tp-shares2-1");
+            return refuse(p, "needs at most 16 numbers from 1 to 999, joined by '-', as in tp-shares2-1, or none: as measured");
         shares->of[shares->count++] = (int32_t)share;
         if (at == end) return WF_OK;
         if (*at != '-') return refuse(p, "needs at most 16 numbers from 1 to 999, joined by '-', as in tp-shares2-1");
@@ -158,7 +160,7 @@ static const term *find(const parser *p) {
 }
 
 static wf_status no_term(const parser *p) {
-    char why[320] = "is no term; terms, N a number, are tp-sharesN-N cp-sharesN-N";
+    char why[320] = "is no term; terms, N a number, are tp-sharesN-N or tp-shares, cp-sharesN-N or cp-shares,";
     for (int i = 0; i < TERMS; i++) {
         const size_t used = strlen(why);
         snprintf(why + used, sizeof why - used, " %s%s", terms[i].name,
@@ -194,11 +196,16 @@ static wf_status check(const char *text, const wf_layout *layout) {
             return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\" needs more than %d ranks", text,
                            LARGEST);
     }
-    for (int axis = WF_AXIS_TP; axis <= WF_AXIS_CP; axis++)
+    for (int axis = WF_AXIS_TP; axis <= WF_AXIS_CP; axis++) {
         if (layout->shares[axis].count && layout->shares[axis].count != layout->size[axis])
             return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\": %s has %d numbers for %d rank%s", text, share_names[axis],
                            layout->shares[axis].count, layout->size[axis], layout->size[axis] == 1 ? "" : "s");
-    if (layout->shares[WF_AXIS_CP].count && layout->cp_form == WF_CP_USP)
+        if (layout->shares[axis].measured && layout->size[axis] > WF_MOST_SHARES)
+            return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\": %s is for %d ranks at most, not %d", text, share_names[axis], WF_MOST_SHARES,
+                           layout->size[axis]);
+    }
+    const wf_shares *const cp = &layout->shares[WF_AXIS_CP];
+    if ((cp->count || cp->measured) && layout->cp_form == WF_CP_USP)
         return wf_fail(WF_ERR_ARGUMENT, "layout \"%s\": the ranks of usp share alike; cp-shares is for ring, gather and ulysses", text);
     if (layout->size[WF_AXIS_PP] == 1 && (layout->pipeline || layout->virtual_stages > 1))
         return wf_fail(WF_ERR_ARGUMENT,
@@ -209,7 +216,8 @@ static wf_status check(const char *text, const wf_layout *layout) {
 }
 
 /* Shares that are all the same are none. */
-static void drop_equal(wf_shares *shares) {
+static void drop_equal(wf_shares *shares, int32_t ranks) {
+    if (shares->measured && ranks > 1) return;
     for (int32_t i = 1; i < shares->count; i++)
         if (shares->of[i] != shares->of[0]) return;
     *shares = (wf_shares){0};
@@ -227,7 +235,7 @@ wf_status wf_layout_parse(const char *text, wf_layout *out) {
     if (layout.size[WF_AXIS_CP] == 1) layout.cp_form = layout.usp = 0;
     TRY(check(text, &layout));
     if (layout.size[WF_AXIS_PP] > 1 && !layout.pipeline) layout.pipeline = WF_1F1B;
-    for (int axis = WF_AXIS_TP; axis <= WF_AXIS_CP; axis++) drop_equal(&layout.shares[axis]);
+    for (int axis = WF_AXIS_TP; axis <= WF_AXIS_CP; axis++) drop_equal(&layout.shares[axis], layout.size[axis]);
     *out = layout;
     return WF_OK;
 }
@@ -242,7 +250,7 @@ static bool is_default(const wf_layout *layout, const term *t) {
 
 static size_t print_shares(const wf_layout *layout, int axis, char *out, size_t bytes) {
     const wf_shares *const shares = &layout->shares[axis];
-    size_t used = 0;
+    size_t used = shares->measured ? (size_t)snprintf(out, bytes, ".%s", share_names[axis]) : 0;
     for (int32_t i = 0; i < shares->count; i++)
         used += (size_t)snprintf(out + used, bytes - used, "%s%s%d", i ? "-" : ".", i ? "" : share_names[axis], shares->of[i]);
     return used;

@@ -28,6 +28,7 @@ enum {
 /* Ranks of unlike speed along an axis: who gets how much of what the axis splits, relative to the others. */
 enum { WF_MOST_SHARES = 16, WF_LARGEST_SHARE = 999 };
 typedef struct wf_shares {
+    int32_t measured;           /* not 0: they are to be, by wf_layout_in_proportion; until then all get the same */
     int32_t count;              /* 0: all the same */
     int32_t of[WF_MOST_SHARES];
 } wf_shares;
@@ -39,7 +40,8 @@ typedef struct wf_layout {
     int32_t size[WF_AXES];      /* ranks along each axis, at least 1 */
     bool sp;
     int32_t cp_form, usp;       /* wf_cp_form; ulysses ranks of usp */
-    wf_shares shares[WF_AXIS_CP + 1]; /* tp-shares2-1: of heads, features, ids and rows; cp-shares2-1: of positions (and, ulysses, heads) */
+    wf_shares shares[WF_AXIS_CP + 1]; /* tp-shares2-1: of heads, features, ids and rows; cp-shares2-1: of positions (and, ulysses, heads);
+                                       * without numbers, tp-shares: as measured */
     int32_t zero;               /* 0..3 */
     int32_t pipeline;           /* wf_pipeline */
     int32_t virtual_stages;     /* vpN, 1 */
@@ -57,6 +59,12 @@ typedef struct wf_layout {
 wf_status wf_layout_parse(const char *text, wf_layout *out);
 void wf_layout_print(const wf_layout *, char *out, size_t out_bytes);
 int32_t wf_layout_ranks(const wf_layout *);
+
+/* Are there shares to be measured? Then numbers take their place: in proportion to rate[ranks], each rank's speed in any unit, in
+ * percent of the fastest (NULL: all alike). What has one place along an axis works together, so the slowest of it counts; within 5% all are equal.
+ * layouts/proportion.c */
+bool wf_layout_measures(const wf_layout *);
+void wf_layout_in_proportion(wf_layout *, const double *rate);
 
 /* Coordinates of a rank along each axis, and the members of its group along one axis (out has
  * size[axis] entries); returns the own index in the group. */

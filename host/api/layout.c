@@ -26,3 +26,20 @@ int32_t weft_layout_ranks(const weft_layout *layout) {
 void weft_layout_print(const weft_layout *layout, char *out, size_t out_bytes) {
     wf_layout_print(&layout->layout, out, out_bytes);
 }
+
+wf_status weft_layout_fits(const weft_context *c, const wf_layout *layout) {
+    const int32_t needed = wf_layout_ranks(layout), ranks = wf_fabric_ranks(c->fabric);
+    char text[WF_LAYOUT_BYTES];
+    if (needed == ranks) return WF_OK;
+    wf_layout_print(layout, text, sizeof text);
+    return wf_fail(WF_ERR_ARGUMENT, "layout %s is for %d rank%s, but there %s %d", text, needed, needed == 1 ? "" : "s",
+                   ranks == 1 ? "is" : "are", ranks);
+}
+
+wf_status weft_layout_settled(const weft_context *c, const wf_layout *layout) {
+    char text[WF_LAYOUT_BYTES];
+    TRY(weft_layout_fits(c, layout));
+    if (!wf_layout_measures(layout)) return WF_OK;
+    wf_layout_print(layout, text, sizeof text);
+    return wf_fail(WF_ERR_ARGUMENT, "layout %s: its shares are still to be measured: weft_layout_measure does", text);
+}

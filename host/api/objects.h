@@ -98,6 +98,10 @@ wf_status weft_context_usable(const weft_context *);
 wf_status weft_context_note(weft_context *, wf_status status);
 void weft_context_break(weft_context *, wf_status status);
 
+/* Is the layout for as many ranks as the context has? And are its shares known, if it has some? (layout.c) */
+wf_status weft_layout_fits(const weft_context *, const wf_layout *);
+wf_status weft_layout_settled(const weft_context *, const wf_layout *);
+
 /* What wf_layout calls the order that is asked for, on the context's device (NULL: none). (params.c) */
 wf_status weft_order_for(const weft_context *, weft_order, int32_t *out);
 /* Shards of a row `t` of the table of tensors (params.c): what is "", "grad", "m" or "v". */

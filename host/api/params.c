@@ -44,13 +44,8 @@ wf_status weft_order_for(const weft_context *context, weft_order order, int32_t 
 }
 
 static wf_status fill_in(weft_params *p, weft_order order) {
-    const int32_t rank = wf_fabric_rank(p->context->fabric), ranks = wf_fabric_ranks(p->context->fabric);
-    if (wf_layout_ranks(&p->layout) != ranks) {
-        char text[WF_LAYOUT_BYTES];
-        wf_layout_print(&p->layout, text, sizeof text);
-        return wf_fail(WF_ERR_ARGUMENT, "layout %s is for %d ranks, this context has %d", text,
-                       wf_layout_ranks(&p->layout), ranks);
-    }
+    const int32_t rank = wf_fabric_rank(p->context->fabric);
+    TRY(weft_layout_settled(p->context, &p->layout));
     TRY(weft_order_for(p->context, order, &p->layout.order));
     wf_model_parameters(&p->model, p->info);
     for (int t = 0; t < WF_TENSORS; t++) p->order[t] = wf_model_order(&p->model, t, &p->layout);

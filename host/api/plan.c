@@ -41,9 +41,7 @@ static wf_status check_ranks(const weft_plan *p) {
     char text[WF_LAYOUT_BYTES];
     const int32_t ranks = wf_layout_ranks(&p->layout);
     wf_layout_print(&p->layout, text, sizeof text);
-    if (p->context && ranks != wf_fabric_ranks(p->context->fabric))
-        return wf_fail(WF_ERR_ARGUMENT, "layout %s is for %d rank%s, but there %s %d", text, ranks, ranks == 1 ? "" : "s",
-                       wf_fabric_ranks(p->context->fabric) == 1 ? "is" : "are", wf_fabric_ranks(p->context->fabric));
+    if (p->context) TRY(weft_layout_settled(p->context, &p->layout));
     if (p->context && wf_fabric_is_cut(p->context->fabric) && !p->blocks)
         return wf_fail(WF_ERR_ARGUMENT, "with the link \"cut\" results are wrong: only block stacks run, to be timed");
     if (p->rank < 0 || p->rank >= ranks)

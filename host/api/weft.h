@@ -238,6 +238,13 @@ WEFT_API void weft_layout_destroy(weft_layout *);
 WEFT_API int32_t weft_layout_ranks(const weft_layout *);
 /* Canonical text; `out` gets at most out_bytes with its end mark. */
 WEFT_API void weft_layout_print(const weft_layout *, char *out, size_t out_bytes);
+/* Ranks of unlike speed: tp-shares2-1 and cp-shares2-1 give the first of two twice the other's part; without numbers, as in
+ * "cp2ring.cp-shares", the parts follow the devices' speeds. This makes a layout in which numbers stand in their place, percent of
+ * the fastest: each rank's device is measured, all at the same time, for a second, at a product of 1024 cubed; within 5% of each
+ * other they are equal, and it has none. A layout without shares to measure is copied; without a context (NULL) all are
+ * taken for equal. Params and plans of a context refuse a layout that is still to be measured, and all of one model must have the
+ * same numbers: measure once. Collective; the same layout on every rank. The caller destroys *out. */
+WEFT_API weft_status weft_layout_measure(weft_context *, const weft_layout *, weft_layout **out);
 
 /* ---- params -------------------------------------------------------------------------------------------- */
 

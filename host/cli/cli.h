@@ -105,6 +105,8 @@ int ranks_join(int needed, double timeout_s, ranks_end end, char **argv, ranks *
 int ranks_of_layout(const char *command, const context_arguments *, const char **layout, int *needed_out);
 /* The layout without what only a batch has (mbN): for plans of one sequence. */
 weft_status layout_of_one(const weft_layout *layout, weft_layout **out);
+/* Shares that are to be measured are, and rank 0 says which they are; without a context they are equal, as is said. Collective. */
+weft_status layout_measure(weft_context *, weft_layout **layout);
 /* Ends MPI. A failure that other ranks may not know of aborts the job. */
 int ranks_leave(ranks *ranks, int status);
 weft_status context_open(const context_arguments *, const ranks *, bool profile, weft_context **out);

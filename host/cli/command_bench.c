@@ -83,16 +83,18 @@ static void report_timing(void *user, const weft_timing *t) {
            1e-9 * t->bytes / t->minimum_s, 100 * t->bytes_share, limit, 100 * t->launch_share, t->case_text, t->candidate);
 }
 
-static int bench(const ranks *ranks, const text_list *cases, const weft_layout *layout) {
+static int bench(const ranks *ranks, const text_list *cases, weft_layout **layout) {
     weft_context *context = NULL;
     report_state state = {.quiet = ranks->rank != 0};
     weft_bench_options o;
     weft_bench_options_init(&o);
     o.cases = cases->text, o.ncases = cases->count;
-    o.layout = layout, o.candidate = candidate, o.all = all;
+    o.candidate = candidate, o.all = all;
     o.repeats = (int32_t)repeats, o.seconds = seconds;
     o.machine = report_machine, o.timing = report_timing, o.user = &state;
     weft_status status = context_open(&context_options, ranks, false, &context);
+    if (!status && *layout) status = layout_measure(context, layout);
+    o.layout = *layout;
     if (!status) status = weft_bench(context, &o);
     const int result = status ? fail_on_rank(ranks->rank, status) : EXIT_FINE;
     weft_context_destroy(context);
@@ -109,7 +111,7 @@ static int run_cases(char **argv, const text_list *cases) {
     if (status) return status;
     ranks ranks;
     status = ranks_join(needed, context_options.timeout_s, RANKS_END_AT_ONCE, argv, &ranks);
-    if (!status) status = bench(&ranks, cases, layout);
+    if (!status) status = bench(&ranks, cases, &layout);
     weft_layout_destroy(layout);
     return ranks_leave(&ranks, status);
 }

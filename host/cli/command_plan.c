@@ -107,6 +107,7 @@ static int run(int argc, char **argv) {
     json_t *rows = json_array();
     weft_status status = weft_model_create(model_text, &model);
     if (!status) status = weft_layout_parse(layout_text, &layout);
+    if (!status) status = layout_measure(NULL, &layout);
     const int count = status ? 0 : weft_layout_ranks(layout);
     int result = EXIT_FINE;
     if (!status && rank_asked >= count) result = complain(EXIT_USAGE, "plan: --rank %lld, but %s has %d ranks", (long long)rank_asked, layout_text, count);

@@ -188,6 +188,7 @@ static weft_status open_all(model_run *r, const ranks *ranks) {
     weft_status status = context_open(&context_options, ranks, false, &r->context);
     if (!status) status = weft_model_create(a.model, &r->model);
     if (!status) status = weft_layout_parse(a.layout, &layout);
+    if (!status) status = layout_measure(r->context, &layout);
     if (!status) status = layout_of_one(layout, &r->layout);
     if (!status) status = weft_params_create_ordered(r->context, r->model, r->layout, order_asked(), &r->params);
     if (!status) status = weft_params_load(r->params, a.model);
@@ -284,7 +285,9 @@ static int sample(const model_run *r) {
 static void report(const model_run *r, double seconds) {
     const int64_t tokens = r->input.tokens.count;
     if (a.json) {
-        json_t *row = json_pack("{s:s, s:s, s:I, s:I, s:s?, s:s?, s:f}", "model", a.model, "layout", a.layout, "tokens", (json_int_t)tokens,
+        char layout[384];
+        weft_layout_print(r->layout, layout, sizeof layout);
+        json_t *row = json_pack("{s:s, s:s, s:I, s:I, s:s?, s:s?, s:f}", "model", a.model, "layout", layout, "tokens", (json_int_t)tokens,
                                 "window", (json_int_t)window_of(tokens), "logits", a.logits, "hidden", a.hidden, "seconds", seconds);
         if (row) json_dumpf(row, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER), putchar('\n');
         json_decref(row);

@@ -151,6 +151,21 @@ weft_status layout_of_one(const weft_layout *layout, weft_layout **out) {
     return weft_layout_parse(kept, out);
 }
 
+weft_status layout_measure(weft_context *context, weft_layout **layout) {
+    char before[384], after[384];
+    weft_layout *measured = NULL;
+    const weft_status status = weft_layout_measure(context, *layout, &measured);
+    if (status) return status;
+    weft_layout_print(*layout, before, sizeof before);
+    weft_layout_print(measured, after, sizeof after);
+    if (strcmp(before, after) != 0 && !context) fprintf(stderr, "layout %s: no device is measured here; shown are equal shares\n", before);
+    if (strcmp(before, after) != 0 && context && weft_context_rank(context) == 0)
+        fprintf(stderr, "layout %s, as measured: %s\n", before, after);
+    weft_layout_destroy(*layout);
+    *layout = measured;
+    return WEFT_OK;
+}
+
 int ranks_leave(ranks *ranks, int status) {
     if (ranks->mpi && (status == EXIT_ENVIRONMENT || ranks->parted)) MPI_Abort(MPI_COMM_WORLD, status); /* others may still wait */
     weft_bootstrap_destroy(ranks->bootstrap);

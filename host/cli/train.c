@@ -57,6 +57,7 @@ static weft_status open_all(train_run *r, const context_arguments *context, cons
     weft_status status = context_open(context, ranks, a->trace != NULL, &r->context);
     if (!status) status = weft_model_create(a->model, &r->model);
     if (!status) status = weft_layout_parse(a->layout, &r->layout);
+    if (!status) status = layout_measure(r->context, &r->layout);
     if (!status) status = weft_params_create_ordered(r->context, r->model, r->layout, order_of(r), &r->params);
     if (!status) status = open_plan(r, WEFT_TRAIN, r->layout, a->batch, &r->plan);
     if (!status && a->evaluate_batches) status = open_plan(r, WEFT_EVALUATE, r->layout, a->batch, &r->evaluation);
@@ -67,7 +68,8 @@ static weft_status open_all(train_run *r, const context_arguments *context, cons
 static void say_opened(const train_run *r) {
     const train_arguments *a = r->arguments;
     const corpus *c = &r->data.corpus;
-    char read[40], train[40], held[40];
+    char read[40], train[40], held[40], layout[384];
+    weft_layout_print(r->layout, layout, sizeof layout);
     if (r->data.bytes)
         fprintf(stderr, "text: %lld file%s, %s; %lld of %lld paragraphs are repeats and left out; ", (long long)c->files,
                 c->files == 1 ? "" : "s", train_data_amount(&r->data, c->bytes, read), (long long)c->duplicates, (long long)c->paragraphs);
@@ -77,7 +79,7 @@ static void say_opened(const train_run *r) {
             train_data_amount(&r->data, r->data.evaluation.count, held));
     fprintf(stderr, "model: %s, %lld layers, hidden %lld, %lld heads, %.2f M parameters; layout %s on %d rank%s; %lld x %lld tokens a step\n",
             a->model, (long long)r->info.layers, (long long)r->info.hidden, (long long)r->info.heads,
-            1e-6 * (double)r->info.parameters, a->layout, r->ranks, r->ranks == 1 ? "" : "s", (long long)a->batch,
+            1e-6 * (double)r->info.parameters, layout, r->ranks, r->ranks == 1 ? "" : "s", (long long)a->batch,
             (long long)a->sequence);
 }
 

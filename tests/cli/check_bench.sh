@@ -33,6 +33,10 @@ prints '^rank 0:' '^rank 1:' 'l2:gelu.layernorm.causal:train \[tp2.sp.mb2\]' 'kv
 run "$weft" bench block:f32:b1s7h30a3:relu.layernorm:forward --repeats 2 --ranks 3
 prints 'relu.layernorm:forward \[tp3.sp\]'
 
+# shares as measured: their numbers, or none where the devices are alike
+run "$weft" bench block:f32:b1s17h32a4:relu.layernorm.causal:train --repeats 2 --layout cp2ring.cp-shares
+prints 'relu.layernorm.causal:train \[cp2ring(\.cp-shares[0-9]+-[0-9]+)?\]'
+
 # variants: all of them, what is skipped and why, one by name, one by its values
 run "$weft" bench gemm:f32:m17n9k5:nn block:f32:b1s16h32a2:gelu.layernorm:forward --all --repeats 2
 prints '^ +[0-9.]+ .*gemm.*\[simple' '^ +skip .*gemm.*\[dot.*A must be' '^ +[0-9.]+ .*block.*GEMMs by simple'

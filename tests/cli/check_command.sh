@@ -97,6 +97,7 @@ fine '"cache": \{' "$weft" info --ranks 2 --json
 fine 'passed, 0 failed' "$weft" verify gemm:f32:m17n9k5:nt.bias
 fine 'all-gather' "$weft" plan --layout tp2.sp --explain --check
 fine '"checked":' "$weft" plan --layout tp4.sp.mb2 --json
+fine 'no device is measured here' sh -c '"$1" plan --layout cp2ring.cp-shares 2>&1' sh "$weft"
 
 # WEFT_LOG: each category on its own, on stderr; nothing without it
 logged() { # CATEGORY PATTERN COMMAND...

@@ -96,6 +96,34 @@ START_TEST(plans_that_do_not_fit_are_refused) {
 }
 END_TEST
 
+/* Shares without numbers: no plan or params before they are measured; of one rank there is nothing to measure. */
+START_TEST(shares_are_measured_first) {
+    weft_plan *p = NULL;
+    weft_params *params = NULL;
+    weft_layout *asked, *equal, *own, *none = NULL;
+    char text[64];
+    weft_plan_options o = options_of(2, 8, WEFT_TRAIN);
+    must(weft_layout_parse("cp2ring.cp-shares", &asked));
+    expect_sentence(weft_layout_measure(context, asked, &none), WEFT_ERR_ARGUMENT, "for 2 ranks");
+    ck_assert_ptr_null(none);
+    must(weft_layout_measure(NULL, asked, &equal));
+    weft_layout_print(equal, text, sizeof text);
+    ck_assert_str_eq(text, "cp2ring");
+    o.layout = asked;
+    expect_sentence(weft_plan_create(context, &o, &p), WEFT_ERR_ARGUMENT, "for 2 ranks");
+    must(weft_plan_create(NULL, &o, &p)); /* equal shares */
+    weft_plan_destroy(p);
+    must(weft_layout_measure(context, one, &own));
+    weft_layout_print(own, text, sizeof text);
+    ck_assert_str_eq(text, "tp1");
+    must(weft_params_create(context, tiny, own, &params));
+    weft_params_destroy(params);
+    weft_layout_destroy(own);
+    weft_layout_destroy(equal);
+    weft_layout_destroy(asked);
+}
+END_TEST
+
 START_TEST(memory_is_foreseen) {
     weft_plan *p = NULL;
     weft_plan_options o = options_of(1 << 13, 256, WEFT_TRAIN);
@@ -402,6 +430,7 @@ int main(void) {
     tcase_add_test(c, unknown_models_are_named);
     tcase_add_test(c, unknown_transports_and_devices_are_named);
     tcase_add_test(c, plans_that_do_not_fit_are_refused);
+    tcase_add_test(c, shares_are_measured_first);
     tcase_add_test(c, memory_is_foreseen);
     tcase_add_test(c, plans_without_a_context_are_pure);
     tcase_add_test(c, runs_refuse_what_is_out_of_range);

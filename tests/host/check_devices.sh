@@ -27,14 +27,20 @@ if command -v "${MPIRUN:-mpirun}" >/dev/null; then
     cp "$work/said" "$work/info"
     check 'three ranks on two devices: the first is shared' test \
         "$(grep -c '^rank [02]: basic' "$work/info") $(grep -c '^rank 1: pthread' "$work/info")" = '2 1'
-    losses() { # losses FILE: of a few steps
-        timeout 240 ./weft train --text "$top_srcdir/README.md" --model tiny --layout tp2.sp --ranks 2 --batch 2 --sequence 33 --steps 4 \
-            --evaluate-batches 0 --json 2>/dev/null | grep -o '"loss": *[0-9.]*' | grep -o '[0-9.]*$' >"$1"
+    losses() { # losses FILE [LAYOUT]: of a few steps
+        timeout 240 ./weft train --text "$top_srcdir/README.md" --model tiny --layout "${2:-tp2.sp}" --ranks 2 --batch 2 --sequence 33 --steps 4 \
+            --evaluate-batches 0 --json 2>"$work/err" | grep -o '"loss": *[0-9.]*' | grep -o '[0-9.]*$' >"$1"
+    }
+    same() { # same FILE FILE: losses
+        paste "$1" "$2" | awk '{ if (($1 - $2) ^ 2 > 1e-10 * $1 ^ 2) bad = 1 } END { exit bad || NR != 4 }'
     }
     check 'train on two devices' losses "$work/two"
+    check 'train on two devices, shares in proportion' losses "$work/shared" cp2ring.cp-shares
+    check 'the shares are told' grep -E '^layout cp2ring.cp-shares, as measured: cp2ring(\.cp-shares[0-9]+-[0-9]+)?$' "$work/err"
     unset POCL_DEVICES
     check 'train on one device' losses "$work/one"
-    check 'the same losses' sh -c "paste '$work/one' '$work/two' | awk '{ if ((\$1 - \$2) ^ 2 > 1e-10 * \$1 ^ 2) bad = 1 } END { exit bad || NR != 4 }'"
+    check 'the same losses' same "$work/one" "$work/two"
+    check 'the same losses by shares' same "$work/one" "$work/shared"
 else
     echo "SKIP: no mpirun: ranks were threads only"
 fi

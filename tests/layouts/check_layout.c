@@ -31,6 +31,8 @@ static const struct {
     {"tp-shares3-1.sp.tp2", "tp2.tp-shares3-1.sp"},
     {"cp2ring.cp-shares1-999.tp3.tp-shares5-5-5", "tp3.cp2ring.cp-shares1-999"},
     {"cp2ulysses.cp-shares2-1", "cp2ulysses.cp-shares2-1"},
+    {"cp-shares.tp2.tp-shares.cp3ring", "tp2.tp-shares.cp3ring.cp-shares"},
+    {"tp2.sp.cp-shares", "tp2.sp"}, /* one rank shares with nobody */
 };
 
 START_TEST(text_round_trips) {
@@ -64,7 +66,9 @@ static const struct {
     {"tp99999999999999999999", "\"tp99999999999999999999\"", 1},
     {"tp-1", "\"tp-1\"", 1},
     {"recompute", "\"recompute\"", 1},
-    {"tp2.tp-shares", "\"tp-shares\"", 5},
+    {"tp2.tp-shares-", "\"tp-shares-\"", 5},
+    {"tp2.tp-shares.tp-shares3-1", "\"tp-shares3-1\"", 15},
+    {"tp2.tp-shares3-1.tp-shares", "\"tp-shares\"", 18},
     {"tp2.tp-shares3-", "\"tp-shares3-\"", 5},
     {"tp2.tp-shares3-0", "\"tp-shares3-0\"", 5},
     {"tp2.tp-shares1000-1", "\"tp-shares1000-1\"", 5},
@@ -95,6 +99,9 @@ START_TEST(terms_that_need_each_other) {
     ck_assert_int_eq(wf_layout_parse("tp3.tp-shares2-1", &layout), WF_ERR_ARGUMENT);
     ck_assert_int_eq(wf_layout_parse("tp2.cp-shares2-1", &layout), WF_ERR_ARGUMENT);
     ck_assert_int_eq(wf_layout_parse("cp4usp2.cp-shares2-1-1-1", &layout), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(wf_layout_parse("cp4usp2.cp-shares", &layout), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(wf_layout_parse("tp17.tp-shares", &layout), WF_ERR_ARGUMENT);
+    ck_assert_int_eq(wf_layout_parse("tp16.tp-shares", &layout), WF_OK);
 }
 END_TEST
 
@@ -128,6 +135,40 @@ START_TEST(shards_are_balanced_and_cover) {
 END_TEST
 
 /* In proportion, to a unit; all of it; and the longest text has room. */
+/* Measured speeds become percent of the fastest; who has one place along an axis goes at the pace of the slowest. */
+START_TEST(speeds_become_shares) {
+    const struct {
+        const char *text, *expected;
+        double rate[6];
+    } cases[] = {{"cp2ring.cp-shares", "cp2ring.cp-shares100-50", {8, 4}},
+                 {"cp2ring.cp-shares", "cp2ring", {1e9, 0.951e9}},
+                 {"cp2ring.cp-shares", "cp2ring.cp-shares94-100", {0.94, 1}},
+                 {"tp3.tp-shares.sp", "tp3.tp-shares1-100-33.sp", {1e-6, 3, 1}},
+                 {"tp2.cp3gather.cp-shares", "tp2.cp3gather.cp-shares20-100-40", {1, 9, 5, 6, 7, 2}},
+                 {"tp2.tp-shares.cp3ring", "tp2.tp-shares50-100.cp3ring", {1, 2, 5, 6, 7, 2}},
+                 {"tp2.tp-shares.cp2ring.cp-shares", "tp2.tp-shares50-100.cp2ring.cp-shares50-100", {1, 3, 2, 2}},
+                 {"tp2.tp-shares3-1.cp2ring.cp-shares", "tp2.tp-shares3-1.cp2ring.cp-shares25-100", {9, 1, 4, 4}}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        wf_layout layout, equal;
+        char text[WF_LAYOUT_BYTES];
+        ck_assert_msg(wf_layout_parse(cases[i].text, &layout) == WF_OK, "%s", wf_last_error());
+        ck_assert(wf_layout_measures(&layout));
+        equal = layout;
+        wf_layout_in_proportion(&equal, NULL);
+        ck_assert(!wf_layout_measures(&equal));
+        for (int axis = WF_AXIS_TP; axis <= WF_AXIS_CP; axis++) /* until then, and where nobody measures, all get the same */
+            for (int32_t r = 0; r < layout.size[axis] && layout.shares[axis].measured; r++) {
+                ck_assert_int_eq(wf_layout_shard(&layout, (wf_axis)axis, 60, r).count, 60 / layout.size[axis]);
+                ck_assert_int_eq(wf_layout_shard(&equal, (wf_axis)axis, 60, r).count, 60 / layout.size[axis]);
+            }
+        wf_layout_in_proportion(&layout, cases[i].rate);
+        ck_assert(!wf_layout_measures(&layout));
+        wf_layout_print(&layout, text, sizeof text);
+        ck_assert_str_eq(text, cases[i].expected);
+    }
+}
+END_TEST
+
 START_TEST(shares_are_in_proportion) {
     wf_layout layout;
     char text[WF_LAYOUT_BYTES];
@@ -163,6 +204,7 @@ int main(void) {
     tcase_add_test(tests, terms_that_need_each_other);
     tcase_add_test(tests, mesh_counts_tp_fastest);
     tcase_add_test(tests, shards_are_balanced_and_cover);
+    tcase_add_test(tests, speeds_become_shares);
     tcase_add_test(tests, shares_are_in_proportion);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
