@@ -2,11 +2,12 @@
 """Two devices of unlike speed in one group: what shares in proportion gain over equal ones.
 
     benchmarks/throttled.py --weft ./weft block:f32:b1s2048h1024a16:gelu.layernorm.causal:train \\
-        tp2.sp tp2.sp.tp-shares2-1 cp2ring cp2ring.cp-shares2-1
+        tp2.sp tp2.sp.tp-shares2-1 cp2ring cp2ring.cp-shares
 
 The last of two ranks is throttled: stopped (SIGSTOP) for a part of every few milliseconds. `alone` is the case on one rank of
 one core, so the sum of the two speeds is (1 + the part that runs) / alone. Per layout, in turns, the medians of the rounds with
-quartiles: its speed, in parts of that sum. Linux only: ranks are found by what Open MPI tells them (/proc).
+quartiles: its speed, in parts of that sum. Shares without numbers are what weft measures at the start, which it tells. Linux only:
+ranks are found by what Open MPI tells them (/proc).
 """
 
 import argparse
