@@ -4,10 +4,11 @@
     benchmarks/throttled.py --weft ./weft block:f32:b1s2048h1024a16:gelu.layernorm.causal:train \\
         tp2.sp tp2.sp.tp-shares2-1 cp2ring cp2ring.cp-shares
 
-The last of two ranks is throttled: stopped (SIGSTOP) for a part of every few milliseconds. `alone` is the case on one rank of
-one core, so the sum of the two speeds is (1 + the part that runs) / alone. Per layout, in turns, the medians of the rounds with
-quartiles: its speed, in parts of that sum. Shares without numbers are what weft measures at the start, which it tells. Linux only:
-ranks are found by what Open MPI tells them (/proc).
+The last of two ranks is throttled: stopped (SIGSTOP) for a part of every few milliseconds. The sum of the two speeds is what two
+processes of one rank get done at the same time, each on a core of its own, one of them throttled: they wait for nobody, and what
+else the machine does hits them, too. Per layout, in turns with that, the medians of the rounds with quartiles: its speed, in parts
+of the sum. Shares without numbers are what weft measures at the start, which it tells. Linux only: ranks are found by what
+Open MPI tells them (/proc).
 """
 
 import argparse
@@ -35,11 +36,11 @@ def last_rank_of(group):
     return None
 
 
-def throttle(tag, runs, period_s, over):
-    """Until `over` is set."""
+def throttle(find, runs, period_s, over):
+    """Until `over` is set. find: the process, or None as long as there is none."""
     pid = None
     while not over.is_set():
-        pid = pid or last_rank_of(tag)
+        pid = pid or find()
         if pid is None:
             time.sleep(0.02)
             continue
@@ -52,25 +53,36 @@ def throttle(tag, runs, period_s, over):
             return
 
 
-def time_of(a, layout, tag=None):
-    environment = dict(os.environ, WEFT_TIMEOUT_S="60")
-    if tag:
-        environment["WEFT_THROTTLED"] = tag
+def bench(a, layout, core=None, **variables):
     command = [a.weft, "bench", a.case, "--layout", layout, "--json", "--seconds", str(a.seconds)]
-    if not tag:
-        command = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] + command
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    if core is not None:
+        command = ["taskset", "-c", str(core)] + command
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ, WEFT_TIMEOUT_S="60", **variables))
+
+
+def times_of(a, processes, find):
     over = threading.Event()
-    thread = threading.Thread(target=throttle, args=(tag.encode(), a.runs, 1e-3 * a.period, over)) if tag and a.runs < 1 else None
-    if thread:
-        thread.start()
-    out = process.communicate()[0]
+    thread = threading.Thread(target=throttle, args=(find, a.runs, 1e-3 * a.period, over))
+    thread.start()
+    outputs = [process.communicate()[0] for process in processes]
     over.set()
-    if thread:
-        thread.join()
-    if process.returncode:
-        sys.exit(f"throttled.py: weft bench {a.case} --layout {layout} ended with status {process.returncode}")
-    return next(line["median_s"] for line in map(json.loads, out.splitlines()) if "case" in line)
+    thread.join()
+    for process in processes:
+        if process.returncode:
+            sys.exit(f"throttled.py: {' '.join(process.args)} ended with status {process.returncode}")
+    return [next(line["median_s"] for line in map(json.loads, out.splitlines()) if "case" in line) for out in outputs]
+
+
+def sum_of_speeds(a):
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        sys.exit("throttled.py: two cores are needed")
+    processes = [bench(a, "tp1", core) for core in cores[:2]]
+    return sum(1 / seconds for seconds in times_of(a, processes, lambda: processes[1].pid))
+
+
+def speed_of(a, layout, tag):
+    return 1 / times_of(a, [bench(a, layout, WEFT_THROTTLED=tag)], lambda: last_rank_of(tag.encode()))[0]
 
 
 def main():
@@ -83,12 +95,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4, help="of each turn")
     a = parser.parse_args()
-    parts, alone = {layout: [] for layout in a.layout}, []
+    parts, sums = {layout: [] for layout in a.layout}, []
     for _ in range(a.rounds):
-        alone.append(time_of(a, "tp1"))
+        sums.append(sum_of_speeds(a))
         for n, layout in enumerate(a.layout):
-            parts[layout].append(alone[-1] / (1 + a.runs) / time_of(a, layout, f"{os.getpid()}-{n}"))
-    print(f"{a.case}: one rank of one core alone {1e3 * sorted(alone)[len(alone) // 2]:.2f} ms; beside one that runs {100 * a.runs:.0f}% of the time")
+            parts[layout].append(speed_of(a, layout, f"{os.getpid()}-{n}") / sums[-1])
+    print(f"{a.case}: two processes, one of which runs {100 * a.runs:.0f}% of the time, do {sorted(sums)[len(sums) // 2]:.3g} a second in all")
     for layout in a.layout:
         print(f"  {layout}: of the sum of the speeds {show(parts[layout])}")
 
