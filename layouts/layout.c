@@ -125,6 +125,7 @@ static wf_status parse_number(parser *p, const term *t, const char *at, const ch
 static const char *const share_names[] = {[WF_AXIS_TP] = "tp-shares", [WF_AXIS_CP] = "cp-shares"};
 
 static wf_status parse_shares(parser *p, int axis) {
+    static const char wanted[] = "needs at most 16 numbers from 1 to 999, joined by '-', as in tp-shares2-1, or none: as measured";
     wf_shares *const shares = &p->out->shares[axis];
     const char *at = p->at + strlen(share_names[axis]), *const end = p->at + p->length;
     if (shares->count || shares->measured) return refuse(p, "contradicts or repeats the shares before it");
@@ -133,10 +134,10 @@ static wf_status parse_shares(parser *p, int axis) {
     for (;; at++) {
         const int64_t share = number(&at, end);
         if (share < 1 || share > WF_LARGEST_SHARE || shares->count == WF_MOST_SHARES)
-            return refuse(p, "needs at most 16 numbers from 1 to 999, joined by '-', as in tp-shares2-1, or none: as measured");
+            return refuse(p, wanted);
         shares->of[shares->count++] = (int32_t)share;
         if (at == end) return WF_OK;
-        if (*at != '-') return refuse(p, "needs at most 16 numbers from 1 to 999, joined by '-', as in tp-shares2-1");
+        if (*at != '-') return refuse(p, wanted);
     }
 }
 

@@ -330,15 +330,13 @@ void wf_lower_attention(wf_lowering *L) {
 
 /* delta: every query's gradient times its result, which is o's rows at these places of the domain. */
 static void deltas_at(wf_lowering *L, const wf_attended *a, wf_range places, wf_view o) {
+    const wf_positions part = wf_positions_part(&L->domain.positions, places);
     for (int run = 0; run < 2 && L->domain.heads.count; run++) {
-        const wf_range of = places_of(L, run);
-        const int64_t first = places.first > of.first ? places.first : of.first;
-        const int64_t end = places.first + places.count < of.first + of.count ? places.first + places.count : of.first + of.count;
-        if (end <= first) continue;
-        const wf_range part = {first, end - first}, q = {L->domain.positions.run[run].first + first - of.first, part.count};
+        const wf_range q = part.run[run], at = {places.first + (run ? part.run[0].count : 0), q.count};
+        if (!q.count) continue;
         const wf_problem p = attention_problem(L, WF_OP_ATTENTION_DELTA, q, q, false);
-        const wf_view result = wf_lower_rows(o, (wf_rows){(first - places.first) * L->b, part.count * L->b});
-        WF_KERNEL(L, "attn.delta", &p, as_heads(L, result, L->domain.heads.count), q_at(L, a->o, part), per_query_at(L, a->delta, part));
+        const wf_view result = wf_lower_rows(o, (wf_rows){(at.first - places.first) * L->b, at.count * L->b});
+        WF_KERNEL(L, "attn.delta", &p, as_heads(L, result, L->domain.heads.count), q_at(L, a->o, at), per_query_at(L, a->delta, at));
     }
 }
 

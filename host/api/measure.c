@@ -40,17 +40,17 @@ static wf_status run_load(const load *l, double *rate_out) {
     return WF_OK;
 }
 
-/* All at once, as they will work. */
-static wf_status measure(weft_context *c, wf_layout *layout) {
+/* All at once, as they will work. out NULL: this rank has no memory for it, which the others must hear. */
+static wf_status measure(weft_context *c, weft_layout *out) {
     const int32_t ranks = wf_fabric_ranks(c->fabric);
     double rate = 0, *const rates = calloc((size_t)ranks, sizeof *rates);
     load l = {0};
-    wf_status status = rates ? open_load(c->opencl, &l) : wf_fail(WF_ERR_MEMORY, "no host memory for the speeds of %d ranks", ranks);
+    wf_status status = out && rates ? open_load(c->opencl, &l) : wf_fail(WF_ERR_MEMORY, "no host memory for the speeds of %d ranks", ranks);
     TRY_GOTO(wf_fabric_agree(c->fabric, status), done);
     status = run_load(&l, &rate);
     TRY_GOTO(wf_fabric_agree(c->fabric, status), done);
     TRY_GOTO(wf_fabric_all_gather(c->fabric, &rate, sizeof rate, rates), done);
-    wf_layout_in_proportion(layout, rates);
+    wf_layout_in_proportion(&out->layout, rates);
 done:
     wf_bench_kernel_destroy(l.kernel);
     wf_bench_data_destroy(l.data);
@@ -58,17 +58,20 @@ done:
     return status;
 }
 
+static wf_status fill_in(weft_context *c, const wf_layout *given, weft_layout *out) {
+    if (c) TRY(weft_context_usable(c));
+    if (c) TRY(weft_layout_fits(c, given));
+    if (out) out->layout = *given;
+    if (c && wf_layout_measures(given)) return weft_context_note(c, measure(c, out));
+    if (!out) return wf_fail(WF_ERR_MEMORY, "no host memory for a layout");
+    if (!c) wf_layout_in_proportion(&out->layout, NULL);
+    return WF_OK;
+}
+
 weft_status weft_layout_measure(weft_context *c, const weft_layout *given, weft_layout **out) {
-    wf_layout layout = given->layout;
-    weft_layout *copy = NULL;
-    wf_status status = c ? weft_context_usable(c) : WF_OK;
-    if (!c) wf_layout_in_proportion(&layout, NULL);
-    if (status == WF_OK && c) status = weft_layout_fits(c, &layout);
-    if (status == WF_OK && c && wf_layout_measures(&layout)) status = weft_context_note(c, measure(c, &layout));
-    if (status == WF_OK) copy = calloc(1, sizeof *copy);
-    if (status == WF_OK && !copy) status = wf_fail(WF_ERR_MEMORY, "no host memory for a layout");
-    if (status != WF_OK) return weft_from(status);
-    copy->layout = layout;
-    *out = copy;
-    return WEFT_OK;
+    weft_layout *const copy = calloc(1, sizeof *copy);
+    const wf_status status = fill_in(c, &given->layout, copy);
+    if (status == WF_OK) *out = copy;
+    else weft_layout_destroy(copy);
+    return weft_from(status);
 }

@@ -96,8 +96,8 @@ START_TEST(plans_that_do_not_fit_are_refused) {
 }
 END_TEST
 
-/* Shares without numbers: no plan or params before they are measured; of one rank there is nothing to measure. */
-START_TEST(shares_are_measured_first) {
+/* Shares without numbers: for as many ranks as there are; without a device they are equal; of one rank there is nothing to measure. */
+START_TEST(shares_to_be_measured) {
     weft_plan *p = NULL;
     weft_params *params = NULL;
     weft_layout *asked, *equal, *own, *none = NULL;
@@ -430,7 +430,7 @@ int main(void) {
     tcase_add_test(c, unknown_models_are_named);
     tcase_add_test(c, unknown_transports_and_devices_are_named);
     tcase_add_test(c, plans_that_do_not_fit_are_refused);
-    tcase_add_test(c, shares_are_measured_first);
+    tcase_add_test(c, shares_to_be_measured);
     tcase_add_test(c, memory_is_foreseen);
     tcase_add_test(c, plans_without_a_context_are_pure);
     tcase_add_test(c, runs_refuse_what_is_out_of_range);

@@ -37,6 +37,40 @@ START_TEST(threads_may_come_first) {
 }
 END_TEST
 
+/* ---- shares that are measured ---------------------------------------------------------------------------------------------- */
+
+typedef struct shares {
+    bool refused;
+    char text[64];
+} shares;
+
+static void measured_shares(rank_thread *t) {
+    shares *const own = (shares *)t->work + t->rank;
+    weft_params *params = NULL;
+    weft_layout *asked, *measured = NULL;
+    MUST(weft_layout_parse(t->layout, &asked));
+    own->refused = weft_params_create(t->context, model, asked, &params) == WEFT_ERR_ARGUMENT &&
+                   strstr(weft_last_error(), "still to be measured");
+    MUST(weft_layout_measure(t->context, asked, &measured));
+    weft_layout_print(measured, own->text, sizeof own->text);
+    MUST(weft_params_create(t->context, model, measured, &params));
+    weft_params_destroy(params);
+    weft_layout_destroy(measured);
+    weft_layout_destroy(asked);
+}
+
+/* Nothing is created before they are; then all ranks have the same numbers, or none where they are equally fast. */
+START_TEST(shares_are_measured_once_for_all) {
+    shares of[2] = {{false, ""}, {false, ""}};
+    on_threads("cp2ring.cp-shares", measured_shares, of);
+    ck_assert(of[0].refused && of[1].refused);
+    ck_assert_str_eq(of[0].text, of[1].text);
+    const char *const after = of[0].text + strlen("cp2ring");
+    ck_assert_msg(strncmp(of[0].text, "cp2ring", strlen("cp2ring")) == 0 && (*after == 0 || strncmp(after, ".cp-shares", 10) == 0), "%s", of[0].text);
+    ck_assert_msg(*after == 0 || strstr(after, "100"), "%s", of[0].text);
+}
+END_TEST
+
 /* ---- a whole model's gradients ------------------------------------------------------------------------------------------ */
 
 typedef struct verdict {
@@ -442,6 +476,7 @@ int main(void) {
     tcase_add_test(c, a_rank_that_does_not_come_is_named);
     tcase_add_test(c, who_left_earlier_does_not_hasten_who_leaves_later);
     tcase_add_test(c, a_watchdog_writes_to_no_mirror_that_is_gone);
+    tcase_add_test(c, shares_are_measured_once_for_all);
     tcase_add_loop_test(c, threads_are_ranks, 0, sizeof layouts / sizeof *layouts);
     tcase_add_test(c, two_jobs_do_not_meet);
     tcase_add_loop_test(c, his_network_connects_ranks, 0, 2);

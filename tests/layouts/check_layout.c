@@ -134,7 +134,6 @@ START_TEST(shards_are_balanced_and_cover) {
 }
 END_TEST
 
-/* In proportion, to a unit; all of it; and the longest text has room. */
 /* Measured speeds become percent of the fastest; who has one place along an axis goes at the pace of the slowest. */
 START_TEST(speeds_become_shares) {
     const struct {
@@ -169,6 +168,7 @@ START_TEST(speeds_become_shares) {
 }
 END_TEST
 
+/* In proportion, to a unit; all of it; and the longest text has room. */
 START_TEST(shares_are_in_proportion) {
     wf_layout layout;
     char text[WF_LAYOUT_BYTES];
