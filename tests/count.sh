@@ -1,14 +1,18 @@
 #!/bin/sh
 # count.sh [--failures] BUILD_DIR...: adds up the "Checks: N, Failures: F, Errors: E[, Skipped: S]" lines of all
 # test logs into "N passed, N failed, N skipped". A test that failed without such a line counts
-# as one failure; a skipped test counts as one skip, and so does each part that a test skipped (S). --failures shows the ends of failing logs.
+# as one failure; a skipped test counts as one skip, and so does each part that a test skipped (S). --failures shows what failing
+# logs say of failures, wherever they say it, and the logs' ends.
 set -eu
 if [ "${1:-}" = --failures ]; then
     shift
     find "$@" -name '*.trs' 2>/dev/null | sort | while read -r result; do
         grep -q '^:test-result: \(FAIL\|ERROR\)' "$result" || continue
+        log=${result%.trs}.log
         echo "==== ${result%.trs}"
-        tail -n 30 "${result%.trs}.log"
+        grep -nE 'FAILED|ERROR:|runtime error|:[FE]:|Killed|Aborted|egmentation|signal' "$log" | head -n 30 || true
+        echo "---- its end"
+        tail -n 30 "$log"
     done
     exit 0
 fi

@@ -25,9 +25,7 @@ static wf_status fill_rows(wf_opencl *opencl, wf_memory *memory, int64_t bytes) 
     float *const rows = malloc((size_t)bytes + 1);
     if (!rows) return wf_fail(WF_ERR_MEMORY, "no host memory for %lld bytes of hidden states", (long long)bytes);
     for (int64_t i = 0; i < bytes / (int64_t)sizeof *rows; i++) rows[i] = (float)(wf_stream_uniform(&stream) - 0.5);
-    wf_status status = wf_queue_write(opencl, WF_QUEUE_COMPUTE, memory, 0, bytes, rows, NULL);
-    if (status == WF_OK) status = wf_queue_finish(opencl, WF_QUEUE_COMPUTE);
-    if (status != WF_OK) wf_queue_settle(opencl, WF_QUEUE_COMPUTE);
+    const wf_status status = wf_memory_put(opencl, memory, 0, rows, bytes);
     free(rows);
     return status;
 }

@@ -218,16 +218,20 @@ static wf_status send_ids(weft_run *r, uint32_t phases, const weft_share *share,
     return weft_plan_has_loss(p) ? put_ids(p, "targets", share, a->targets, p->packed + each) : WF_OK;
 }
 
+/* What is refused here leaves the run before as it is. */
+static wf_status check_begin(const weft_run *r, const weft_args *a, int64_t *valid_out) {
+    bool done = true;
+    TRY(weft_args_check(r->plan, a, valid_out));
+    if (!r->plan->blocks && r->end) TRY(wf_event_done(r->end, &done));
+    return done ? WF_OK : wf_fail(WF_ERR_ARGUMENT, "this plan's last run is not done yet: advance it until it is");
+}
+
 static wf_status start(weft_run *r, uint32_t phases, const weft_args *a, const weft_events *wait) {
     weft_plan *const p = r->plan;
     wf_opencl *const opencl = p->context->opencl;
     weft_share share;
-    bool done = true;
-    r->begin_s = wf_clock_s();
-    TRY(weft_args_check(p, a, &r->valid));
+    r->used = false;
     TRY(weft_plan_share(&p->layout, &p->shape, p->rank, &share));
-    if (!p->blocks && r->end) TRY(wf_event_done(r->end, &done));
-    if (!done) return wf_fail(WF_ERR_ARGUMENT, "this plan's last run is not done yet: advance it until it is");
     r->args = (wf_run_args){.sample0 = share.first + (p->blocks ? a->microbatch * share.samples : 0),
                             .samples = share.samples,
                             .timeout_s = p->context->timeout_s};
@@ -240,20 +244,27 @@ static wf_status start(weft_run *r, uint32_t phases, const weft_args *a, const w
     if (r->stash) TRY(wf_runner_set_stash(p->runner, r->stash->stash));
     if (wait) TRY(wf_queue_wait_for(opencl, WF_QUEUE_COMPUTE, wait->count, wait->events));
     TRY(wf_queue_after_caller(opencl, WF_QUEUE_COMPUTE));
-    TRY(send_ids(r, phases, &share, a));
     r->used = true;
     r->submitted = r->done = false;
     p->context->running = r;
+    TRY(send_ids(r, phases, &share, a));
     if (r->phases) return begin_phase(r);
     r->phase[r->phases++] = WF_PHASE_FINISH; /* asked for, but nothing is left to do: an empty piece marks the end */
     return begin_phase(r);
 }
 
-/* A failed run is over. */
+static bool has_host_memory(const weft_run *r) {
+    for (int slot = 0; slot < WEFT_BUFFERS; slot++)
+        if (r->buffer[slot].host) return true;
+    return false;
+}
+
+/* A failed run is over, and the caller's memory his again: no copy may still read it. */
 static wf_status note(weft_run *r, wf_status status) {
     weft_context *const c = r->plan->context;
     if (status == WF_OK) return WF_OK;
     if (c->running == r) c->running = NULL;
+    if (r->used && has_host_memory(r)) wf_queue_settle(c->opencl, WF_QUEUE_COMPUTE);
     r->used = false;
     if (status != WF_ERR_ARGUMENT) weft_context_break(c, status); /* the others may be in the middle of it */
     return status;
@@ -265,9 +276,15 @@ weft_status weft_run_start(weft_plan *p, uint32_t phases, weft_params *params, w
     wf_status status = weft_run_check(p, phases, params, stash, args);
     if (status != WF_OK) return weft_from(status);
     weft_run *const r = p->run;
+    const double begin_s = wf_clock_s();
+    int64_t valid = 0;
+    status = check_begin(r, args, &valid);
+    if (status == WF_ERR_ARGUMENT) return weft_from(status);
+    r->begin_s = begin_s;
+    r->valid = valid;
     r->params = params;
     r->stash = p->mode == WF_MODE_EVALUATE ? NULL : stash;
-    status = note(r, start(r, phases, args, wait));
+    status = note(r, status == WF_OK ? start(r, phases, args, wait) : status);
     if (status != WF_OK) return weft_from(status);
     *out = r;
     return WEFT_OK;

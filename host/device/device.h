@@ -131,6 +131,9 @@ wf_status wf_queue_finish(wf_opencl *, wf_queue);
 /* After a failure, before the host's memory goes that the queue may still read or write: waits, if the
  * driver can. Keeps the last error. */
 void wf_queue_settle(wf_opencl *, wf_queue);
+/* Copies by the compute queue that are over on return, whatever is returned: the host's memory may go. */
+wf_status wf_memory_put(wf_opencl *, wf_memory *, int64_t offset_bytes, const void *data, int64_t bytes);
+wf_status wf_memory_get(wf_opencl *, wf_memory *, int64_t offset_bytes, void *data, int64_t bytes);
 
 /* *done becomes true when complete; a failed command is WF_ERR_DEVICE. Never blocks. */
 wf_status wf_event_done(wf_event *, bool *done);

@@ -196,3 +196,23 @@ void wf_queue_settle(wf_opencl *opencl, wf_queue queue) {
     const wf_status status = wf_queue_finish(opencl, queue);
     if (status != WF_OK) wf_fail(status, "%s", said);
 }
+
+/* A copy that failed to be waited for must not go on. */
+static wf_status wait_for_copy(wf_opencl *opencl, wf_event *event) {
+    const wf_status status = wf_event_wait(event);
+    wf_event_release(event);
+    if (status != WF_OK) wf_queue_settle(opencl, WF_QUEUE_COMPUTE);
+    return status;
+}
+
+wf_status wf_memory_put(wf_opencl *opencl, wf_memory *memory, int64_t offset_bytes, const void *data, int64_t bytes) {
+    wf_event *event = NULL;
+    TRY(wf_queue_write(opencl, WF_QUEUE_COMPUTE, memory, offset_bytes, bytes, data, &event));
+    return wait_for_copy(opencl, event);
+}
+
+wf_status wf_memory_get(wf_opencl *opencl, wf_memory *memory, int64_t offset_bytes, void *data, int64_t bytes) {
+    wf_event *event = NULL;
+    TRY(wf_queue_read(opencl, WF_QUEUE_COMPUTE, memory, offset_bytes, bytes, data, &event));
+    return wait_for_copy(opencl, event);
+}

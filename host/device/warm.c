@@ -99,8 +99,7 @@ static wf_status arrange(const wf_kernel *kernel, wf_bound_view *views, wf_bound
 static wf_status clear(wf_opencl *opencl, wf_memory *memory) {
     void *zeros = calloc(1, (size_t)memory->bytes + 1);
     if (!zeros) return wf_fail(WF_ERR_MEMORY, "out of host memory to warm a kernel");
-    wf_status status = wf_queue_write(opencl, WF_QUEUE_COMPUTE, memory, 0, memory->bytes, zeros, NULL);
-    if (status == WF_OK) status = wf_queue_finish(opencl, WF_QUEUE_COMPUTE);
+    const wf_status status = wf_memory_put(opencl, memory, 0, zeros, memory->bytes);
     free(zeros);
     return status;
 }

@@ -81,9 +81,7 @@ static wf_status make_operand(wf_bench_data *d, int i, wf_stream *stream) {
     void *const data = malloc((size_t)bytes);
     if (!data) return wf_fail(WF_ERR_MEMORY, "no host memory for operand %s of %lld bytes", operand->name, (long long)bytes);
     fill(d, operand, stream, count, data);
-    wf_status status = wf_queue_write(d->opencl, WF_QUEUE_COMPUTE, d->view[i].memory, 0, bytes, data, NULL);
-    if (status == WF_OK) status = wf_queue_finish(d->opencl, WF_QUEUE_COMPUTE);
-    if (status != WF_OK) wf_queue_settle(d->opencl, WF_QUEUE_COMPUTE);
+    const wf_status status = wf_memory_put(d->opencl, d->view[i].memory, 0, data, bytes);
     free(data);
     return status;
 }

@@ -109,10 +109,6 @@ wf_transport_kind wf_exchange_receives_by(const wf_runner *, const wf_exchange *
 wf_status wf_store_bind(wf_store *, const wf_schedule *, wf_memory **memory, const wf_lent **lent);
 bool wf_store_keeps(const wf_allocation *);
 
-/* Blocking copies between host and device memory. */
-wf_status wf_memory_put(wf_opencl *, wf_memory *, int64_t offset_bytes, const void *data, int64_t bytes);
-wf_status wf_memory_get(wf_opencl *, wf_memory *, int64_t offset_bytes, void *data, int64_t bytes);
-
 /* progress.c: publishes what is done now; what is waited for, when nothing moves. */
 void wf_runner_at(wf_runner *, const wf_instance *);
 void wf_runner_waits(wf_runner *);

@@ -213,26 +213,6 @@ void wf_runner_destroy(wf_runner *r) {
 
 /* ---- slots ------------------------------------------------------------------------------------------------ */
 
-/* The host's memory may go when this returns: a copy that failed to be waited for must not go on. */
-static wf_status wait_for_copy(wf_opencl *opencl, wf_event *event) {
-    const wf_status status = wf_event_wait(event);
-    wf_event_release(event);
-    if (status != WF_OK) wf_queue_settle(opencl, WF_QUEUE_COMPUTE);
-    return status;
-}
-
-wf_status wf_memory_put(wf_opencl *opencl, wf_memory *memory, int64_t offset_bytes, const void *data, int64_t bytes) {
-    wf_event *event = NULL;
-    TRY(wf_queue_write(opencl, WF_QUEUE_COMPUTE, memory, offset_bytes, bytes, data, &event));
-    return wait_for_copy(opencl, event);
-}
-
-wf_status wf_memory_get(wf_opencl *opencl, wf_memory *memory, int64_t offset_bytes, void *data, int64_t bytes) {
-    wf_event *event = NULL;
-    TRY(wf_queue_read(opencl, WF_QUEUE_COMPUTE, memory, offset_bytes, bytes, data, &event));
-    return wait_for_copy(opencl, event);
-}
-
 /* The slot's instance, of which bytes [from, from + bytes) are wanted. */
 static wf_status find_slot(const wf_runner *r, const char *slot, int32_t instance, int64_t from, int64_t bytes,
                            wf_memory **memory_out, int64_t *offset_out) {

@@ -4,7 +4,9 @@
 #include <CL/cl.h>
 
 #include "host/api/objects.h"
+#include "host/device/opencl.h"
 #include "tests/host/blocks_support.h"
+#include "tests/host/gate.h"
 
 enum { ROWS = SHARE * SEQUENCE, ELEMENTS = ROWS * HIDDEN, BYTES = ELEMENTS * 4, OFFSET = 28 };
 
@@ -110,6 +112,60 @@ static void close_all(void) {
 static void expect(weft_status got, weft_status status, const char *said) {
     ck_assert_msg(got == status && strstr(weft_last_error(), said), "status %d: %s", (int)got, weft_last_error());
 }
+
+/* A run that fails has let go of the caller's host memory when it says so. Returns whether it failed. */
+static bool fails_at(int64_t n, int64_t *made_out) {
+    stack s = open_stack(NULL);
+    wf_calls *const calls = &s.context->opencl->calls;
+    float y[ELEMENTS], dx[ELEMENTS];
+    weft_args a = host_args(y, dx);
+    gate g;
+    void *event = NULL;
+    gate_shut(&g, his);
+    const int64_t before = calls->made;
+    calls->fail_at = n ? before + n : 0;
+    calls->fail_code = CL_OUT_OF_RESOURCES;
+    const weft_status status = weft_plan_enqueue(s.plan, WEFT_FORWARD, NULL, s.stash, &a, &(weft_events){.count = 1, .events = &(void *){g.event}}, &event);
+    *made_out = calls->made - before;
+    calls->fail_at = 0;
+    ck_assert_msg(!status || gate_is_open(&g), "the device call %d of the run failed, and the copy of x goes on", (int)n);
+    gate_end(&g);
+    if (event) clReleaseEvent(event);
+    close_stack(&s);
+    return status;
+}
+
+START_TEST(a_failed_run_lets_go_of_host_memory) {
+    int64_t made, unused;
+    ck_assert(!fails_at(0, &made));
+    ck_assert(fails_at(made, &unused));
+    ck_assert(fails_at(made / 2, &unused));
+}
+END_TEST
+
+/* A run that cannot begin leaves the one before as it is. */
+START_TEST(a_refused_run_disturbs_none) {
+    weft_context *const context = open_context(NULL);
+    weft_params *const params = make_params(context, model, "mb2");
+    weft_plan *const plan = make_ordered_plan(context, model, "mb2", WEFT_GRADIENTS, 0, WEFT_ORDER_AUTO);
+    weft_args a = plain_args();
+    weft_run *run, *second;
+    bool done = false;
+    gate g;
+    a.tokens = tokens, a.targets = targets;
+    MUST(weft_plan_load(plan, params));
+    gate_shut(&g, his);
+    MUST(weft_run_start(plan, 0, NULL, NULL, &a, &(weft_events){.count = 1, .events = &(void *){g.event}}, &run));
+    while (!weft_run_submitted(run)) MUST(weft_run_advance(run, &done));
+    const weft_status refused = weft_run_start(plan, 0, NULL, NULL, &a, NULL, &second);
+    if (!gate_is_open(&g)) expect(refused, WEFT_ERR_ARGUMENT, "not done yet");
+    MUST(weft_run_finish(run, NULL));
+    gate_end(&g);
+    weft_plan_destroy(plan);
+    weft_params_destroy(params);
+    weft_context_destroy(context);
+}
+END_TEST
 
 /* ---- buffers, queue and events ------------------------------------------------------------------------------------------ */
 
@@ -408,6 +464,8 @@ int main(void) {
     TCase *const c = tcase_create("the caller's");
     tcase_set_timeout(c, 240);
     tcase_add_unchecked_fixture(c, open_all, close_all);
+    tcase_add_test(c, a_failed_run_lets_go_of_host_memory);
+    tcase_add_test(c, a_refused_run_disturbs_none);
     tcase_add_test(c, a_run_stands_in_his_queue);
     tcase_add_test(c, nothing_of_his_is_kept);
     tcase_add_test(c, events_order_runs);

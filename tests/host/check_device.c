@@ -5,6 +5,7 @@
 
 #include "host/device/find.h"
 #include "tests/host/device_support.h"
+#include "tests/host/gate.h"
 
 static wf_opencl *opencl;
 
@@ -307,6 +308,35 @@ START_TEST(event_times_lie_between_the_hosts) {
 }
 END_TEST
 
+/* Whichever of its calls fails: when it returns no copy may still read or write the host's memory. */
+static bool copy_fails(bool put, int64_t n) {
+    char host[64] = {0};
+    wf_memory *a = NULL;
+    gate g;
+    ck_ok(wf_memory_create(opencl, sizeof host, &a));
+    gate_shut(&g, opencl->context);
+    ck_ok(wf_queue_wait_for(opencl, WF_QUEUE_COMPUTE, 1, (void *[]){g.event}));
+    const int64_t before = opencl->submitted[WF_QUEUE_COMPUTE];
+    opencl->calls.fail_at = opencl->calls.made + n;
+    opencl->calls.fail_code = CL_OUT_OF_RESOURCES;
+    const wf_status status = put ? wf_memory_put(opencl, a, 0, host, sizeof host) : wf_memory_get(opencl, a, 0, host, sizeof host);
+    const bool open = gate_is_open(&g), copies = opencl->submitted[WF_QUEUE_COMPUTE] > before;
+    opencl->calls.fail_at = 0;
+    ck_assert_msg(open || !copies, "call %d failed, and the copy goes on", (int)n);
+    gate_end(&g);
+    wf_memory_destroy(a);
+    return status != WF_OK;
+}
+
+START_TEST(copies_are_over_on_return) {
+    for (int put = 0; put < 2; put++) {
+        int64_t n = 1;
+        while (copy_fails(put, n)) n++;
+        ck_assert_int_ge(n, 4); /* the copy, a flush and the wait have failed */
+    }
+}
+END_TEST
+
 /* Warming needs memory for a moment; where none is left it is done without. */
 START_TEST(a_full_device_is_not_warmed) {
     const wf_problem problem = scale_problem(1000);
@@ -539,6 +569,7 @@ int main(void) {
     tcase_add_test(plain, kernels_that_ask_too_much_are_refused);
     tcase_add_test(plain, views_that_leave_their_memory_are_refused);
     tcase_add_test(plain, empty_problems_still_give_an_event);
+    tcase_add_test(plain, copies_are_over_on_return);
     tcase_add_test(plain, a_full_device_is_not_warmed);
     tcase_add_test(plain, each_call_may_fail);
     TCase *const profiling = device_case(suite, "profiling", open_profiling);

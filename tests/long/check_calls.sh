@@ -14,6 +14,9 @@ ranks() { # ranks NP WORD...
     timeout -k 10 "$limit" mpirun --quiet --allow-run-as-root --oversubscribe --bind-to none -np "$np" $program "$@" ||
         { echo "FAILED: $np ranks, $program $*, by ${WEFT_TRANSPORT:-the fastest}: exit status $?"; return 1; }
 }
+alone() { # alone WORD...
+    timeout -k 10 "$limit" $program "$@" || { echo "FAILED: one rank, $program $*: exit status $?"; return 1; }
+}
 have_mpirun=yes
 command -v mpirun >/dev/null 2>&1 || { have_mpirun=no; echo "no mpirun: one rank only"; }
 if [ "${1:-}" = long ]; then
@@ -22,7 +25,7 @@ if [ "${1:-}" = long ]; then
     # Some at once: much of the time one rank waits for another's deadline.
     jobs=
     begin() { "$@" & jobs="$jobs $!"; }
-    begin timeout $limit $program 24 "$seed"
+    begin alone 24 "$seed"
     if [ $have_mpirun = yes ]; then
         sampled() {
             bad=0
@@ -52,7 +55,7 @@ if [ "${1:-}" = long ]; then
     for job in $jobs; do wait "$job" || failed=1; done
 else
     limit=280
-    timeout $limit $program 1 || failed=1
+    alone 1 || failed=1
     WEFT_TRANSPORT=mpi
     export WEFT_TRANSPORT
     if [ $have_mpirun = yes ]; then
