@@ -162,17 +162,22 @@ static wf_status compare_views(wf_opencl *opencl, wf_memory *wrapped, wf_memory 
     TRY(WF_CL(&opencl->calls, clEnqueueFillBuffer,
               (opencl->queue[WF_QUEUE_SEND], wrapped->mem, &from_device, 1, 0, PAGE, 0, NULL, &cl)));
     TRY(wf_event_submitted(opencl, WF_QUEUE_SEND, cl, &event));
-    wf_status status = wf_event_wait(event);
+    wf_status status;
+    TRY_GOTO(wf_event_wait(event), settle);
     wf_event_release(event);
-    TRY(status);
+    event = NULL;
     *same_out = pages[0] == from_device && pages[PAGE - 1] == from_device;
     memset(pages, from_host, PAGE);
-    TRY(wf_queue_copy(opencl, WF_QUEUE_SEND, wrapped, 0, other, 0, PAGE, NULL));
-    TRY(wf_queue_read(opencl, WF_QUEUE_SEND, other, 0, 1, &back[0], NULL));
-    TRY(wf_queue_read(opencl, WF_QUEUE_SEND, other, PAGE - 1, 1, &back[1], NULL));
-    TRY(wf_queue_finish(opencl, WF_QUEUE_SEND));
+    TRY_GOTO(wf_queue_copy(opencl, WF_QUEUE_SEND, wrapped, 0, other, 0, PAGE, NULL), settle);
+    TRY_GOTO(wf_queue_read(opencl, WF_QUEUE_SEND, other, 0, 1, &back[0], NULL), settle);
+    TRY_GOTO(wf_queue_read(opencl, WF_QUEUE_SEND, other, PAGE - 1, 1, &back[1], NULL), settle);
+    TRY_GOTO(wf_queue_finish(opencl, WF_QUEUE_SEND), settle);
     *same_out = *same_out && back[0] == from_host && back[1] == from_host;
     return WF_OK;
+settle:
+    wf_event_release(event);
+    wf_queue_settle(opencl, WF_QUEUE_SEND);
+    return status;
 }
 
 wf_status wf_memory_probe(wf_opencl *opencl) {
@@ -185,7 +190,6 @@ wf_status wf_memory_probe(wf_opencl *opencl) {
     TRY_GOTO(wf_memory_wrap(opencl, pages, PAGE, &wrapped), destroy);
     TRY_GOTO(create(opencl, CL_MEM_READ_WRITE, NULL, PAGE, &other), destroy);
     status = compare_views(opencl, wrapped, other, pages, &same);
-    if (status != WF_OK) wf_queue_settle(opencl, WF_QUEUE_SEND);
 destroy:
     wf_memory_destroy(wrapped);
     wf_memory_destroy(other);
