@@ -217,6 +217,10 @@ void wf_build_owner(wf_schedule *s, int32_t buffer, wf_owner owner) {
     if (!wf_build_failed(s)) s->buffers[buffer].owner = owner;
 }
 
+wf_dtype wf_build_dtype(const wf_schedule *s, int32_t buffer) {
+    return wf_build_failed(s) ? WF_F32 : (wf_dtype)s->buffers[buffer].dtype;
+}
+
 /* ---- views ------------------------------------------------------------------------------------ */
 
 wf_view wf_array(int32_t buffer, wf_at at, int64_t offset, int ndim, const int64_t *extent,

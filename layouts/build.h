@@ -87,6 +87,8 @@ int32_t wf_free_list_count(const wf_free_list *);       /* high-water mark, the 
 void wf_build_pool_count(wf_schedule *, int32_t buffer, int32_t count);
 /* Who brings the memory of a buffer that is kept. */
 void wf_build_owner(wf_schedule *, int32_t buffer, wf_owner);
+/* Of a buffer's elements; of a schedule that has failed, whose buffers may not be there: f32. */
+wf_dtype wf_build_dtype(const wf_schedule *, int32_t buffer);
 
 #ifdef __cplusplus
 }

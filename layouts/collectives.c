@@ -75,7 +75,7 @@ void wf_build_reduce_scatter(wf_schedule *s, const char *site, wf_lane lane, int
     if (!legal(s, site, group, partial, shard)) return;
     const wf_group *g = &s->groups[group];
     const int64_t rows = shard[g->index].count, columns = partial->extent[1];
-    const wf_dtype dtype = (wf_dtype)s->buffers[partial->buffer].dtype;
+    const wf_dtype dtype = wf_build_dtype(s, partial->buffer);
     parts_out[g->index] = block(partial, &shard[g->index]);
     for (int32_t k = 1; k < g->members; k++) {
         const int32_t to = member_at(g, k), from = member_at(g, -k);
