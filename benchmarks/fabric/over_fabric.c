@@ -154,11 +154,6 @@ static wf_status prepare_sum(over_fabric *f) {
     return wf_kernel_prepare(f->device, &sum, &candidate, &f->sum);
 }
 
-static wf_status put(over_fabric *f, array which, const float *host, int64_t bytes) {
-    TRY(wf_queue_write(f->device, WF_QUEUE_COMPUTE, f->array[which], 0, bytes, host, NULL));
-    return wf_queue_finish(f->device, WF_QUEUE_COMPUTE);
-}
-
 /* Fills the arrays in, with numbers that no result has where none belongs. */
 static wf_status fill(over_fabric *f, float *host) {
     const task *const t = &f->task;
@@ -170,7 +165,7 @@ static wf_status fill(over_fabric *f, float *host) {
         if (bytes == 0) continue;
         memset(host, 0xff, (size_t)bytes);
         for (int64_t i = 0; a == (int)source && i < count; i++) host[first + i] = task_value(t->rank, i);
-        TRY(put(f, (array)a, host, bytes));
+        TRY(wf_memory_put(f->device, f->array[a], 0, host, bytes));
     }
     return WF_OK;
 }
@@ -179,8 +174,7 @@ static wf_status check(over_fabric *f, float *host) {
     array which;
     int64_t first, count;
     task_result(&f->task, &which, &first, &count);
-    TRY(wf_queue_read(f->device, WF_QUEUE_COMPUTE, f->array[which], 0, task_array_bytes(&f->task, which), host, NULL));
-    TRY(wf_queue_finish(f->device, WF_QUEUE_COMPUTE));
+    TRY(wf_memory_get(f->device, f->array[which], 0, host, task_array_bytes(&f->task, which)));
     return task_check(&f->task, host, wf_transport_name(f->kind));
 }
 
