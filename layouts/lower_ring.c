@@ -11,7 +11,8 @@
  * Backward, the own block hides two exchanges: a run's queries with the keys of another run the first one, and each run by
  * itself, left for the end, the last way home.
  *
- * Where both runs of a block go the same way, they are one message. */
+ * Each run is a message: attention to the first hides the second one's way, and gradients of the first go home while those of the
+ * second are made. */
 #include "layouts/lowering.h"
 
 /* Keys, or gradients of keys, of one owner: the runs that are here, one after another. */
@@ -80,25 +81,25 @@ static block block_at(wf_lowering *L, const char *name, int32_t owner, int32_t k
     return new_block(L, name, owner, (bool[]){needs(L, owner, 0, k), needs(L, owner, 1, k)});
 }
 
-/* The runs of `of` that take this way at step k, as message 0 or 1 of the two that there may be; NULL: no such message. */
-static const wf_view *message(const wf_lowering *L, way w, const block *of, int32_t k, int which, wf_view *out) {
-    const bool first = takes(L, w, of->owner, 0, k), second = takes(L, w, of->owner, 1, k);
-    if (which ? first || !second : !first) return NULL;
-    *out = run_of(L, of, which);
-    if (!which && second) out->extent[0] += rows_of_run(L, of->owner, 1);
+/* The run of `of` that takes this way at step k in the given turn of two; NULL: none. A run that goes home alone takes the second:
+ * it is complete last, and what goes the other way at the same time must not wait for it. */
+static const wf_view *message(const wf_lowering *L, way w, const block *of, int32_t k, int turn, wf_view *out) {
+    const bool takes_way[2] = {takes(L, w, of->owner, 0, k), takes(L, w, of->owner, 1, k)};
+    const bool alone = w == HOME && takes_way[0] != takes_way[1];
+    const int run = alone ? takes_way[1] : turn;
+    if (!takes_way[run] || (alone && turn == 0)) return NULL;
+    *out = run_of(L, of, run);
     return out;
 }
 
-/* Sends what of `sent` takes the way at step k, receives what of `received` does. */
-static void move(wf_lowering *L, const char *site, way w, int32_t k, const block *sent, int32_t to, const block *received,
+/* Sends what of `sent` takes the way at step k in this turn, receives what of `received` does. */
+static void move(wf_lowering *L, const char *site, way w, int32_t k, int turn, const block *sent, int32_t to, const block *received,
                  int32_t from) {
-    for (int which = 0; which < 2; which++) {
-        wf_view s, r;
-        const wf_view *const out = message(L, w, sent, k, which, &s), *const in = message(L, w, received, k, which, &r);
-        if (out || in)
-            wf_build_hop(L->s, site, WF_LANE_CP, WF_SHIFT, L->ring.group, k, out ? rank_of(L, to) : -1, out,
-                         in ? rank_of(L, from) : -1, in);
-    }
+    wf_view s, r;
+    const wf_view *const out = message(L, w, sent, k, turn, &s), *const in = message(L, w, received, k, turn, &r);
+    if (out || in)
+        wf_build_hop(L->s, site, WF_LANE_CP, WF_SHIFT, L->ring.group, k, out ? rank_of(L, to) : -1, out,
+                     in ? rank_of(L, from) : -1, in);
 }
 
 /* The own block as others get it; and the next one, while `now` is here. */
@@ -115,8 +116,8 @@ static block packed(wf_lowering *L, const wf_attended *a) {
 static block pass(wf_lowering *L, const char *site, const block *own, const block *now, int32_t k) {
     const int32_t me = L->ring.me;
     const block next = block_at(L, site, me + k, k);
-    move(L, site, PASSED, k, now, me - 1, &next, me + 1);
-    move(L, site, FROM_HOME, k, own, me - k, &next, me + k);
+    for (int turn = 0; turn < 2; turn++) move(L, site, PASSED, k, turn, now, me - 1, &next, me + 1);
+    for (int turn = 0; turn < 2; turn++) move(L, site, FROM_HOME, k, turn, own, me - k, &next, me + k);
     wf_lower_flush(L);
     return next;
 }
@@ -171,31 +172,14 @@ static void grad_own(wf_lowering *L, const wf_attended *a, wf_view own, bool dia
         }
 }
 
-/* This member's part of the gradients of a block. */
-static block grad_block(wf_lowering *L, const wf_attended *a, const block *of) {
-    const block part = new_block(L, "attn.ring.grad", of->owner, of->has);
-    const wf_positions positions = wf_lower_held(L, of->owner);
-    wf_lower_fill(L, "attn.ring.grad", part.kv, 0);
-    for (int which = 0; which < 2; which++)
-        for (int run = 0; run < 2 && of->has[which]; run++) {
-            const wf_kv keys = {run_of(L, of, which), positions.run[which]};
-            if (wf_lower_sees(L, L->domain.positions.run[run], keys.positions))
-                wf_lower_attend_run_backward(L, "attn.ring.backward", a, run, &keys, run_of(L, &part, which), true);
-        }
-    return part;
-}
-
-/* ... added to that of the members before. */
-static block add_carried(wf_lowering *L, const block *carried, const block *part) {
-    if (is_empty(carried)) return *part;
-    const block sum = new_block(L, "attn.ring.sum", part->owner, part->has);
-    for (int run = 0; run < 2; run++) {
-        if (!part->has[run]) continue;
-        const wf_view out = run_of(L, &sum, run), mine = run_of(L, part, run);
-        if (carried->has[run]) wf_lower_add(L, "attn.ring.sum", (wf_view[]){run_of(L, carried, run), mine}, 2, out);
-        else wf_lower_copy(L, "attn.ring.sum", mine, out);
-    }
-    return sum;
+/* This member's part of the gradients of a run of a block. */
+static void grad_run(wf_lowering *L, const wf_attended *a, const block *of, int which, const block *part) {
+    const wf_kv keys = {run_of(L, of, which), wf_lower_held(L, of->owner).run[which]};
+    const wf_view grad = run_of(L, part, which);
+    wf_lower_fill(L, "attn.ring.grad", grad, 0);
+    for (int run = 0; run < 2; run++)
+        if (wf_lower_sees(L, L->domain.positions.run[run], keys.positions))
+            wf_lower_attend_run_backward(L, "attn.ring.backward", a, run, &keys, grad, true);
 }
 
 /* What came home, per run. */
@@ -204,12 +188,25 @@ typedef struct returned {
     wf_view (*parts)[2];
 } returned;
 
-static void go_home(wf_lowering *L, const block *sum, int32_t k, returned *out) {
-    const int32_t me = L->ring.me;
+/* Step k: the gradients of a block, run by run: this member's part, added to that of the members before, and on their way home
+ * where no member after it adds to them. Returns what the next member gets. */
+static block grad_block(wf_lowering *L, const wf_attended *a, const block *of, int32_t k, const block *before, returned *home) {
+    const int32_t me = L->ring.me, owner = of->owner;
+    const block carried = new_block(L, "attn.ring.carried", owner, (bool[]){takes(L, CARRIED, owner, 0, k), takes(L, CARRIED, owner, 1, k)});
+    const block part = new_block(L, "attn.ring.grad", owner, of->has);
+    const block sum = is_empty(&carried) ? part : new_block(L, "attn.ring.sum", owner, of->has);
     const block back = new_block(L, "attn.ring.home", me, (bool[]){takes(L, HOME, me, 0, k), takes(L, HOME, me, 1, k)});
-    move(L, "attn.ring.home", HOME, k, sum, me + k, &back, me - k);
-    for (int run = 0; run < 2; run++)
-        if (back.has[run]) out->parts[++out->count[run]][run] = run_of(L, &back, run);
+    for (int turn = 0; turn < 2; turn++) move(L, "attn.ring.carried", CARRIED, k, turn, before, me - 1, &carried, me + 1);
+    for (int run = 0; run < 2; run++) {
+        if (of->has[run]) grad_run(L, a, of, run, &part);
+        if (carried.has[run])
+            wf_lower_add(L, "attn.ring.sum", (wf_view[]){run_of(L, &carried, run), run_of(L, &part, run)}, 2, run_of(L, &sum, run));
+        else if (of->has[run] && !is_empty(&carried))
+            wf_lower_copy(L, "attn.ring.sum", run_of(L, &part, run), run_of(L, &sum, run));
+        move(L, "attn.ring.home", HOME, k, run, &sum, me + k, &back, me - k);
+        if (back.has[run]) home->parts[++home->count[run]][run] = run_of(L, &back, run);
+    }
+    return sum;
 }
 
 void wf_lower_ring_backward(wf_lowering *L, const wf_attended *a) {
@@ -226,12 +223,7 @@ void wf_lower_ring_backward(wf_lowering *L, const wf_attended *a) {
     for (int32_t k = 0; k < ranks; k++) {
         const block next = k + 1 < ranks ? pass(L, "attn.ring.keys", &own, &now, k + 1) : own;
         if (k) {
-            const block carried = new_block(L, "attn.ring.carried", now.owner,
-                                            (bool[]){takes(L, CARRIED, now.owner, 0, k), takes(L, CARRIED, now.owner, 1, k)});
-            move(L, "attn.ring.carried", CARRIED, k, &sum, me - 1, &carried, me + 1);
-            const block part = grad_block(L, a, &now);
-            sum = add_carried(L, &carried, &part);
-            go_home(L, &sum, k, &home);
+            sum = grad_block(L, a, &now, k, &sum, &home);
         } else {
             grad_own(L, a, grad, !square);
         }
