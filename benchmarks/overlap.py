@@ -7,8 +7,9 @@ Per layout in turns, round by round, the ratios taken within a round: `cut`, exc
 transport as it is; `link`, over an emulated link (WEFT_LINK) that is so fast that a rank's messages take half as long as `cut`; and
 `instant`, over a link that takes no time. Printed, medians with quartiles: free / cut, and the part of the link's time that is
 hidden, 1 - (link - instant) / (time on the link); and with cut instead of instant, whose ranks do not wait for each other: on
-a machine that others use the one that they slow down is waited for, however fast the link. A rank's bytes are the closed forms of ARCHITECTURE.md, per layer: tpN.sp and cpNring. Under
-cp the step's sum of gradients over ranks is not counted: take a case of `forward`, or long sequences.
+a machine that others use the one that they slow down is waited for, however fast the link. A rank's bytes are the closed forms
+of ARCHITECTURE.md, per layer: tpN.sp and cpNring. Under cp the step's sum of gradients over ranks is not counted: take a case of
+`forward`, or long sequences.
 """
 
 import argparse

@@ -78,7 +78,7 @@ void wf_lower_defer(wf_lowering *L, const char *site, const wf_problem *problem,
 /* ---- kernels --------------------------------------------------------------------------------- */
 
 void wf_lower_copy(wf_lowering *L, const char *site, wf_view from, wf_view to) {
-    const wf_problem p = {.op = WF_OP_COPY, .dtype = (uint8_t)wf_build_dtype(L->s, from.buffer), .size = {from.extent[0], from.extent[1]}};
+    const wf_problem p = {.op = WF_OP_COPY, .dtype = wf_build_dtype(L->s, from.buffer), .size = {from.extent[0], from.extent[1]}};
     WF_KERNEL(L, site, &p, from, to);
 }
 

@@ -19,15 +19,13 @@ static uint32_t number(int rank, int round, int64_t i) {
 
 static wf_status write_all(wf_memory *memory, uint32_t *host, int round) {
     for (int64_t i = 0; i < WORDS; i++) host[i] = number(world_rank, round, i);
-    TRY(wf_queue_write(device, WF_QUEUE_COMPUTE, memory, 0, WORDS * 4, host, NULL));
-    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
+    return wf_memory_put(device, memory, 0, host, WORDS * 4);
 }
 
 /* By a command of the compute queue, as a kernel would. */
 static wf_status read_found(const wf_found *found, int64_t bytes, wf_memory *into, uint32_t *host) {
     TRY(wf_queue_copy(device, WF_QUEUE_COMPUTE, found->memory, found->offset_bytes, into, 0, bytes, NULL));
-    TRY(wf_queue_read(device, WF_QUEUE_COMPUTE, into, 0, bytes, host, NULL));
-    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
+    return wf_memory_get(device, into, 0, host, bytes);
 }
 
 /* One round of a ring: part of a window is sent, read where it lies after a while, and overwritten as soon as the word has come. */

@@ -137,13 +137,11 @@ static inline void give_back(wf_fabric *fabric, wf_transport_kind kind, wf_memor
 }
 
 static inline wf_status put(wf_memory *memory, const void *data, int64_t bytes) {
-    TRY(wf_queue_write(device, WF_QUEUE_COMPUTE, memory, 0, bytes, data, NULL));
-    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
+    return wf_memory_put(device, memory, 0, data, bytes);
 }
 
 static inline wf_status get(wf_memory *memory, void *data, int64_t bytes) {
-    TRY(wf_queue_read(device, WF_QUEUE_COMPUTE, memory, 0, bytes, data, NULL));
-    return wf_queue_finish(device, WF_QUEUE_COMPUTE);
+    return wf_memory_get(device, memory, 0, data, bytes);
 }
 
 enum { BURST = WF_POSTS + 5 };
